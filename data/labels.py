@@ -1,0 +1,82 @@
+"""Label ids, train ids, names and colours of the three data sets. The only file that knows the ignore id."""
+
+from __future__ import annotations
+
+import numpy as np
+
+IGNORE = 250  # train id of every pixel that no loss and no score may look at
+
+NAMES = ["road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
+
+PALETTE = np.array(
+    [
+        [128, 64, 128], [244, 35, 232], [70, 70, 70], [102, 102, 156], [190, 153, 153], [153, 153, 153],
+        [250, 170, 30], [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60],
+        [255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 80, 100], [0, 0, 230], [119, 11, 32],
+    ],
+    dtype=np.uint8,
+)  # fmt: skip
+
+# The 16 classes of SYNTHIA lack terrain, truck and train; the 13 also lack wall, fence and pole.
+_KEPT = {
+    19: list(range(19)),
+    16: [i for i in range(19) if NAMES[i] not in ("terrain", "truck", "train")],
+    13: [i for i in range(19) if NAMES[i] not in ("terrain", "truck", "train", "wall", "fence", "pole")],
+}
+
+# Label ids in the order of NAMES.
+CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+SYNTHIA_IDS = [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11]
+_SCHEMES = {
+    # scheme: (label ids of the 19 classes, every id that a file of the data set may hold)
+    "cityscapes": (CITYSCAPES_IDS, [*range(36), 255]),  # 255: the licence plate's -1 as a byte
+    "synthia": (SYNTHIA_IDS, [*range(23), 255]),
+}
+_UNKNOWN = 251  # marks ids that no file of the data set may hold
+
+
+def class_names(n_class: int) -> list[str]:
+    """Names of the K classes in train id order."""
+    return [NAMES[i] for i in _KEPT[n_class]]
+
+
+def palette(n_class: int) -> np.ndarray:
+    """(K, 3) uint8 Cityscapes colours in train id order."""
+    return PALETTE[_KEPT[n_class]]
+
+
+def supported_class_counts() -> list[int]:
+    """The numbers of classes for which ids are known."""
+    return sorted(_KEPT)
+
+
+def thirteen_of_sixteen() -> list[int]:
+    """Positions, among the 16 classes, of the 13 that the second SYNTHIA figure is taken over."""
+    return [_KEPT[16].index(i) for i in _KEPT[13]]
+
+
+def id_table(scheme: str, n_class: int) -> np.ndarray:
+    """(256,) uint8 look-up table from label id to train id, for `encode`.
+
+    scheme: "cityscapes" (GTA5 uses the same ids) or "synthia".
+    """
+    ids, allowed = _SCHEMES[scheme]
+    table = np.full(256, _UNKNOWN, dtype=np.uint8)
+    table[allowed] = IGNORE
+    for train_id, i in enumerate(_KEPT[n_class]):
+        table[ids[i]] = train_id
+    return table
+
+
+def encode(label_ids: np.ndarray, table: np.ndarray, path: object) -> np.ndarray:
+    """Label ids (H, W) of any integer type -> train ids (H, W) uint8; ids outside the data set are an error."""
+    if label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
+        raise ValueError(f"{path}: label id {int(label_ids.max())} does not exist in this data set")
+    train_ids = table[label_ids]
+    if (train_ids == _UNKNOWN).any():
+        bad = sorted(np.unique(label_ids[train_ids == _UNKNOWN]).tolist())
+        raise ValueError(
+            f"{path}: label ids {bad[:8]} do not exist in this data set; "
+            "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
+        )
+    return train_ids

@@ -1,0 +1,254 @@
+"""Samples and batches of training and inference.
+
+Every random choice about a sample depends on (seed, domain, epoch, index) alone, so no worker, process or
+batch it happens to be loaded in changes it. uint8 travels; floats are made on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.colour_transfer import colour_statistics, transfer_colours
+from data.dataset import DataSet
+from data.pseudo_labels import PseudoLabels
+from data.replay import soft_label_quarter
+from data.strong_augment import StrongRecord, draw_strong, strong_image
+from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_image, weak_label
+
+_DOMAIN = {"source": 0, "target": 1}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """crop: (W, H); resize: mean width; enabled: False gives the centre crop and no strong change."""
+
+    resize: int
+    crop: tuple[int, int]
+    flip: float
+    jitter: float
+    enabled: bool = True
+
+    def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> tuple[WeakRecord, StrongRecord]:
+        """Records for an image of size (W, H)."""
+        if not self.enabled:
+            return centred_record(size, self.crop), StrongRecord()
+        return draw_weak(rng, size, self.resize, self.crop, self.flip), draw_strong(
+            rng, self.crop, self.jitter
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors with the batch first, records as lists; a part that was not asked for is None."""
+
+    def to(self, device: torch.device) -> Any:
+        """On the device: images as floats in [0, 1], label maps as int64."""
+        moved = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                value = value.to(device, non_blocking=True)
+                if value.dtype == torch.uint8:
+                    value = value.float() / 255 if value.ndim == 4 else value.long()
+                moved[field.name] = value
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class SourceBatch(Batch):
+    """image (B, 3, H, W) weak view; label (B, H, W); strong (B, 3, H, W) and its records."""
+
+    image: Tensor
+    label: Tensor
+    strong: Tensor | None
+    strong_records: Sequence[StrongRecord]
+
+
+@dataclass(frozen=True)
+class TargetBatch(Batch):
+    """weak, strong (B, 3, H, W) crops; whole images; soft_quarter (B, K, H/4, W/4) of the weak crop,
+    soft_grid (B, K, h, w) of the whole image; label (B, H, W) hard pseudo label of the weak crop."""
+
+    names: Sequence[str]
+    weak_records: Sequence[WeakRecord]
+    strong_records: Sequence[StrongRecord]
+    weak: Tensor | None = None
+    strong: Tensor | None = None
+    whole: Tensor | None = None
+    soft_quarter: Tensor | None = None
+    soft_grid: Tensor | None = None
+    label: Tensor | None = None
+
+
+def image_tensor(image: Any) -> Tensor:
+    """PIL image or (H, W, 3) uint8 array → (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _rng(seed: int, domain: str, epoch: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _DOMAIN[domain], epoch, index])
+
+
+class SourceSamples(Dataset):
+    """Labelled source samples; colours_of: target images whose colours are transferred (GTA5), or None."""
+
+    def __init__(
+        self, data: DataSet, augmentation: Augmentation, seed: int, strong: bool, colours_of: DataSet | None
+    ):
+        self.data, self.augmentation, self.seed = data, augmentation, seed
+        self.strong, self.colours_of = strong, colours_of
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        rng = _rng(self.seed, "source", epoch, index)
+        image = self.data.read_image(index)
+        if self.colours_of is not None:
+            reference = self.colours_of.read_image(int(rng.integers(len(self.colours_of))))
+            mean, std = colour_statistics(np.asarray(reference))
+            image = Image.fromarray(transfer_colours(np.asarray(image), mean, std))
+        weak_record, strong_record = self.augmentation.draw(rng, self.data.size)
+        weak = weak_image(image, weak_record)
+        return {
+            "image": image_tensor(weak),
+            "label": torch.from_numpy(weak_label(self.data.read_label(index), weak_record).copy()),
+            "strong": image_tensor(strong_image(weak, strong_record)) if self.strong else None,
+            "strong_records": strong_record,
+        }
+
+
+class TargetSamples(Dataset):
+    """Unlabelled target samples. parts: which fields of `TargetBatch` are wanted."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        augmentation: Augmentation,
+        seed: int,
+        parts: frozenset[str],
+        pseudo: PseudoLabels | None = None,
+    ):
+        self.data, self.augmentation, self.seed, self.parts, self.pseudo = (
+            data,
+            augmentation,
+            seed,
+            parts,
+            pseudo,
+        )
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        epoch, index = key
+        rng = _rng(self.seed, "target", epoch, index)
+        weak_record, strong_record = self.augmentation.draw(rng, self.data.size)
+        image, name = self.data.read_image(index), self.data.images[index].stem
+        weak = weak_image(image, weak_record)
+        sample = {"names": name, "weak_records": weak_record, "strong_records": strong_record}
+        if "weak" in self.parts:
+            sample["weak"] = image_tensor(weak)
+        if "strong" in self.parts:
+            sample["strong"] = image_tensor(strong_image(weak, strong_record))
+        if "whole" in self.parts:
+            sample["whole"] = image_tensor(image)
+        if "soft_quarter" in self.parts:
+            soft = torch.from_numpy(self.pseudo.soft(name))
+            height_width = (self.data.size[1], self.data.size[0])
+            sample["soft_quarter"] = soft_label_quarter(soft, weak_record, height_width)
+            sample["soft_grid"] = soft if "soft_grid" in self.parts else None
+        if "label" in self.parts:
+            label = weak_label(self.pseudo.hard(name, self.data.size), weak_record)
+            sample["label"] = torch.from_numpy(label.copy())
+        return sample
+
+
+class EpochBatches(Sampler):
+    """An endless stream of batches of (epoch, index); batch number j depends on (seed, j) alone."""
+
+    def __init__(self, length: int, batch: int, seed: int, domain: str, shuffle: bool, drop_last: bool):
+        self.per_epoch = length // batch if drop_last else -(-length // batch)
+        if self.per_epoch == 0:
+            raise ValueError(
+                f"{length} {domain} images do not fill a batch of {batch}; lower --bs or add --no_droplast"
+            )
+        self.length, self.batch, self.shuffle = length, batch, shuffle
+        self.seed = [seed, 2, _DOMAIN[domain]]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = 0
+        while True:
+            order = np.arange(self.length)
+            if self.shuffle:
+                order = np.random.default_rng([*self.seed, epoch]).permutation(self.length)
+            for b in range(self.per_epoch):
+                chosen = order[b * self.batch : (b + 1) * self.batch]
+                yield [(epoch, int(index)) for index in chosen]
+            epoch += 1
+
+
+def _collate(batch_type: type, samples: list[dict]) -> Batch:
+    columns = {}
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        columns[key] = torch.stack(values) if isinstance(values[0], Tensor) else values
+        if values[0] is None:
+            columns[key] = None
+    return batch_type(**columns)
+
+
+def training_loader(
+    samples: SourceSamples | TargetSamples,
+    batch: int,
+    seed: int,
+    shuffle: bool,
+    drop_last: bool,
+    workers: int,
+) -> DataLoader:
+    """Endless batches of one domain."""
+    source = isinstance(samples, SourceSamples)
+    order = EpochBatches(len(samples), batch, seed, "source" if source else "target", shuffle, drop_last)
+    return DataLoader(
+        samples,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=partial(_collate, SourceBatch if source else TargetBatch),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class WholeImages(Dataset):
+    """Whole images in order, for inference: name, image (3, H, W) uint8, label (H, W) uint8 or None."""
+
+    def __init__(self, data: DataSet, with_labels: bool):
+        self.data, self.with_labels = data, with_labels
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor, Tensor | None]:
+        label = torch.from_numpy(self.data.read_label(index).copy()) if self.with_labels else None
+        return self.data.images[index].stem, image_tensor(self.data.read_image(index)), label
+
+
+def _first(samples: list) -> Any:
+    return samples[0]
+
+
+def inference_loader(data: DataSet, with_labels: bool, workers: int) -> DataLoader:
+    """One whole image after the other."""
+    return DataLoader(
+        WholeImages(data, with_labels), batch_size=1, num_workers=workers, collate_fn=_first,
+        pin_memory=torch.cuda.is_available(),
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""Draws small data sets in the form of GTA5, SYNTHIA and Cityscapes, to try everything on.
+
+    python -m data.mini dataset_mini --size 256,128 --source 300 --target 300 --val 60
+
+writes OUT/GTA5, OUT/SYNTHIA, OUT/cityscapes and, last, OUT/mini.json with the parameters. The three share
+their kinds of street but differ in palette, light, camera and layout (`data.mini_paint`, `data.mini_scene`),
+so that a network trained on one loses on another. An image depends on the seed, its data set, split and
+number alone.
+"""
+
+import argparse
+import io
+import json
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+from tqdm import tqdm
+
+from data.mini_paint import COMMON, GRAIN, STYLES, paint
+from data.mini_scene import LAYOUTS, draw_scene
+
+# Ids by train id 0..18, then for the kinds of void: static, dynamic, ego vehicle, out of roi
+CITYSCAPES_IDS = np.array(
+    [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 4, 5, 1, 3], np.uint8
+)
+SYNTHIA_IDS = np.array(
+    [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11, 0, 0, 0, 0], np.uint16
+)
+COLOURS = (
+    *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153)),
+    *((250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
+    *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    *((0, 0, 0), (111, 74, 0), (0, 0, 0), (0, 0, 0)),
+)
+TRAIN_CITIES, VAL_CITIES = ("ahrenfeld", "birkenau", "cronstadt", "dornberg"), ("eichwald", "falkenhain")
+SPLIT_NUMBERS = {"train": 0, "val": 1}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to draw: its data set, split and number, and where picture and label go."""
+
+    domain: str
+    split: str
+    index: int
+    image: Path
+    label: Path
+    encode: Callable[[np.ndarray, np.ndarray], bytes]  # (labels, instances) -> the label file
+
+
+def write_mini(
+    out: Path | str, size: tuple[int, int], seed: int, n_source: int, n_target: int, n_val: int
+) -> bool:
+    """Writes the three trees; True if it drew, False if `out` was complete already.
+
+    size: (W, H) in pixels. n_source: images of GTA5, and of SYNTHIA; n_target, n_val: of Cityscapes.
+    ValueError if a number makes no sense, or if `out` holds files drawn with other parameters. What an
+    interrupted run with the same parameters left is drawn again.
+    """
+    out = Path(out)
+    check_numbers(size, seed, n_source, n_target, n_val)
+    wanted = {"size": list(size), "seed": seed, "source": n_source, "target": n_target, "val": n_val}
+    wanted["drawing"] = zlib.crc32(
+        repr((LAYOUTS, STYLES, COMMON, GRAIN)).encode()
+    )  # tuned numbers, other pictures
+    if is_complete(out, wanted):
+        return False
+    record, started = out / "mini.json", out / "mini.json.part"
+    out.mkdir(parents=True, exist_ok=True)
+    started.write_text(json.dumps(wanted) + "\n")
+    jobs = list(all_jobs(out, n_source, n_target, n_val))
+    for folder in {path.parent for job in jobs for path in (job.image, job.label)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for job in tqdm(jobs, desc="drawing", unit="image", disable=None):
+        draw(job, size, seed)
+    write_whole(out / "GTA5" / "split.mat", encode_split(n_source))
+    os.replace(started, record)
+    return True
+
+
+def check_numbers(size: tuple[int, int], seed: int, *counts: int) -> None:
+    """Refuses what cannot be drawn."""
+    if min(size) < 32:
+        raise ValueError(f"size {size[0]},{size[1]}: width and height must be at least 32 pixels")
+    if seed < 0 or min(counts) < 1:
+        raise ValueError(
+            f"seed {seed} must not be negative, and each number of images must be at least 1: {counts}"
+        )
+
+
+def is_complete(out: Path, wanted: dict) -> bool:
+    """Whether `out` was finished with these parameters; ValueError if it holds anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    for name in ("mini.json", "mini.json.part"):
+        if (out / name).is_file():
+            found = json.loads((out / name).read_text())
+            if found == wanted:
+                return name == "mini.json"
+            raise ValueError(
+                f"{out}: drawn with other parameters ({found}); choose another folder or remove it"
+            )
+    raise ValueError(f"{out}: exists and was not written by data.mini; choose another folder")
+
+
+def all_jobs(out: Path, n_source: int, n_target: int, n_val: int) -> Iterator[Job]:
+    """Every image of the three trees, by the names that the real data sets use."""
+    for i in range(n_source):
+        root, name = out / "GTA5", f"{i + 1:05d}.png"
+        yield Job("GTA5", "train", i, root / "images" / name, root / "labels" / name, encode_palette_label)
+    for i in range(n_source):
+        root, name = out / "SYNTHIA", f"{i:07d}.png"
+        label = root / "GT" / "LABELS" / name
+        yield Job("SYNTHIA", "train", i, root / "RGB" / name, label, encode_synthia_label)
+    for split, count, cities in (("train", n_target, TRAIN_CITIES), ("val", n_val, VAL_CITIES)):
+        for i in range(count):
+            city = cities[i % len(cities)]
+            stem = f"{split}/{city}/{city}_{i // len(cities):06d}_000019_"
+            image = out / "cityscapes" / "leftImg8bit" / f"{stem}leftImg8bit.png"
+            label = out / "cityscapes" / "gtFine" / f"{stem}gtFine_labelIds.png"
+            yield Job("cityscapes", split, i, image, label, encode_grey_label)
+
+
+def draw(job: Job, size: tuple[int, int], seed: int) -> None:
+    """Draws and writes one image and its label. Layout and paint have generators of their own."""
+    key = [seed, zlib.crc32(job.domain.encode()), SPLIT_NUMBERS[job.split], job.index]
+    layout_rng, paint_rng = (np.random.default_rng([*key, part]) for part in range(2))
+    scene = draw_scene(LAYOUTS[job.domain], size, job.index, layout_rng)
+    picture = paint(scene, STYLES[job.domain], paint_rng)
+    write_whole(job.label, job.encode(scene.labels, scene.instances))
+    write_whole(job.image, encode_png(Image.fromarray(picture)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes beside and renames, so that no half-written file ever has the name."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The image as PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def encode_grey_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
+    """Cityscapes ids as an 8-bit grey PNG."""
+    return encode_png(Image.fromarray(CITYSCAPES_IDS[labels]))
+
+
+def encode_palette_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
+    """Cityscapes ids as a palette PNG, as GTA5 has them."""
+    palette = np.zeros((34, 3), np.uint8)
+    palette[CITYSCAPES_IDS] = COLOURS
+    image = Image.fromarray(CITYSCAPES_IDS[labels])
+    image.putpalette(palette.tobytes())
+    return encode_png(image)
+
+
+def encode_synthia_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
+    """SYNTHIA ids in channel 0 and instance numbers in channel 1 of a 16-bit RGB PNG."""
+    return encode_png16(np.stack([SYNTHIA_IDS[labels], instances, np.zeros_like(instances)], -1))
+
+
+def encode_png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, which Pillow cannot write. pixels: (H, W, 3) uint16."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    filtered = np.pad(rows, ((0, 0), (1, 0)))  # each row begins with its filter type, 0: none
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    body = zlib.compress(filtered.tobytes(), 4)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def encode_split(count: int) -> bytes:
+    """GTA5's split.mat: half of the 1-based ids for training, a quarter each for validation and test."""
+    ids = np.arange(1, count + 1, dtype=np.uint16)
+    parts = {"trainIds": ids[ids % 4 < 2], "valIds": ids[ids % 4 == 2], "testIds": ids[ids % 4 == 3]}
+    buffer = io.BytesIO()
+    savemat(buffer, {name: part[:, None] for name, part in parts.items()})
+    header = b"MATLAB 5.0 MAT-file, split of the drawn images"  # scipy puts the time of day here
+    return header.ljust(116) + buffer.getvalue()[116:]
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m data.mini", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "out", type=Path, help="folder to write; must be new, empty or of the same parameters"
+    )
+    parser.add_argument("--size", default="256,128", type=parse_size, help="W,H of all images (256,128)")
+    parser.add_argument("--seed", default=0, type=int, help="other seed, other streets (0)")
+    parser.add_argument("--source", default=300, type=int, help="images of GTA5, and of SYNTHIA (300)")
+    parser.add_argument("--target", default=300, type=int, help="images of Cityscapes train (300)")
+    parser.add_argument("--val", default=60, type=int, help="images of Cityscapes val (60)")
+    return parser.parse_args(arguments)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'256,128' -> (256, 128)."""
+    try:
+        width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form W,H, for example 256,128") from None
+    return width, height
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 after one line that says what cannot be done."""
+    options = parse(arguments)
+    try:
+        drew = write_mini(
+            options.out, options.size, options.seed, options.source, options.target, options.val
+        )
+    except (ValueError, OSError) as error:
+        print(f"data.mini: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out}: {'written' if drew else 'already complete, nothing to do'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""A pinhole camera and a canvas that is drawn in metres, for the small data sets of `data.mini`.
+
+Lengths are metres (x to the right of the street's axis, y up from the ground, z away from the camera) until
+`Camera.at` turns them into pixels, so pictures of any size show the same scene. Everything is drawn once, far
+to near, on one canvas whose pixels name a `Surface`; its table then gives label, instance and colour.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN = range(10)
+SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(10, 19)
+STATIC, DYNAMIC, EGO, OUTSIDE = range(19, 23)  # kinds of void; each data set has its own ids for them
+
+Colour = tuple[float, float, float]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A level pinhole camera; sizes, `horizon`, `centre`, `focal` in pixels, `eye`, `offset` in metres."""
+
+    width: int
+    height: int
+    horizon: float
+    centre: float
+    focal: float
+    eye: float
+    offset: float  # of the camera from the street's axis
+
+    def at(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """The pixel (column, row) of a point."""
+        scale = self.focal / z
+        return self.centre + (x - self.offset) * scale, self.horizon + (self.eye - y) * scale
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a pixel of the canvas stands for. Without a `colour` it takes one from the domain's palette."""
+
+    label: int
+    colour: Colour | None = None
+    pick: float = 0.0  # in [0, 1): which of the palette's colours
+    tone: float = 1.0  # brightness
+    z: float = float("nan")  # distance, m; NaN: that of the ground at this row
+    side: int = 0  # faces the sun if its sign is the sun's
+    instance: int = 0
+
+
+@dataclass
+class Scene:
+    """A drawn street: `index` (H, W) into `surfaces`, `shadow` (H, W) in 0..1; `sun` -1 left, 1 right."""
+
+    index: np.ndarray
+    shadow: np.ndarray
+    surfaces: list[Surface]
+    camera: Camera
+    sun: int
+    labels: np.ndarray = field(init=False)  # (H, W) uint8, train ids and the kinds of void
+    instances: np.ndarray = field(init=False)  # (H, W) uint16, 0 for what has none
+
+    def __post_init__(self) -> None:
+        self.labels = np.array([s.label for s in self.surfaces], np.uint8)[self.index]
+        self.instances = np.array([s.instance for s in self.surfaces], np.uint16)[self.index]
+
+
+class Canvas:
+    """Draws in metres; later strokes hide earlier ones."""
+
+    def __init__(self, camera: Camera, sun: int, slant: float) -> None:
+        self.camera, self.sun, self.slant = camera, sun, slant
+        self.surfaces: list[Surface] = []
+        self.instances = 0
+        size = camera.width, camera.height
+        self.index_image, self.shadow_image = Image.new("I", size, 0), Image.new("L", size, 0)
+        self.index, self.shade = ImageDraw.Draw(self.index_image), ImageDraw.Draw(self.shadow_image)
+
+    def add(self, label: int, colour: Colour | None = None, **more) -> int:
+        """A new surface; returns its number."""
+        self.surfaces.append(Surface(label, colour, **more))
+        return len(self.surfaces) - 1
+
+    def thing(self, label: int, z: float) -> Callable[..., int]:
+        """Begins an instance; the result makes its surfaces."""
+        self.instances += 1
+        return partial(self.add, label, z=z, instance=self.instances)
+
+    def face(self, points: list[tuple[float, float, float]], surface: int) -> None:
+        """A flat polygon through points (x, y, z)."""
+        self.index.polygon([self.camera.at(*p) for p in points], fill=surface)
+
+    def rect(self, x: float, half: float, bottom: float, top: float, z: float, surface: int) -> None:
+        """An upright rectangle that looks at the camera, at least two pixels wide."""
+        left, low = self.camera.at(x - half, bottom, z)
+        right, high = self.camera.at(x + half, top, z)
+        self.index.rectangle((left, high, max(right, left + 1), max(low, high)), fill=surface)
+
+    def disc(self, x: float, y: float, z: float, radius: Range | float, surface: int) -> None:
+        """An upright ellipse that looks at the camera."""
+        rx, ry = radius if isinstance(radius, tuple) else (radius, radius)
+        left, high = self.camera.at(x - rx, y + ry, z)
+        right, low = self.camera.at(x + rx, y - ry, z)
+        self.index.ellipse((left, high, max(right, left + 1), max(low, high + 1)), fill=surface)
+
+    def bar(self, points: list[tuple[float, float]], width: float, z: float, surface: int) -> None:
+        """A stroke through points (x, y) at distance z, at least one pixel thick."""
+        pixels = max(1, round(width * self.camera.focal / z))
+        self.index.line([self.camera.at(x, y, z) for x, y in points], fill=surface, width=pixels)
+
+    def ground(self, x0: float, x1: float, z0: float, z1: float, surface: int) -> None:
+        """A rectangle of the ground."""
+        self.face([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], surface)
+
+    def side(self, x: float, bottom: float, top: float, z0: float, z1: float, surface: int) -> None:
+        """An upright rectangle along the street."""
+        self.face([(x, bottom, z0), (x, top, z0), (x, top, z1), (x, bottom, z1)], surface)
+
+    def box(
+        self,
+        x: float,
+        half: float,
+        bottom: float,
+        top: float,
+        z0: float,
+        z1: float,
+        skin: tuple[int, int, int],
+    ) -> int:
+        """A box; `skin`: near face, flank, lid. Returns the flank that shows: -1 left, 1 right, 0 none."""
+        front, flank, lid = skin
+        seen = -1 if x - half > self.camera.offset else 1 if x + half < self.camera.offset else 0
+        if seen:
+            self.side(x + seen * half, bottom, top, z0, z1, flank)
+        if top < self.camera.eye:
+            self.face(
+                [(x - half, top, z0), (x + half, top, z0), (x + half, top, z1), (x - half, top, z1)], lid
+            )
+        self.rect(x, half, bottom, top, z0, front)
+        return seen
+
+    def cast(self, x: float, half: float, height: float, z0: float, z1: float) -> None:
+        """The shadow, on the ground, of something that stands there."""
+        reach = -self.sun * height * self.slant
+        near, far = [(x - half, z0), (x + half, z0)], [(x + half, z1), (x - half, z1)]
+        moved = [(x + half + reach, z1 + 0.3 * height), (x - half + reach, z1 + 0.3 * height)]
+        outlines = [near + far, [(x - half, z0), (x + half, z1), *moved], [near[0], near[1], *moved]]
+        for outline in outlines:
+            self.shade.polygon([self.camera.at(a, 0, z) for a, z in outline], fill=255)

@@ -1,0 +1,224 @@
+"""How a drawn street looks in a domain: palette, light, texture, and what a camera does to it.
+
+The numbers of `DomainStyle` are the domain gap. Colours are RGB in 0..1; lengths in pixels hold for pictures
+256 pixels wide and grow with the width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from data.mini_canvas import (
+    BUILDING,
+    FENCE,
+    POLE,
+    ROAD,
+    SIDEWALK,
+    SKY,
+    TERRAIN,
+    VEGETATION,
+    WALL,
+    Colour,
+    Scene,
+)
+
+# (fine, coarse) texture of each class that has one; the rest is flat
+GRAIN = {
+    ROAD: (0.03, 0.03),
+    SIDEWALK: (0.06, 0.03),
+    BUILDING: (0.03, 0.04),
+    WALL: (0.09, 0.05),
+    VEGETATION: (0.2, 0.2),
+    TERRAIN: (0.1, 0.14),
+    FENCE: (0.04, 0.0),
+}
+COMMON: dict[int, tuple[Colour, ...]] = {
+    ROAD: ((0.4, 0.39, 0.39), (0.44, 0.43, 0.42)),
+    SIDEWALK: ((0.62, 0.57, 0.53), (0.66, 0.58, 0.56)),
+    BUILDING: ((0.62, 0.5, 0.4), (0.7, 0.63, 0.5), (0.55, 0.36, 0.28), (0.6, 0.58, 0.55)),
+    WALL: ((0.56, 0.52, 0.44), (0.5, 0.42, 0.36)),
+    FENCE: ((0.4, 0.44, 0.42), (0.5, 0.42, 0.34)),
+    POLE: ((0.36, 0.37, 0.38), (0.5, 0.5, 0.5)),
+    VEGETATION: ((0.22, 0.38, 0.12), (0.28, 0.42, 0.14), (0.18, 0.34, 0.15)),
+    TERRAIN: ((0.5, 0.5, 0.25), (0.42, 0.5, 0.22)),
+    SKY: ((0.5, 0.65, 0.9),),
+}
+
+
+@dataclass(frozen=True)
+class DomainStyle:
+    """Palette, light and camera of a domain. Pairs are ranges drawn once an image."""
+
+    palette: tuple[tuple[int, tuple[Colour, ...]], ...] = ()  # replaces entries of COMMON
+    sky: tuple[tuple[Colour, Colour], ...] = (
+        ((0.3, 0.5, 0.85), (0.75, 0.82, 0.9)),
+    )  # (zenith, horizon), one is drawn
+    clouds: float = 0.05
+    sun: float = 0.0  # how much facades differ between the sunny and the dark side
+    shadow: float = 0.0  # darkness of cast shadows
+    shadow_blur: float = 0.0  # px
+    haze: float = 0.0  # per metre
+    texture: float = 1.0  # scales GRAIN
+    grain: float = 5.0  # size of coarse texture, px
+    saturation: float = 1.0
+    tint: Colour = (1.0, 1.0, 1.0)
+    exposure: tuple[float, float] = (1.0, 1.0)
+    white_balance: float = 0.0  # std of the gain of each channel
+    contrast: float = 1.0  # about mid grey
+    lift: float = 0.0  # stray light that greys the blacks
+    blur: float = 0.0  # std, px
+    noise: float = 0.0  # std
+    vignette: float = 0.0  # darkening of the corners
+
+
+STYLES = {
+    "GTA5": DomainStyle(
+        sky=(
+            ((0.2, 0.45, 0.9), (0.7, 0.82, 0.95)),
+            ((0.5, 0.55, 0.8), (1.0, 0.84, 0.62)),
+            ((0.4, 0.5, 0.75), (0.95, 0.85, 0.7)),
+        ),
+        sun=0.22,
+        shadow=0.5,
+        haze=0.004,
+        saturation=1.2,
+        tint=(1.05, 1.0, 0.9),
+        exposure=(0.92, 1.1),
+        contrast=1.2,
+        noise=0.006,
+    ),
+    "SYNTHIA": DomainStyle(
+        palette=(
+            (ROAD, ((0.33, 0.34, 0.38), (0.38, 0.38, 0.42))),
+            (SIDEWALK, ((0.62, 0.6, 0.66), (0.7, 0.62, 0.64))),
+            (BUILDING, ((0.75, 0.45, 0.4), (0.5, 0.55, 0.72), (0.72, 0.7, 0.66), (0.45, 0.42, 0.5))),
+            (VEGETATION, ((0.1, 0.42, 0.16), (0.16, 0.48, 0.2), (0.1, 0.36, 0.24))),
+            (TERRAIN, ((0.3, 0.55, 0.2), (0.4, 0.5, 0.26))),
+        ),
+        sky=(((0.2, 0.4, 0.85), (0.55, 0.7, 0.98)), ((0.35, 0.5, 0.8), (0.7, 0.8, 0.95))),
+        clouds=0.0,
+        sun=0.1,
+        shadow=0.2,
+        texture=0.45,
+        grain=8.0,
+        saturation=1.25,
+        tint=(0.93, 1.0, 1.12),
+        exposure=(0.9, 1.05),
+        contrast=1.1,
+    ),
+    "cityscapes": DomainStyle(
+        palette=(
+            (ROAD, ((0.4, 0.4, 0.4), (0.44, 0.43, 0.43))),
+            (SIDEWALK, ((0.54, 0.5, 0.5), (0.56, 0.53, 0.5))),
+            (BUILDING, ((0.58, 0.52, 0.46), (0.66, 0.63, 0.56), (0.48, 0.38, 0.34), (0.54, 0.54, 0.53))),
+            (VEGETATION, ((0.22, 0.34, 0.16), (0.26, 0.36, 0.16), (0.2, 0.3, 0.15))),
+            (TERRAIN, ((0.4, 0.48, 0.26), (0.38, 0.44, 0.22))),
+        ),
+        sky=(((0.85, 0.9, 0.92), (0.97, 0.98, 0.97)), ((0.72, 0.8, 0.86), (0.93, 0.95, 0.95))),
+        clouds=0.03,
+        sun=0.04,
+        shadow=0.25,
+        shadow_blur=2.5,
+        haze=0.002,
+        texture=1.2,
+        grain=4.0,
+        saturation=0.62,
+        tint=(0.92, 1.03, 0.95),
+        exposure=(0.7, 0.98),
+        white_balance=0.03,
+        contrast=0.85,
+        lift=0.03,
+        blur=0.7,
+        noise=0.016,
+        vignette=0.25,
+    ),
+}
+
+
+def paint(scene: Scene, style: DomainStyle, rng: np.random.Generator) -> np.ndarray:
+    """The picture of a scene, (H, W, 3) uint8."""
+    rgb = surface_colours(scene, style)[scene.index]
+    top, bottom = style.sky[rng.integers(len(style.sky))]
+    rgb = texture(rgb, scene, style, rng)
+    rgb = air(rgb, scene, style, np.array(top, np.float32), np.array(bottom, np.float32), rng)
+    return photograph(rgb, style, rng)
+
+
+def surface_colours(scene: Scene, style: DomainStyle) -> np.ndarray:
+    """One colour a surface, (surfaces, 3) float32, with the light that falls on its side."""
+    palette = COMMON | dict(style.palette)
+    colours = np.empty((len(scene.surfaces), 3), np.float32)
+    for k, surface in enumerate(scene.surfaces):
+        own = surface.colour
+        if own is None:
+            choices = palette[surface.label]
+            own = choices[int(surface.pick * len(choices))]
+        colours[k] = np.array(own) * surface.tone * (1 + style.sun * surface.side * scene.sun)
+    return colours
+
+
+def texture(rgb: np.ndarray, scene: Scene, style: DomainStyle, rng: np.random.Generator) -> np.ndarray:
+    """Multiplies fine and coarse noise onto the classes that have a grain."""
+    amount = np.zeros((256, 2), np.float32)
+    for label, grain in GRAIN.items():
+        amount[label] = grain
+    height, width = scene.labels.shape
+    fine = rng.standard_normal((height, width), np.float32)
+    coarse = smooth_noise((height, width), style.grain * width / 256, rng)
+    field = (amount[scene.labels] * np.stack([fine, coarse], -1)).sum(-1)
+    return rgb * np.clip(1 + style.texture * field, 0.3, 1.8)[..., None]
+
+
+def smooth_noise(shape: tuple[int, int], cell: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise of about unit size whose blobs are `cell` pixels wide."""
+    height, width = shape
+    small = rng.standard_normal((max(2, round(height / cell)), max(2, round(width / cell))), np.float32)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def air(
+    rgb: np.ndarray,
+    scene: Scene,
+    style: DomainStyle,
+    top: np.ndarray,
+    bottom: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Sky, cast shadows on the ground, and haze that takes the horizon's colour with the distance."""
+    height, width = scene.labels.shape
+    rows = np.arange(height, dtype=np.float32)
+    down = np.clip(rows / max(scene.camera.horizon, 1), 0, 1)[:, None, None]
+    clouds = style.clouds * smooth_noise((height, width), 0.12 * width, rng)[..., None]
+    sky = top + (bottom - top) * down + clouds
+    shadow = scene.shadow
+    if style.shadow_blur:
+        shadow = gaussian_filter(shadow, style.shadow_blur * width / 256)
+    flat = np.isin(scene.labels, (ROAD, SIDEWALK, TERRAIN))
+    rgb = rgb * (1 - style.shadow * shadow * flat)[..., None]
+    to_ground = scene.camera.focal * scene.camera.eye / np.maximum(rows - scene.camera.horizon, 1)
+    z = np.array([s.z for s in scene.surfaces], np.float32)[scene.index]
+    z = np.where(np.isnan(z), to_ground[:, None], z)
+    clear = np.exp(-style.haze * z)[..., None]
+    return np.where((scene.labels == SKY)[..., None], sky, rgb * clear + bottom * (1 - clear))
+
+
+def photograph(rgb: np.ndarray, style: DomainStyle, rng: np.random.Generator) -> np.ndarray:
+    """Colour grading, lens and sensor: (H, W, 3) float to uint8."""
+    height, width = rgb.shape[:2]
+    grey = rgb @ np.array([0.3, 0.59, 0.11], np.float32)
+    rgb = grey[..., None] + style.saturation * (rgb - grey[..., None])
+    gain = (
+        np.array(style.tint)
+        * rng.uniform(*style.exposure)
+        * (1 + style.white_balance * rng.standard_normal(3))
+    )
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
+    rgb = rgb * gain * (1 - 0.5 * style.vignette * (x * x + y * y))[..., None]
+    rgb = style.lift + (1 - style.lift) * (0.45 + style.contrast * (rgb - 0.45))
+    if style.blur:
+        sigma = style.blur * width / 256
+        rgb = gaussian_filter(rgb, (sigma, sigma, 0))
+    rgb = rgb + style.noise * rng.standard_normal(rgb.shape)
+    return np.round(255 * np.clip(rgb, 0, 1)).astype(np.uint8)

@@ -1,0 +1,158 @@
+"""Recorded geometry applied to maps, so that a label follows its pixels. Batched, on the maps' device.
+
+Letters: B images, C channels of a map, H×W a map at 1/scale of the crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.strong_augment import GEOMETRIC, StrongRecord, affine_coefficients
+from data.weak_augment import WeakRecord
+
+# --- weak: full → weak ------------------------------------------------------------------------------------
+
+
+def resize_matrix(inputs: int, outputs: int) -> np.ndarray:
+    """(outputs, inputs) float64 matrix of bilinear resizing along one axis, corners aligned."""
+    position = np.linspace(0.0, inputs - 1.0, outputs) if outputs > 1 else np.zeros(1)
+    low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
+    weight = position - low
+    matrix = np.zeros((outputs, inputs))
+    rows = np.arange(outputs)
+    matrix[rows, low] += 1.0 - weight
+    matrix[rows, np.minimum(low + 1, inputs - 1)] += weight
+    return matrix
+
+
+def _axis_matrix(
+    sizes: Sequence[int], start: int, stop: int, flip: bool, last: int | None = None
+) -> np.ndarray:
+    """Resize through `sizes`, cut [start, stop), mirror, resize to `last`: one matrix of a single axis."""
+    matrix = np.eye(sizes[0])
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        matrix = resize_matrix(inputs, outputs) @ matrix
+    matrix = matrix[start:stop]
+    if flip:
+        matrix = matrix[::-1]
+    if last is not None:
+        matrix = resize_matrix(len(matrix), last) @ matrix
+    return matrix
+
+
+def full_to_weak(maps: Tensor, records: Sequence[WeakRecord], image_size: tuple[int, int]) -> Tensor:
+    """Maps of whole images → the weak crops at a quarter of their resolution.
+
+    maps (B, C, h, w) at any resolution; image_size (H, W) of the images they belong to. Bilinear to a
+    quarter of the image, to a quarter of the scaled image, crop, flip → (B, C, H_crop/4, W_crop/4). Both
+    steps are linear and separable, so one small matrix a side does them all.
+    """
+    height, width = maps.shape[2:]
+    quarter_height, quarter_width = image_size[0] // 4, image_size[1] // 4
+    rows, columns = [], []
+    for record in records:
+        scaled_height, scaled_width = (int(s / 4) for s in record.size)
+        y1, y2, x1, x2 = record.crop
+        top, left = int(y1 / 4), int(x1 / 4)
+        bottom, right = top + int((y2 - y1) / 4), left + int((x2 - x1) / 4)
+        rows.append(_axis_matrix([height, quarter_height, scaled_height], top, bottom, False))
+        columns.append(_axis_matrix([width, quarter_width, scaled_width], left, right, record.flip))
+    left_side, right_side = (
+        torch.from_numpy(np.stack(m)).to(maps.device, maps.dtype) for m in (rows, columns)
+    )
+    return left_side[:, None] @ maps @ right_side.transpose(1, 2)[:, None]
+
+
+def soft_label_quarter(soft: Tensor, record: WeakRecord, image_size: tuple[int, int]) -> Tensor:
+    """A soft label (K, h, w) of a whole image → its weak crop at a quarter of the crop's resolution.
+
+    As the plain chain: grid → image (H, W) → scaled size → crop → flip → a quarter of the crop, each resize
+    bilinear with corners aligned.
+    """
+    y1, y2, x1, x2 = record.crop
+    rows = _axis_matrix([soft.shape[1], image_size[0], record.size[0]], y1, y2, False, (y2 - y1) // 4)
+    columns = _axis_matrix(
+        [soft.shape[2], image_size[1], record.size[1]], x1, x2, record.flip, (x2 - x1) // 4
+    )
+    left_side, right_side = (torch.from_numpy(np.ascontiguousarray(m)).to(soft) for m in (rows, columns))
+    return left_side @ soft @ right_side.t()
+
+
+# --- strong: weak → strong --------------------------------------------------------------------------------
+
+
+def replay_strong(
+    maps: Tensor,
+    records: Sequence[StrongRecord],
+    scale: int,
+    ignore_index: int,
+    flat: bool = True,
+    translate_by_height: bool = True,
+) -> Tensor:
+    """Maps of the weak crops → of the strong views; positions without a source become `ignore_index`.
+
+    maps (B, C, H, W), float, of labels or probabilities at 1/scale of the crop. flat (Q5): of two draws
+    of one operation only the last is replayed, in the order of `GEOMETRIC`; otherwise what was applied, in
+    its order. translate_by_height (Q7): horizontal offsets divide by the map's height instead of its width.
+    """
+    assert maps.ndim == 4 and len(maps) == len(records), (maps.shape, len(records))
+    moved = [
+        _replay_one(one[None], record, scale, flat, translate_by_height)
+        for one, record in zip(maps + 1, records, strict=True)
+    ]
+    moved = torch.cat(moved)
+    return torch.where(moved == 0, float(ignore_index), moved - 1)
+
+
+def replay_strong_label(
+    label: Tensor,
+    records: Sequence[StrongRecord],
+    scale: int,
+    ignore_index: int,
+    flat: bool = True,
+    translate_by_height: bool = True,
+) -> Tensor:
+    """`replay_strong` for a map of ids (B, H, W) int64."""
+    maps = label[:, None].float()
+    return replay_strong(maps, records, scale, ignore_index, flat, translate_by_height)[:, 0].long()
+
+
+def _replay_one(one: Tensor, record: StrongRecord, scale: int, flat: bool, by_height: bool) -> Tensor:
+    """One map (1, C, H, W), all values above 0 → moved, 0 where nothing came from inside."""
+    if record.flip:
+        one = one.flip(3)
+    geometry = record.geometry
+    if flat:
+        last = dict(geometry)
+        geometry = tuple((name, last[name]) for name in GEOMETRIC if name in last)
+    for name, value in geometry:
+        theta = _sampling_matrix(name, value, scale, *one.shape[2:], by_height)
+        theta = torch.tensor(theta, dtype=one.dtype, device=one.device)[None]
+        grid = F.affine_grid(theta, list(one.shape), align_corners=False)
+        one = F.grid_sample(one, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    if record.cutout is not None:
+        x0, y0, x1, y1 = (v // scale for v in record.cutout)
+        one = one.clone()
+        one[:, :, y0:y1, x0:x1] = 0
+    return one
+
+
+def _sampling_matrix(
+    name: str, value: float, scale: int, height: int, width: int, by_height: bool
+) -> list[list[float]]:
+    """The 2×3 matrix of `affine_grid`, in coordinates of −1..1, of one recorded operation."""
+    if name == "Rotate":
+        cos, sin = math.cos(math.radians(value)), math.sin(math.radians(value))
+        return [[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]
+    if name.startswith("Translate"):
+        value = int(value) // scale  # whole map pixels
+    a, b, tx, c, d, ty = affine_coefficients(name, value)
+    b, c = b * height / width, c * width / height
+    across = height if by_height else width
+    return [[a, b, 2 * tx / across + a + b - 1], [c, d, 2 * ty / height + c + d - 1]]

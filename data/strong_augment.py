@@ -1,0 +1,177 @@
+"""Strong augmentation of a weak crop: flip, blur, jitter, two draws from a pool, cutout.
+
+`draw_strong` draws a record, `strong_image` applies it and draws nothing. `data.replay` applies the same
+record to maps of labels or probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from torchvision.transforms import functional as TF
+
+GREY = (127, 127, 127)
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+# operation: (range of the magnitude, offset); value = magnitude · range / 10 + offset
+_POOL = {
+    "AutoContrast": (0, 0),
+    "Brightness": (0.9, 0.05),
+    "Color": (0.9, 0.05),
+    "Contrast": (0.9, 0.05),
+    "Equalize": (0, 0),
+    "Identity": (0, 0),
+    "Posterize": (4, 4),
+    "Rotate": (30, 0),
+    "Sharpness": (0.9, 0.05),
+    "ShearX": (0.3, 0),
+    "ShearY": (0.3, 0),
+    "Solarize": (256, 0),
+    "TranslateX": (0.3, 0),
+    "TranslateY": (0.3, 0),
+}
+_INTEGER = ("Posterize", "Rotate", "Solarize")
+_SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+
+
+@dataclass(frozen=True)
+class StrongRecord:
+    """What happened to one crop.
+
+    jitter: (order of the four adjustments, brightness, contrast, saturation, hue) or None.
+    operations: (name, value) in the order applied; shears as slopes, translations in pixels of the crop,
+    rotation in degrees counter-clockwise. cutout: box (x0, y0, x1, y1) or None.
+    """
+
+    flip: bool = False
+    blur: bool = False
+    jitter: tuple[tuple[int, ...], float, float, float, float] | None = None
+    operations: tuple[tuple[str, float], ...] = ()
+    cutout: tuple[int, int, int, int] | None = None
+
+    @property
+    def geometry(self) -> tuple[tuple[str, float], ...]:
+        """The operations that move pixels, in their order."""
+        return tuple(op for op in self.operations if op[0] in GEOMETRIC)
+
+
+def draw_strong(rng: np.random.Generator, crop_size: tuple[int, int], jitter: float) -> StrongRecord:
+    """Draw a record for a crop of size (W, H); jitter: strength of the colour jitter."""
+    flip, blur, jittered = (rng.random(3) < 0.5).tolist()
+    adjustments = _draw_jitter(rng, jitter)
+    drawn = [_draw_operation(rng, crop_size) for _ in range(2)]
+    operations = tuple(operation for operation, applied in drawn if applied)
+    return StrongRecord(
+        flip, blur, adjustments if jittered else None, operations, _draw_cutout(rng, crop_size)
+    )
+
+
+def _draw_jitter(
+    rng: np.random.Generator, strength: float
+) -> tuple[tuple[int, ...], float, float, float, float]:
+    order = tuple(rng.permutation(4).tolist())
+    low = max(0.0, 1.0 - strength)
+    brightness, contrast, saturation = rng.uniform(low, 1.0 + strength, 3).tolist()
+    hue_range = min(0.5, strength)
+    return order, brightness, contrast, saturation, float(rng.uniform(-hue_range, hue_range))
+
+
+def _draw_operation(rng: np.random.Generator, crop_size: tuple[int, int]) -> tuple[tuple[str, float], bool]:
+    name = list(_POOL)[int(rng.integers(len(_POOL)))]
+    magnitude = int(rng.integers(1, 10))
+    applied = bool(rng.random() < 0.5)
+    negative = bool(rng.random() < 0.5)
+    reach, offset = _POOL[name]
+    value = magnitude * reach / 10
+    value = int(value) + offset if name in _INTEGER else value + offset
+    if name in _SIGNED and negative:
+        value = -value
+    if name == "TranslateX":
+        value = int(value * crop_size[0])
+    if name == "TranslateY":
+        value = int(value * crop_size[1])
+    return (name, value), applied
+
+
+def _draw_cutout(rng: np.random.Generator, crop_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    width, height = crop_size
+    side = min(width, height) // 3
+    centre_x, centre_y = rng.uniform(0, width), rng.uniform(0, height)
+    x0, y0 = int(max(0, centre_x - side / 2)), int(max(0, centre_y - side / 2))
+    return x0, y0, int(min(width, x0 + side)), int(min(height, y0 + side))
+
+
+def strong_image(image: Image.Image, record: StrongRecord) -> Image.Image:
+    """The strong view of an RGB crop."""
+    if record.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if record.blur:
+        image = image.filter(ImageFilter.GaussianBlur(radius=1))
+    if record.jitter is not None:
+        image = _jitter(image, *record.jitter)
+    for name, value in record.operations:
+        image = _operate(image, name, value)
+    if record.cutout is not None:
+        image = _fill_box(image, record.cutout)
+    return image
+
+
+def _jitter(
+    image: Image.Image,
+    order: tuple[int, ...],
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+) -> Image.Image:
+    adjustments = (
+        lambda x: TF.adjust_brightness(x, brightness),
+        lambda x: TF.adjust_contrast(x, contrast),
+        lambda x: TF.adjust_saturation(x, saturation),
+        lambda x: TF.adjust_hue(x, hue),
+    )
+    for index in order:
+        image = adjustments[index](image)
+    return image
+
+
+def affine_coefficients(name: str, value: float) -> tuple[float, ...]:
+    """Pillow's six coefficients, from output to input pixels, of a shear or a translation."""
+    return {
+        "ShearX": (1, value, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, value, 1, 0),
+        "TranslateX": (1, 0, value, 0, 1, 0),
+        "TranslateY": (1, 0, 0, 0, 1, value),
+    }[name]
+
+
+def _operate(image: Image.Image, name: str, value: float) -> Image.Image:
+    bilinear = Image.Resampling.BILINEAR
+    match name:
+        case "Identity":
+            return image
+        case "AutoContrast":
+            return ImageOps.autocontrast(image)
+        case "Equalize":
+            return ImageOps.equalize(image)
+        case "Posterize":
+            return ImageOps.posterize(image, int(value))
+        case "Solarize":
+            return ImageOps.solarize(image, 256 - int(value))
+        case "Rotate":
+            return image.rotate(value, resample=bilinear, fillcolor=GREY)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return getattr(ImageEnhance, name)(image).enhance(value)
+        case _:
+            coefficients = affine_coefficients(name, value)
+            return image.transform(image.size, Image.Transform.AFFINE, coefficients, bilinear, fillcolor=GREY)
+
+
+def _fill_box(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    x0, y0, x1, y1 = box
+    image = image.copy()
+    if x1 > x0 and y1 > y0:
+        ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), fill=GREY)
+    return image

@@ -1,0 +1,38 @@
+"""SYNTHIA-RAND-CITYSCAPES: RGB/*.png and GT/LABELS/*.png, 16-bit RGB with the class in channel 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.io import ImageReadMode, decode_image
+
+from data.dataset import DataSet, require_folder
+
+SIZE = (1280, 760)
+
+
+def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataSet:
+    """All images, sorted by name."""
+    require_folder(root / "RGB", "the images of SYNTHIA", "--src_rootpath")
+    require_folder(root / "GT" / "LABELS", "the labels of SYNTHIA", "--src_rootpath")
+    images = tuple(sorted((root / "RGB").glob("*.png")))
+    if not images:
+        raise FileNotFoundError(f"{root / 'RGB'}: no *.png in it; unpack SYNTHIA-RAND-CITYSCAPES there")
+    labels = tuple(root / "GT" / "LABELS" / image.name for image in images)
+    return DataSet("synthia", root, images, labels, "synthia", n_class, size or SIZE, read_synthia_ids)
+
+
+def read_synthia_ids(path: Path) -> np.ndarray:
+    """Label ids (H, W) uint16. Pillow would cut the 16 bits to the upper 8, that is to zeros."""
+    try:
+        encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
+        pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "empty file"
+        raise ValueError(f"{path}: not a readable PNG ({reason}); copy or download it again") from None
+    if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
+        found = f"{pixels.shape[0]} channels of {pixels.dtype}"
+        raise ValueError(f"{path}: a SYNTHIA label is a 16-bit RGB PNG, this one has {found}")
+    return pixels[0].numpy()

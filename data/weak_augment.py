@@ -1,0 +1,76 @@
+"""Random scale, crop and flip of an image together with all its labels.
+
+A record is drawn first, then applied by functions that draw nothing. Letters: H×W the image as read,
+h×w its scaled size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class WeakRecord:
+    """What happened to one sample: scaled size (h, w), crop (y1, y2, x1, x2) inside it, mirrored or not."""
+
+    size: tuple[int, int]
+    crop: tuple[int, int, int, int]
+    flip: bool
+
+
+def draw_weak(
+    rng: np.random.Generator,
+    image_size: tuple[int, int],
+    resize: int,
+    crop_size: tuple[int, int],
+    flip_probability: float,
+) -> WeakRecord:
+    """Draw a record. image_size and crop_size are (W, H); the width is drawn from U(0.5, 1.5)·resize.
+
+    A scaled image that would not cover the crop is enlarged just enough.
+    """
+    full_width, full_height = image_size
+    crop_width, crop_height = crop_size
+    width = int(rng.uniform(0.5, 1.5) * resize)
+    height = int(width * full_height / full_width)
+    if width < crop_width or height < crop_height:
+        scale = max(crop_width / full_width, crop_height / full_height)
+        width = max(crop_width, math.ceil(full_width * scale))
+        height = max(crop_height, math.ceil(full_height * scale))
+    x1 = int(rng.integers(0, width - crop_width + 1))
+    y1 = int(rng.integers(0, height - crop_height + 1))
+    flip = bool(rng.random() < flip_probability)
+    return WeakRecord((height, width), (y1, y1 + crop_height, x1, x1 + crop_width), flip)
+
+
+def centred_record(image_size: tuple[int, int], crop_size: tuple[int, int]) -> WeakRecord:
+    """The record of `--noaug`: no scaling beyond covering the crop, the crop in the middle, no flip."""
+    full_width, full_height = image_size
+    crop_width, crop_height = crop_size
+    scale = max(1.0, crop_width / full_width, crop_height / full_height)
+    width, height = math.ceil(full_width * scale), math.ceil(full_height * scale)
+    y1, x1 = (height - crop_height) // 2, (width - crop_width) // 2
+    return WeakRecord((height, width), (y1, y1 + crop_height, x1, x1 + crop_width), False)
+
+
+def weak_image(image: Image.Image, record: WeakRecord) -> Image.Image:
+    """The weak view of an image (bilinear)."""
+    return _apply(image, record, Image.Resampling.BILINEAR)
+
+
+def weak_label(label: np.ndarray, record: WeakRecord) -> np.ndarray:
+    """The weak view of a label map (H, W) uint8 (nearest)."""
+    return np.asarray(_apply(Image.fromarray(label), record, Image.Resampling.NEAREST))
+
+
+def _apply(image: Image.Image, record: WeakRecord, resample: Image.Resampling) -> Image.Image:
+    height, width = record.size
+    y1, y2, x1, x2 = record.crop
+    if image.size != (width, height):
+        image = image.resize((width, height), resample)
+    image = image.crop((x1, y1, x2, y2))
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if record.flip else image

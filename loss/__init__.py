@@ -1,0 +1,32 @@
+"""Pure functions and small modules on tensors; usable from any other project."""
+
+from loss.adversarial import SOURCE, TARGET, domain_loss
+from loss.contrast import queue_contrast
+from loss.distillation import distillation_loss
+from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label
+from loss.segmentation import (
+    confidence_regulariser,
+    cross_entropy,
+    reverse_cross_entropy,
+    symmetric_cross_entropy,
+)
+from loss.self_labeling import RingQueue, SelfLabeling
+from loss.sinkhorn import sinkhorn
+
+__all__ = [
+    "SOURCE",
+    "TARGET",
+    "RingQueue",
+    "SelfLabeling",
+    "confidence_regulariser",
+    "cosines_to_prototypes",
+    "cross_entropy",
+    "distillation_loss",
+    "domain_loss",
+    "prototype_consistency",
+    "queue_contrast",
+    "rectified_label",
+    "reverse_cross_entropy",
+    "sinkhorn",
+    "symmetric_cross_entropy",
+]

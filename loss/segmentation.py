@@ -1,0 +1,52 @@
+"""Losses of class scores against labels. Letters: B images, K classes, H×W pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    """Mean cross-entropy over the labelled pixels; 0 if there is none.
+
+    logits (B, K, H, W), label (B, H, W) int64 → scalar.
+    """
+    total = F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="sum")
+    return total / (label != ignore_index).sum().clamp(min=1)
+
+
+def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+    """Cross-entropy with prediction and label exchanged (Wang et al. 2019, symmetric cross-entropy).
+
+    −Σ_k p_k ln(onehot_k) with the label's zeros clamped to 1e-4 and p to at least 1e-7, averaged over
+    the labelled pixels. logits (B, K, H, W), label (B, H, W) int64 → scalar.
+    """
+    probs = logits.softmax(dim=1).clamp(1e-7, 1.0)
+    valid = label != ignore_index
+    index = label.masked_fill(~valid, 0)[:, None]
+    # ln(onehot) is ln(1e-4) everywhere but 0 at the label, so the sum needs no one-hot map.
+    others = probs.sum(dim=1) - probs.gather(1, index).squeeze(1)  # (B, H, W)
+    loss = -others * torch.log(torch.tensor(1e-4, dtype=probs.dtype, device=probs.device))
+    return (loss * valid).sum() / (valid.sum() + 1e-6)
+
+
+def symmetric_cross_entropy(
+    logits: Tensor, label: Tensor, ignore_index: int, alpha: float = 0.1, beta: float = 1.0
+) -> Tensor:
+    """alpha · cross-entropy + beta · reverse cross-entropy (`--rce`)."""
+    forward = cross_entropy(logits, label, ignore_index)
+    return alpha * forward + beta * reverse_cross_entropy(logits, label, ignore_index)
+
+
+def confidence_regulariser(logits: Tensor, kind: str) -> Tensor:
+    """The regulariser of ProDA. kind "MRKLD": −mean log p; "MRENT": Σ_k p ln p averaged over the pixels.
+
+    logits (B, K, H, W) → scalar.
+    """
+    log_probs = logits.log_softmax(dim=1)
+    if kind == "MRKLD":
+        return -log_probs.mean()
+    if kind == "MRENT":
+        return (log_probs.exp() * log_probs).sum(dim=1).mean()
+    raise ValueError(f"unknown regulariser {kind!r}; known are MRKLD and MRENT")

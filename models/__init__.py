@@ -1,0 +1,16 @@
+"""The networks and what fills, freezes and follows them."""
+
+from models.batch_norm import freeze_batch_norm
+from models.deeplabv2 import DeepLabV2, SegmentationOutput, deeplabv2
+from models.discriminator import FCDiscriminator
+from models.ema import ema_copy, ema_update_
+
+__all__ = [
+    "DeepLabV2",
+    "FCDiscriminator",
+    "SegmentationOutput",
+    "deeplabv2",
+    "ema_copy",
+    "ema_update_",
+    "freeze_batch_norm",
+]

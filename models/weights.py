@@ -1,0 +1,75 @@
+"""Which file fills which tensors, strictly, with a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet101_Weights
+
+HEAD = ("layer5.", "bn_pretrain.")
+
+
+def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill every tensor of `network` from `state`; anything missing, extra or of another shape is an error.
+
+    source: the file's name, for the message, which names the option that fits where one does.
+    """
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or wrong:
+        raise ValueError(f"{source}: {_difference(own, state, missing, extra, sorted(wrong))}")
+    network.load_state_dict(state)
+
+
+def _difference(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: list[str],
+    extra: list[str],
+    wrong: list[str],
+) -> str:
+    """One line on how a state differs from the network, with the likely remedy."""
+    if extra and all(k.startswith("bn_pretrain.") for k in extra) and not missing:
+        return "has the batch norm bn_pretrain, the network does not; add --bn_clr (of a teacher: --ema_bn)"
+    if missing and all(k.startswith("bn_pretrain.") for k in missing) and not extra:
+        return "has no batch norm bn_pretrain, the network does; leave out --bn_clr (of a teacher: --ema_bn)"
+    head = "layer5.head.1.weight"
+    if wrong == [head]:
+        theirs, mine = state[head].shape[0], own[head].shape[0]
+        return f"predicts {theirs} classes, the network {mine}; give --n_class {theirs} or another checkpoint"
+    counts = f"{len(missing)} tensors missing, {len(extra)} unknown, {len(wrong)} of another shape"
+    example = (missing + extra + wrong)[0]
+    return f"does not fit the network ({counts}, e.g. {example}); another --backbone, or another model?"
+
+
+def load_backbone(network: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
+    """Fill everything below the head by matching key; a backbone tensor left unfilled is an error.
+
+    Returns a line saying what was loaded.
+    """
+    own = network.state_dict()
+    wanted = [k for k in own if not k.startswith(HEAD) and not k.endswith("num_batches_tracked")]
+    unfit = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
+    if unfit:
+        raise ValueError(
+            f"{source}: {len(unfit)} of {len(wanted)} backbone tensors are missing or of another shape "
+            f"(e.g. {unfit[0]}); is it a ResNet-101 with torchvision's key names?"
+        )
+    network.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    unused = [k for k in state if k not in own]
+    return f"loaded {len(wanted)} backbone tensors from {source}; the head starts anew; unused: {len(unused)}"
+
+
+def imagenet_state() -> dict[str, Tensor]:
+    """torchvision's ImageNet ResNet-101, fetched once into torch's cache."""
+    url = ResNet101_Weights.IMAGENET1K_V1.url
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise OSError(
+            f"ImageNet weights could not be fetched ({error}); put {url} into "
+            f"{torch.hub.get_dir()}/checkpoints, or start from another checkpoint with --resume_path"
+        ) from None

@@ -1,0 +1,83 @@
+"""Stages 2 and 3: a student learns from hard pseudo labels and from a frozen teacher (section 3.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.labels import IGNORE
+from data.loaders import SourceBatch, TargetBatch
+from data.replay import replay_strong_label
+from loss import confidence_regulariser, cross_entropy, distillation_loss, symmetric_cross_entropy
+from stages.stage import OptimisationSettings, Stage, quarter, resize_logits
+from utils.quirks import Quirks
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """replay_labels: labels follow the strong view (`--S_pseudo` above 0)."""
+
+    distillation_weight: float = 0.0
+    replay_labels: bool = True
+    symmetric: bool = False
+    rce_alpha: float = 0.1
+    rce_beta: float = 1.0
+    regulariser_weight: float = 0.0
+    regulariser: str = "MRKLD"
+
+
+class DistillationStage(Stage):
+    """The student sees the strong view only; the teacher, in eval mode, the same."""
+
+    target_parts = frozenset({"strong", "label"})
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        optimisation: OptimisationSettings,
+        method: DistillationSettings,
+        quirks: Quirks,
+    ):
+        super().__init__(student, optimisation, quirks)
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.method = method
+
+    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+        """One iteration."""
+        source_loss = self.learn_source(source)
+        size = quarter(target.strong.shape[2:])
+        student_logits = resize_logits(self.student(target.strong).logits, size)  # (B, K, H/4, W/4)
+        label = self.training_label(target)
+
+        losses = {"CTS": self.self_train(student_logits, label)}
+        losses["distill"] = losses["CTS"].new_zeros(())
+        if self.method.distillation_weight > 0:
+            with torch.no_grad():
+                teacher_logits = resize_logits(self.teacher(target.strong).logits, size)
+            losses["distill"] = distillation_loss(
+                student_logits, teacher_logits, self.quirks.kd_probabilities
+            )
+        total = losses["CTS"] + self.method.distillation_weight * losses["distill"]
+        if self.method.regulariser_weight > 0:
+            regulariser = confidence_regulariser(student_logits, self.method.regulariser)
+            total = total + self.method.regulariser_weight * regulariser
+        total.backward()
+        self.advance()
+        return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+
+    def training_label(self, target: TargetBatch) -> Tensor:
+        """Hard pseudo labels at a quarter (B, H/4, W/4), where the strong view shows them."""
+        label = target.label[:, ::4, ::4]
+        if not self.method.replay_labels and self.quirks.unreplayed_labels:
+            return label
+        flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
+        return replay_strong_label(label, target.strong_records, 4, IGNORE, *flags)
+
+    def self_train(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy or symmetric cross-entropy on the pseudo labels."""
+        if self.method.symmetric:
+            return symmetric_cross_entropy(logits, label, IGNORE, self.method.rce_alpha, self.method.rce_beta)
+        return cross_entropy(logits, label, IGNORE)

@@ -1,0 +1,261 @@
+"""Stage 1: self-training on rectified pseudo labels with class-balanced pixel-level self-labeling.
+
+Letters: B images, K classes, D feature channels, H×W crop or image, h×w grid, P pixels sampled per image.
+"weak" and "strong" are views of one crop of the target image, "whole" is the image that it was cut from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.labels import IGNORE
+from data.loaders import SourceBatch, TargetBatch
+from data.replay import full_to_weak, replay_strong, replay_strong_label
+from loss import (
+    SelfLabeling,
+    confidence_regulariser,
+    cosines_to_prototypes,
+    cross_entropy,
+    prototype_consistency,
+    queue_contrast,
+    rectified_label,
+    symmetric_cross_entropy,
+)
+from models import SegmentationOutput, ema_copy, ema_update_
+from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from utils.quirks import Quirks
+
+EMA_MOMENTUM = 0.999
+Box = tuple[int, int, int, int]  # y1, y2, x1, x2
+
+
+@dataclass(frozen=True)
+class SelfLabelingSettings:
+    """Weights and constants of the method, named as the options that set them."""
+
+    self_labeling_weight: float = 0.1
+    contrast_weight: float = 0.001
+    consistency_weight: float = 1.0
+    symmetric: bool = False
+    rce_alpha: float = 0.1
+    rce_beta: float = 1.0
+    label_threshold: float = 0.0
+    train_on_strong: bool = False
+    regulariser_weight: float = 0.0
+    regulariser: str = "MRKLD"
+    pixels: int = 256
+    queue_length: int = 65536
+    temperature: float = 0.08
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    learn_prototypes: bool = True
+
+
+class Seen(NamedTuple):
+    """What the EMA model sees in the whole images, without gradient."""
+
+    feats: Tensor  # (B, D, h, w), whole image
+    logits: Tensor  # (B, K, h, w), whole image
+    probs_weak: Tensor  # (B, K, H/4, W/4): softmax of the weak crop's cosines to the prototypes, ω
+    label_weak: Tensor  # (B, H/4, W/4): rectified label
+
+
+class SelfLabelingStage(Stage):
+    """The paper's section 3. prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        prototypes: Tensor,
+        prior: Tensor,
+        optimisation: OptimisationSettings,
+        method: SelfLabelingSettings,
+        quirks: Quirks,
+        draws: BatchDraws,
+    ):
+        self.method, self.draws = method, draws
+        self.prototypes = nn.Parameter(F.normalize(prototypes, dim=1), requires_grad=method.learn_prototypes)
+        self.prototypes_ema = self.prototypes.detach().clone()
+        own = {"params": [self.prototypes], "lr": optimisation.lr * 5.0, "repeats": 1, "name": "prototypes"}
+        self.ema = ema_copy(student)
+        super().__init__(student, optimisation, quirks, [own] if method.learn_prototypes else [])
+        self.self_labeling = SelfLabeling(
+            prior,
+            prototypes.shape[1],
+            method.queue_length,
+            method.temperature,
+            method.epsilon,
+            method.sinkhorn_iterations,
+            quirks.raw_queue_scores,
+        ).to(prototypes.device)
+
+    @property
+    def target_parts(self) -> frozenset[str]:
+        """The parts of a target sample that the stage looks at."""
+        parts = {"weak", "strong", "whole", "soft_quarter"}
+        return frozenset(parts if self.quirks.unshuffled_labels else parts | {"soft_grid"})
+
+    def train_mode(self) -> None:
+        """The EMA model in train mode too (Q2)."""
+        super().train_mode()
+        self.ema.train(self.quirks.ema_train_mode)
+
+    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+        """One iteration of the paper's algorithm."""
+        source_loss = self.learn_source(source)
+        box = self.draws.cutmix_box(*target.weak.shape[2:])
+        seen = self.look(target)
+        weak, strong = self.forward_target(source, target, box)
+        label = self.training_label(source, target, seen, box)
+
+        pixels = self.draws.pixels(len(target.whole), seen.feats[0, 0].numel(), self.method.pixels)
+        pixel_labels = self.pixel_labels(target, seen, pixels)
+        losses = {"CTS": self.self_train(weak, label)}
+        losses["SL"], queue_was_full = self.label_pixels(seen, pixels, pixel_labels)
+        losses["contrast"] = losses["SL"].new_zeros(())
+        if box is None and queue_was_full:
+            losses["contrast"] = self.contrast(weak, seen)
+        losses["consist"] = self.consistency(strong, seen, target)
+        total = self.weigh(losses)
+        if self.method.regulariser_weight > 0:
+            regulariser = confidence_regulariser(weak.logits, self.method.regulariser)
+            total = total + self.method.regulariser_weight * regulariser
+        total.backward()
+        self.advance()
+        return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+
+    @torch.no_grad()
+    def look(self, target: TargetBatch) -> Seen:
+        """EMA features of the whole image, and the labels of the weak crop rectified by them (section 3.2)."""
+        feats, logits = self.ema(target.whole)
+        feats_weak = full_to_weak(
+            feats, target.weak_records, tuple(target.whole.shape[2:])
+        )  # (B, D, H/4, W/4)
+        probs_weak = self._prototype_probs(feats_weak)
+        label_weak = rectified_label(probs_weak, target.soft_quarter, self.method.label_threshold, IGNORE)
+        return Seen(feats, logits, probs_weak, label_weak)
+
+    def _prototype_probs(self, feats: Tensor) -> Tensor:
+        """ω: softmax over the K cosines to the EMA prototypes."""
+        return (cosines_to_prototypes(feats, self.prototypes_ema) / self.method.temperature).softmax(dim=1)
+
+    def forward_target(
+        self, source: SourceBatch, target: TargetBatch, box: Box | None
+    ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
+        """The student's output to self-train on (weak, with CutMix) and on the strong view."""
+        if self.method.train_on_strong:
+            image = (
+                target.strong if self.quirks.unreplayed_labels else _paste(target.strong, source.image, box)
+            )
+            output = self.student(image)
+            return output, output
+        weak = self.student(_paste(target.weak, source.image, box))
+        return weak, self.student(target.strong) if self.method.consistency_weight > 0 else None
+
+    def training_label(self, source: SourceBatch, target: TargetBatch, seen: Seen, box: Box | None) -> Tensor:
+        """The rectified label (B, H/4, W/4) with the source's pasted into the CutMix box."""
+        label = seen.label_weak
+        if self.method.train_on_strong and not self.quirks.unreplayed_labels:
+            flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
+            label = replay_strong_label(label, target.strong_records, 4, IGNORE, *flags)
+        if box is None:
+            return label
+        full = label.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
+        return _paste(full, source.label, box)[:, ::4, ::4]
+
+    def self_train(self, output: SegmentationOutput, label: Tensor) -> Tensor:
+        """Cross-entropy, or symmetric cross-entropy, of the target (equation of L_cts)."""
+        logits = resize_logits(output.logits, label.shape[1:])
+        if self.method.symmetric:
+            return symmetric_cross_entropy(logits, label, IGNORE, self.method.rce_alpha, self.method.rce_beta)
+        return cross_entropy(logits, label, IGNORE)
+
+    def pixel_labels(self, target: TargetBatch, seen: Seen, pixels: Tensor) -> Tensor:
+        """Labels (B, P) that enter the queue with the sampled pixels of the whole image."""
+        if self.quirks.unshuffled_labels:
+            return self._weak_label_on_whole_grid(seen)[:, : pixels.shape[1]]
+        probs = self._prototype_probs(seen.feats)  # (B, K, h, w)
+        soft = resize_logits(target.soft_grid, seen.feats.shape[2:])
+        label = rectified_label(probs, soft, self.method.label_threshold, IGNORE)
+        return label.flatten(1).gather(1, pixels.to(label.device))
+
+    @staticmethod
+    def _weak_label_on_whole_grid(seen: Seen) -> Tensor:
+        """Q4: the weak crop's label stretched over the whole image's grid, flat (B, h·w)."""
+        label = F.interpolate(seen.label_weak[:, None].float(), size=seen.feats.shape[2:], mode="nearest")
+        return label.flatten(1).long()
+
+    def label_pixels(self, seen: Seen, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+        """L_SL: online class-balanced assignments of sampled pixels (section 3.3)."""
+        feats, logits = _take(seen.feats, pixels), _take(seen.logits, pixels)
+        return self.self_labeling(feats, logits, labels, self.prototypes)
+
+    def contrast(self, output: SegmentationOutput, seen: Seen) -> Tensor:
+        """Student pixels of the weak crop against the queue of EMA features."""
+        grid = output.feats.shape[2:]
+        pixels = self.draws.pixels(len(output.feats), grid.numel(), self.method.pixels)
+        if self.quirks.unshuffled_labels:
+            label = self._weak_label_on_whole_grid(seen)
+        else:
+            label = (
+                F.interpolate(seen.label_weak[:, None].float(), size=grid, mode="nearest").flatten(1).long()
+            )
+        anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
+        anchor_labels = label.gather(1, pixels.to(label.device)).flatten()
+        queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
+        return queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
+
+    def consistency(self, strong: SegmentationOutput | None, seen: Seen, target: TargetBatch) -> Tensor:
+        """The student's cosines on the strong view follow the EMA model's, moved as the view was."""
+        if strong is None or self.method.consistency_weight <= 0:
+            return seen.feats.new_zeros(())
+        flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
+        replayed = replay_strong(seen.probs_weak, target.strong_records, 4, IGNORE, *flags)
+        mask = replayed != IGNORE
+        feats = resize_logits(strong.feats, quarter(target.strong.shape[2:]))
+        cosines = cosines_to_prototypes(feats, self.prototypes_ema)
+        return prototype_consistency(replayed, mask, cosines, self.method.temperature)
+
+    def weigh(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum that is differentiated; the source's loss already was."""
+        method = self.method
+        return (
+            losses["CTS"]
+            + method.self_labeling_weight * losses["SL"]
+            + method.contrast_weight * losses["contrast"]
+            + method.consistency_weight * losses["consist"]
+        )
+
+    def advance(self) -> None:
+        """SGD, then the EMA model and the EMA prototypes follow."""
+        super().advance()
+        ema_update_(self.ema, self.student, EMA_MOMENTUM)
+        self.prototypes_ema.lerp_(self.prototypes.detach(), 1.0 - EMA_MOMENTUM)
+
+    def released_state(self) -> dict:
+        """With the EMA prototypes."""
+        state = super().released_state()
+        state["ResNet101"]["prototypes_ema"] = self.prototypes_ema
+        return state
+
+
+def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
+    """`onto` (B, …, H, W) with the box of `from_` pasted in; the batches may differ in size at an epoch's end."""
+    if box is None:
+        return onto
+    y1, y2, x1, x2 = box
+    pasted = onto.clone()
+    images = min(len(onto), len(from_))
+    pasted[:images, ..., y1:y2, x1:x2] = from_[:images, ..., y1:y2, x1:x2]
+    return pasted
+
+
+def _take(maps: Tensor, pixels: Tensor) -> Tensor:
+    """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
+    index = pixels.to(maps.device)[:, None].expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, index).transpose(1, 2)

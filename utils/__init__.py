@@ -1,0 +1,1 @@
+"""Options, files, checkpoints, optimisation, metrics, logs and pictures."""

@@ -1,0 +1,86 @@
+"""Checkpoints in the released layout: written whole, opened without running anything that is in them.
+
+{"ResNet101": {"model_state": …, "prototypes_ema": …}, ["FCDiscriminator": {"model_state": …}],
+ "iter": int, "best_iou": float}
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.files import replace_when_whole
+
+NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
+
+# What a numpy float64 inside a checkpoint is made of; released files hold one as `best_iou`.
+_NUMPY_SCALAR = [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]
+_NUMPY_SCALAR_OLD_NAME = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+
+
+def checkpoint_path(folder: Path, source: str, target: str, model: str, which: str) -> Path:
+    """The released file name; which: "current" or "best"."""
+    return folder / f"from_{source}_to_{target}_on_{model}_{which}_model.pkl"
+
+
+def save_checkpoint(content: dict, path: Path) -> None:
+    """Write `content`, tensors on the CPU, whole or not at all."""
+    with replace_when_whole(path) as file:
+        torch.save(_to_cpu(content), file)
+
+
+def load_file(path: Path, remedy: str) -> dict:
+    """Open any file of tensors with `weights_only`. remedy: what to do if it is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {remedy}")
+    try:
+        with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "not a torch file")
+        raise ValueError(
+            f"{path}: refused, it holds more than tensors and numbers, or is broken ({reason.strip()})"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({reason}); download or write it again"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
+    return content
+
+
+def load_checkpoint(path: Path, remedy: str) -> dict:
+    """Open a checkpoint of the released layout; keys of DataParallel lose their `module.`."""
+    content = load_file(path, remedy)
+    for part in (NETWORK, DISCRIMINATOR):
+        if part in content:
+            if not isinstance(content[part], dict) or "model_state" not in content[part]:
+                raise ValueError(
+                    f"{path}: its entry {part!r} has no 'model_state'; is this a CPSL checkpoint?"
+                )
+            content[part]["model_state"] = without_module(content[part]["model_state"])
+    if NETWORK not in content:
+        found = ", ".join(map(repr, list(content)[:5]))
+        raise ValueError(f"{path}: has no entry {NETWORK!r} (found {found}); is this a CPSL checkpoint?")
+    return content
+
+
+def without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with DataParallel's prefix taken off."""
+    return {key.removeprefix("module."): value.detach() for key, value in state.items()}
+
+
+def _to_cpu(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {k: _to_cpu(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to_cpu(v) for v in value)
+    return value

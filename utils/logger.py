@@ -1,0 +1,89 @@
+"""One line for people, one for machines, curves for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import tqdm
+from torch import Tensor
+
+
+class _AboveTheBar(logging.Handler):
+    """Writes log lines without tearing a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def get_logger(folder: Path | None = None, file_name: str = "run.log") -> logging.Logger:
+    """The project's one logger, to the terminal and, if a folder is given, to a file in it."""
+    logger = logging.getLogger("cpsl")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [_AboveTheBar()]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(folder / file_name, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        logger.addHandler(handler)
+    return logger
+
+
+class RunLog:
+    """Collects the losses of a run; reads them from the device only when a line is due.
+
+    Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`.
+    """
+
+    def __init__(self, folder: Path, logger: logging.Logger):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = open(folder / "log.jsonl", "w", encoding="utf-8")
+        self._curves = SummaryWriter(str(folder / "tensorboard"))
+        self._logger = logger
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Add the detached losses of one iteration; nothing waits for the device."""
+        for name, value in losses.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def write(self, iteration: int, total: int, rates: dict[str, float], seconds: dict[str, float]) -> dict:
+        """The means since the last line, to all three places; this waits for the device."""
+        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        scalars = {f"loss/{k}": v for k, v in means.items()}
+        scalars |= {f"lr/{k}": v for k, v in rates.items()} | {f"time/{k}": v for k, v in seconds.items()}
+        self._record(iteration, scalars)
+        parts = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        rate = "  ".join(f"{name} {value:.3g}" for name, value in rates.items())
+        self._logger.info("after %d of %d iterations: %s  (lr %s)", iteration, total, parts, rate)
+        return means
+
+    def write_scores(self, iteration: int, scores: dict, names: list[str]) -> None:
+        """Validation scores."""
+        scalars = {"val/miou": scores["miou"]}
+        scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
+        self._record(iteration, scalars)
+
+    def _record(self, iteration: int, scalars: dict[str, float]) -> None:
+        self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
+        self._lines.flush()
+        for name, value in scalars.items():
+            self._curves.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._lines.close()
+        self._curves.close()

@@ -1,0 +1,378 @@
+"""The one parser of all scripts. Order: default < YAML of --config < command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from utils.quirks import Quirks
+
+STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
+_COMPATIBLE = "accepted for compatibility, without effect"
+
+
+class Options(argparse.Namespace):
+    """Parsed options; frozen once checked."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self.__dict__.get("_frozen"):
+            raise AttributeError(f"options are fixed after parsing (tried to set {name})")
+        super().__setattr__(name, value)
+
+    def values(self) -> dict:
+        """The options as plain values, for printing and storing."""
+        return {k: _plain(v) for k, v in sorted(vars(self).items()) if not k.startswith("_")}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, int | float | str | bool | type(None)) else str(value)
+
+
+def parse(script: str, description: str, argv: Sequence[str] | None = None) -> Options:
+    """Options of one script: "train", "test", "pseudo_label", "prototypes" or "distribution".
+
+    An impossible value or combination ends the program with one line and exit code 2.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(script, description)
+    config, _ = _config_parser().parse_known_args(argv)
+    tokens = _read_config(config.config, parser) if config.config else []
+    options = parser.parse_args(tokens + argv, namespace=Options())
+    problem = _first_problem(options, script)
+    if problem:
+        parser.error(problem)
+    if script != "train":  # reading predictions off needs no randomness
+        options.noaug = options.noshuffle = True
+    if options.src_dataset == "synthia" and options.src_rootpath == parser.get_default("src_rootpath"):
+        options.src_rootpath = Path("./dataset/SYNTHIA")
+    options.quirks_on = Quirks.parse(options.quirks)
+    options._frozen = True
+    return options
+
+
+def _config_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    return parser
+
+
+def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A flat YAML mapping of options as command-line words."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})")
+    if isinstance(content, dict) and "steps" in content:
+        parser.error(f"{path}: is a recipe of several steps; run it with reproduce.py --config {path}")
+    if not isinstance(content, dict):
+        parser.error(f"{path}: must map option names to values, as in 'lr: 2.5e-4'")
+    try:
+        return option_words(content, parser)
+    except ValueError as error:
+        parser.error(f"{path}: {error}")
+
+
+def option_words(values: dict, parser: argparse.ArgumentParser) -> list[str]:
+    """{"lr": 1e-4, "rce": True} → ["--lr", "0.0001", "--rce"]; ValueError for a name that no option has."""
+    actions = {a.dest: a for a in parser._actions if a.option_strings}
+    words = []
+    for name, value in values.items():
+        action = actions.get(str(name))
+        if action is None or name in ("config", "help"):
+            raise ValueError(f"no option is called {name!r}")
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is a switch: true or false, not {value!r}")
+            words += [f"--{name}"] if value else []
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{name}", text]
+    return words
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not W,H, as in 896,512") from None
+    return width, height
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        """One line instead of the whole usage."""
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults shown where there is one worth showing."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
+    """The parser of one script; see `parse`."""
+    parser = _Parser(description=description, formatter_class=_Help)
+    _add_run(parser.add_argument_group("run"))
+    _add_data(parser.add_argument_group("data"))
+    _add_products(parser.add_argument_group("products of earlier steps"))
+    _add_model(parser.add_argument_group("model"))
+    _add_method(parser.add_argument_group("method"))
+    _add_optimisation(parser.add_argument_group("optimisation"))
+    _add_script(parser, script)
+    return parser
+
+
+def _add_run(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--config", type=_path, metavar="FILE", help="YAML file of options; the command line wins over it")
+    add("--name", default="gta2city", help="name of the run; its files go to LOG_DIR/NAME")
+    add("--log_dir", type=_path, default=Path("logs"), help="folder of all runs")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
+    add("--seed", type=int, default=6523, help="the same seed gives the same run")
+    add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
+    add("--max_images", type=int, help="look at only the first N images of each data set")
+    add(
+        "--quirks",
+        default="reference",
+        help="behaviour of the released code: reference (all), none, or a comma list",
+    )
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--src_dataset", default="gta5", choices=["gta5", "synthia"], help="labelled source domain")
+    add("--tgt_dataset", default="cityscapes", choices=["cityscapes"], help="unlabelled target domain")
+    add("--src_rootpath", type=_path, default=Path("./dataset/GTA5"), help="folder of the source data set")
+    add(
+        "--tgt_rootpath",
+        type=_path,
+        default=Path("./dataset/cityscapes"),
+        help="folder of the target data set",
+    )
+    add("--n_class", type=int, default=19, help="number of classes: 19, 16 or 13")
+    add(
+        "--img_size", type=_size, metavar="W,H", help="read images at this size instead of the data set's own"
+    )
+    add("--resize", type=int, default=2200, help="images are scaled to U(0.5, 1.5) times this width")
+    add(
+        "--rcrop",
+        type=_size,
+        default=(896, 512),
+        metavar="W,H",
+        help="size of the random crop, multiples of 8",
+    )
+    add("--hflip", type=float, default=0.5, help="probability of a horizontal flip")
+    add("--jitter", type=float, default=0.4, help="strength of the colour jitter of strong augmentation")
+    add("--noaug", action="store_true", help="no augmentation")
+    add("--noshuffle", action="store_true", help="images in their sorted order")
+    add("--no_droplast", action="store_true", help="keep the last, smaller batch of an epoch")
+
+
+def _add_products(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    default = Path("pretrained/from_gta5_to_cityscapes_on_deeplab101_best_model_warmup.pkl")
+    add(
+        "--resume_path",
+        type=_path,
+        default=default,
+        help="checkpoint to start from (stage 2, 3: also the teacher)",
+    )
+    add("--no_resume", action="store_true", help="the student does not start from --resume_path")
+    soft = Path("./Pseudo/gta2citylabv2_warmup_soft")
+    add("--path_soft", type=_path, default=soft, help="folder of soft pseudo labels (stage 1)")
+    add("--path_LP", type=_path, default=soft, help="folder of hard pseudo labels (stage 2, 3)")
+    add(
+        "--prototypes",
+        type=_path,
+        help="file of calc_prototype.py; searched beside --resume_path if not given",
+    )
+    add(
+        "--class_distribution",
+        type=_path,
+        help="file of generate_class_distribution.py; searched beside --path_soft and in ./Pseudo if not given",
+    )
+    add(
+        "--used_save_pseudo",
+        action="store_true",
+        help="train on saved pseudo labels (stages 1 to 3 always do)",
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--model_name", default="deeplabv2", help="name of the network in file names")
+    add(
+        "--backbone",
+        default="resnet101",
+        choices=["resnet101", "mini"],
+        help="mini: a much smaller network of the same kind, for small machines",
+    )
+    add(
+        "--bn",
+        default="sync_bn",
+        choices=["sync_bn", "bn"],
+        help="batch statistics over all processes, or of each",
+    )
+    add("--freeze_bn", action="store_true", help="the student's batch norms keep statistics and affine")
+    add(
+        "--student_init",
+        default="stage1",
+        choices=["stage1", "imagenet", "simclr"],
+        help="backbone of a student without checkpoint; simclr: pretrained_models/r101_1x_sk0.pth; stage1: ImageNet",
+    )
+    add("--bn_clr", action="store_true", help="batch norm between backbone and head (goes with simclr)")
+    add("--ema_bn", action="store_true", help="the same in the teacher")
+
+
+def _add_method(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--stage", default="stage1", choices=STAGES, help="what to train; source_only is the baseline")
+    add("--ema", action="store_true", help="EMA model (needed in stage 1)")
+    add("--proto_rectify", action="store_true", help="rectify soft labels by prototypes (needed in stage 1)")
+    add("--train_thred", type=float, default=0.0, help="stage 1: rectified labels below this become 'ignore'")
+    add(
+        "--threshold",
+        type=float,
+        default=0.0,
+        help="stage 2, 3: labels of at most this confidence become 'ignore'",
+    )
+    add("--gan", default="LS", choices=["Vanilla", "LS"], help="adversarial loss of the warm-up")
+    add("--adv", type=float, default=0.01, help="weight of the adversarial loss")
+    add("--S_pseudo_src", type=float, default=0.0, help="warm-up on the strong source image, loss times this")
+    add("--S_pseudo", type=float, default=0.0, help="above 0: train on the strong target image")
+    add("--rce", action="store_true", help="symmetric cross-entropy on pseudo labels")
+    add("--rce_alpha", type=float, default=0.1, help="weight of the cross-entropy in it")
+    add("--rce_beta", type=float, default=1.0, help="weight of the reverse cross-entropy in it")
+    add("--regular_w", type=float, default=0.0, help="weight of a regulariser on the target logits")
+    add("--regular_type", default="MRKLD", choices=["MRENT", "MRKLD"], help="which regulariser")
+    add("--proto_consistW", type=float, default=1.0, help="weight of the prototype consistency")
+    add("--distillation", type=float, default=0.0, help="weight of the distillation from the teacher")
+    add("--SL_lambda", type=float, default=0.1, help="weight of the self-labeling loss")
+    add("--contrast_lambda", type=float, default=0.001, help="weight of the contrast with the queue")
+    add("--fbs", type=int, default=256, help="pixels sampled per image")
+    add("--queue_length", type=int, default=65536, help="rows of the queues")
+    add("--temperature", type=float, default=0.08, help="softmax temperature of cosines")
+    add("--epsilon", type=float, default=0.05, help="Sinkhorn temperature")
+    add("--sinkhorn_iterations", type=int, default=3, help="Sinkhorn iterations")
+    add(
+        "--class_balance", action="store_true", help="the distribution script counts classes (it always does)"
+    )
+    add("--moving_prototype", action="store_true", help=_COMPATIBLE)
+    add("--proto_momentum", type=float, default=1e-4, help=_COMPATIBLE)
+    add("--proto_temperature", type=float, default=1.0, help=_COMPATIBLE)
+    add("--ds_rate", type=int, default=4, help=_COMPATIBLE)
+    add("--update_interval", type=int, default=1, help=_COMPATIBLE)
+
+
+def _add_optimisation(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--lr", type=float, default=1e-4, help="learning rate of the backbone")
+    add("--bs", type=int, default=4, help="images of each domain in a batch, over all processes")
+    add("--train_iters", type=int, default=90000, help="iterations; the poly schedule ends there")
+    add("--epochs", type=int, default=128, help="at most this many passes over the target images")
+    add("--finetune", action="store_true", help="head at 10 times the rate (else 5), prototypes fixed")
+    add("--print_interval", type=int, default=20, help="iterations between two log lines")
+    add("--val_interval", type=int, default=1000, help="iterations between two validations")
+
+
+def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
+    add = parser.add_argument_group("this script").add_argument
+    if script == "test":
+        add("--result", type=_path, metavar="FILE", help="also write the scores as JSON")
+        add("--save_pred", type=_path, metavar="DIR", help="also write the predicted train ids as PNG")
+    if script == "prototypes":
+        add("--source", action="store_true", help="centroids of source features, only where the label agrees")
+    if script in ("pseudo_label", "distribution"):
+        add("--save_path", type=_path, default=Path("./Pseudo"), help="folder of the products")
+        add("--soft", action="store_true", help="write probabilities (K, h, w) instead of hard labels")
+        add("--flip", action="store_true", help="average image and mirrored image")
+    if script == "distribution":
+        add("--portion", type=float, default=0.6, help=_COMPATIBLE)
+
+
+def _first_problem(o: Options, script: str) -> str | None:
+    """What is impossible among the values, as one line; None if nothing is."""
+    width, height = o.rcrop
+    checks: list[tuple[bool, str]] = [
+        (o.n_class not in (19, 16, 13), f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes"),
+        (
+            width < 8 or height < 8 or width % 8 or height % 8,
+            f"--rcrop {width},{height}: both must be multiples of 8",
+        ),
+        (bool(o.img_size) and min(o.img_size or (8,)) < 8, "--img_size: both sides must be at least 8"),
+        (
+            o.device == "cuda" and not torch.cuda.is_available(),
+            "--device cuda: no GPU is visible; use --device cpu",
+        ),
+        (o.num_workers < 0, f"--num_workers {o.num_workers}: must be at least 0"),
+        (o.fbs > o.queue_length, f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"),
+    ]
+    for name in (
+        "bs",
+        "train_iters",
+        "epochs",
+        "resize",
+        "fbs",
+        "queue_length",
+        "print_interval",
+        "val_interval",
+    ):
+        checks.append((getattr(o, name) < 1, f"--{name} {getattr(o, name)}: must be at least 1"))
+    checks.append((o.max_images is not None and o.max_images < 1, "--max_images: must be at least 1"))
+    checks.append((o.sinkhorn_iterations < 1, "--sinkhorn_iterations: must be at least 1"))
+    for name in ("lr", "temperature", "epsilon"):
+        checks.append((not getattr(o, name) > 0, f"--{name} {getattr(o, name)}: must be above 0"))
+    for name in ("threshold", "train_thred"):
+        value = getattr(o, name)
+        checks.append((not 0 <= value < 1, f"--{name} {value}: must be in [0, 1)"))
+    checks.append((not 0 <= o.hflip <= 1, f"--hflip {o.hflip}: must be in [0, 1]"))
+    checks.append((not 0 <= o.jitter <= 1, f"--jitter {o.jitter}: must be in [0, 1]"))
+    for name in ("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w", "proto_consistW",
+                 "distillation", "SL_lambda", "contrast_lambda"):  # fmt: skip
+        checks.append((not getattr(o, name) >= 0, f"--{name} {getattr(o, name)}: must not be negative"))
+    needs = script == "train" and o.stage == "stage1" and not (o.ema and o.proto_rectify)
+    checks.append((needs, "--stage stage1 is defined with --ema and --proto_rectify; add both"))
+    unequal = script == "train" and o.stage == "stage1" and o.bn_clr != o.ema_bn
+    checks.append(
+        (unequal, "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither")
+    )
+    checks.append((_escapes(o.name), f"--name {o.name!r}: a name, not a path out of the folder"))
+    checks.append((_escapes(o.model_name), f"--model_name {o.model_name!r}: a name, not a path"))
+    try:
+        Quirks.parse(o.quirks)
+    except ValueError as error:
+        checks.append((True, f"--quirks: {error}"))
+    return next((message for bad, message in checks if bad), None)
+
+
+def _escapes(name: str) -> bool:
+    return not name or Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main; expected errors become one line and exit code 1, others keep their traceback."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
+    except (OSError, ValueError, ArithmeticError) as error:
+        sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            sys.exit(f"error: {str(error).splitlines()[0]}; lower --bs or --rcrop")
+        raise

@@ -1,0 +1,30 @@
+"""Labels to colours, panels to sheets."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+
+def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Train ids (H, W) uint8, colours (K, 3) uint8 → (H, W, 3) uint8; everything that is no class is black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(colours)] = colours
+    return table[label]
+
+
+def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:
+    """A grid of pictures (H, W, 3) uint8 with a title above each column, each `width` pixels wide."""
+    height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
+    gap, title = 4, 24
+    sheet_size = ((width + gap) * len(columns) + gap, title + (height + gap) * len(rows) + gap)
+    sheet = Image.new("RGB", sheet_size, "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(14)
+    for c, name in enumerate(columns):
+        left = gap + c * (width + gap)
+        draw.text((left + width / 2, title / 2), name, fill="black", font=font, anchor="mm")
+        for r, row in enumerate(rows):
+            tile = Image.fromarray(row[c]).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, title + r * (height + gap)))
+    return sheet
