@@ -84,8 +84,6 @@ LAYOUTS = {
     "cityscapes": Layout(hood=0.05),
 }
 
-# The street
-
 
 def look(rng: np.random.Generator, layout: Layout, size: tuple[int, int]) -> Camera:
     """A camera for pictures of `size` (W, H)."""

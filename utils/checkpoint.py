@@ -33,13 +33,13 @@ def save_checkpoint(content: dict, path: Path) -> None:
         torch.save(_to_cpu(content), file)
 
 
-def load_file(path: Path, remedy: str) -> dict:
+def load_file(path: Path, remedy: str) -> object:
     """Open any file of tensors with `weights_only`. remedy: what to do if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {remedy}")
     try:
         with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "not a torch file")
         raise ValueError(
@@ -50,14 +50,13 @@ def load_file(path: Path, remedy: str) -> dict:
         raise ValueError(
             f"{path}: not a readable checkpoint ({reason}); download or write it again"
         ) from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
-    return content
 
 
 def load_checkpoint(path: Path, remedy: str) -> dict:
     """Open a checkpoint of the released layout; keys of DataParallel lose their `module.`."""
     content = load_file(path, remedy)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
     for part in (NETWORK, DISCRIMINATOR):
         if part in content:
             if not isinstance(content[part], dict) or "model_state" not in content[part]:

@@ -145,6 +145,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--seed", type=int, default=6523, help="the same seed gives the same run")
     add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
+    add("--threads", type=int, help="CPU threads for computing; default: the cores less those that load data")
     add("--max_images", type=int, help="look at only the first N images of each data set")
     add(
         "--quirks",
@@ -319,6 +320,7 @@ def _first_problem(o: Options, script: str) -> str | None:
             o.device == "cuda" and not torch.cuda.is_available(),
             "--device cuda: no GPU is visible; use --device cpu",
         ),
+        (o.threads is not None and o.threads < 1, f"--threads {o.threads}: must be at least 1"),
         (o.num_workers < 0, f"--num_workers {o.num_workers}: must be at least 0"),
         (o.fbs > o.queue_length, f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"),
     ]

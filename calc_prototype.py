@@ -1,0 +1,80 @@
+"""Class centroids of features, from which the prototypes of stage 1 start.
+
+    python calc_prototype.py --resume_path CHECKPOINT
+
+Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.dataset import DataSet
+from stages.build import prepare_device, load_for_inference, source_data, target_data
+from stages.predict import predict
+from stages.products import prototype_path
+from utils.files import replace_when_whole
+from utils.options import parse, run_script
+
+PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
+
+
+def main() -> None:
+    """Parse, predict, average, write."""
+    o = parse("prototypes", __doc__)
+    device = prepare_device(o)
+    data: DataSet = source_data(o) if o.source else target_data(o, "train")
+    network = load_for_inference(o, device)
+    means, present = [], []
+    for item in predict(network, data, device, o.num_workers, with_labels=o.source, title="prototypes"):
+        mean, found = class_means(item.output.feats, item.output.logits, item.label)
+        means.append(mean.cpu())
+        present.append(found.cpu())
+    centroids, counts = running_centroids(torch.stack(means), torch.stack(present))
+    path = prototype_path(o)
+    with replace_when_whole(path) as file:
+        torch.save(centroids, file)
+    absent = int((counts == 0).sum())
+    note = f"; {absent} classes were never predicted and stay 0" if absent else ""
+    print(f"wrote prototypes {tuple(centroids.shape)} from {len(data)} images to {path}{note}")
+
+
+@torch.no_grad()
+def class_means(feats: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean feature of each predicted class of one image.
+
+    feats (1, D, h, w), logits (1, K, h, w); label (H, W): only pixels that it agrees with, or None
+    → (K, D) means and (K,) bool, whether the class has at least 10 grid pixels.
+    """
+    n_class = logits.shape[1]
+    predicted = logits.argmax(dim=1).flatten()  # (h·w,)
+    flat = feats[0].flatten(1).t()  # (h·w, D)
+    if label is not None:
+        small = F.interpolate(label[None, None].float(), size=logits.shape[2:], mode="nearest").flatten()
+        agrees = small.to(predicted.device).long() == predicted
+        predicted, flat = predicted[agrees], flat[agrees]
+    counts = torch.bincount(predicted, minlength=n_class)
+    sums = flat.new_zeros(n_class, flat.shape[1]).index_add_(0, predicted, flat)
+    return sums / counts.clamp(min=1)[:, None], counts >= MIN_PIXELS
+
+
+def running_centroids(means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Running means over four passes: v ← (v·n + x)/(n + 1), n ← min(n + 1, 3000).
+
+    means (images, K, D), present (images, K) → (K, D), (K,). The images are read once: their class means
+    are the same in every pass.
+    """
+    centroids = torch.zeros(means.shape[1:])
+    counts = torch.zeros(means.shape[1])
+    for _ in range(PASSES):
+        for mean, found in zip(means, present, strict=True):
+            moved = (centroids * counts[:, None] + mean) / (counts[:, None] + 1)
+            centroids = torch.where(found[:, None], moved, centroids)
+            counts = torch.where(found, (counts + 1).clamp(max=MAX_COUNT), counts)
+    return centroids, counts
+
+
+if __name__ == "__main__":
+    run_script(main)

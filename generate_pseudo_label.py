@@ -1,0 +1,66 @@
+"""Write pseudo labels of the target train split.
+
+    python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume_path CHECKPOINT
+    python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume_path CHECKPOINT
+
+Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from data.labels import palette
+from data.pseudo_labels import write_hard, write_soft
+from stages.build import prepare_device, load_for_inference, target_data
+from stages.predict import Prediction, predict
+from stages.stage import resize_logits
+from utils.options import parse, run_script
+
+
+def main() -> None:
+    """Parse, predict, write."""
+    o = parse("pseudo_label", __doc__)
+    device = prepare_device(o)
+    data = target_data(o, "train")
+    network = load_for_inference(o, device)
+    folder, colours = o.save_path / o.name, palette(o.n_class)
+    for item in predict(network, data, device, o.num_workers, title="pseudo labels"):
+        if o.soft:
+            write_soft(folder, item.name, soft_label(network, item, o.flip)[0].cpu().numpy())
+        else:
+            scores = hard_scores(network, item, o.flip, o.quirks_on.grid_hard_labels)
+            confidence, label = scores[0].max(dim=0)
+            write_hard(folder, item.name, label.cpu().numpy(), confidence.cpu().numpy(), colours)
+    print(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
+
+
+@torch.no_grad()
+def soft_label(network: nn.Module, item: Prediction, flip: bool) -> Tensor:
+    """Probabilities (1, K, h, w) at the grid; flip: averaged with the mirrored image's, mirrored back."""
+    probs = item.output.logits.softmax(dim=1)
+    if flip:
+        probs = (probs + network(item.image.flip(3)).logits.softmax(dim=1).flip(3)) / 2
+    return probs
+
+
+@torch.no_grad()
+def hard_scores(network: nn.Module, item: Prediction, flip: bool, grid: bool) -> Tensor:
+    """Scores (1, K, h, w) whose argmax is the label and whose maximum the confidence.
+
+    flip: mean of both views' probabilities, each brought to full size. Otherwise probabilities at full size,
+    or with `grid` (quirk Q9) the logits as they are.
+    """
+    size = item.image.shape[2:]
+    if not flip and grid:
+        return item.output.logits
+    probs = resize_logits(item.output.logits.softmax(dim=1), size)
+    if flip:
+        mirrored = network(item.image.flip(3)).logits.softmax(dim=1)
+        probs = (probs + resize_logits(mirrored, size).flip(3)) / 2
+    return probs
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,99 @@
+"""Run a recipe of configs/ step after step; what is done is skipped; ends in a table and pictures.
+
+    python reproduce.py --config configs/gta5_to_cityscapes.yaml --dry_run
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from utils.options import run_script
+from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
+from utils.report import write_report
+
+
+def main() -> None:
+    """Parse, run, report."""
+    args = build_parser().parse_args()
+    recipe = read_recipe(args.config, args.seed, dict(map(_assignment, args.set)))
+    chosen = choose(recipe, args.start, args.only)
+    if args.dry_run:
+        print("\n".join(step.shell() for step in chosen))
+        return
+    began = time.time()
+    run(recipe, chosen, force=args.only is not None)
+    for path in write_report(recipe):
+        print(path)
+    print(f"{time.time() - began:.0f} s")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="FILE", help="the recipe")
+    add("--from", dest="start", metavar="STEP", help="do this step and all after it, done or not")
+    add("--only", metavar="STEP", help="do this step alone, done or not")
+    add("--dry_run", action="store_true", help="print the commands and do nothing")
+    add("--seed", type=int, help="instead of the recipe's")
+    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option for every step")
+    return parser
+
+
+def _assignment(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set {text}: write OPTION=VALUE")
+    return name, yaml.safe_load(value)
+
+
+def choose(recipe: Recipe, start: str | None, only: str | None) -> list[Step]:
+    """The steps that the options leave."""
+    names = [step.name for step in recipe.steps]
+    for name in (start, only):
+        if name is not None and name not in names:
+            raise ValueError(f"no step is called {name!r}; the recipe has {', '.join(names)}")
+    if only is not None:
+        return [step for step in recipe.steps if step.name == only]
+    return list(recipe.steps[names.index(start) if start else 0 :])
+
+
+def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
+    """Do the chosen steps that are not done; a failing one ends the run."""
+    done = Done(recipe.folder)
+    steps = list(recipe.steps)
+    for step in chosen:
+        at = steps.index(step)
+        previous = steps[at - 1] if at else None
+        if not force and done.holds(step, previous):
+            print(f"[{at + 1}/{len(steps)}] {step.name}: done ({done.read(step)['seconds']} s)")
+            continue
+        print(f"[{at + 1}/{len(steps)}] {step.name}: {step.shell()}", flush=True)
+        started = time.time()
+        code = _execute(step)
+        if code:
+            sys.exit(f"error: step {step.name} ended with exit code {code}; mend it and run the same command again")
+        done.write(step, previous, started, time.time())
+
+
+def _execute(step: Step) -> int:
+    """Run the step's command with this interpreter, from any working directory; its exit code."""
+    words = step.words[1:]
+    if words[0] != "-m":
+        return subprocess.run([sys.executable, str(PROJECT / words[0]), *words[1:]], check=False).returncode
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,185 @@
+"""From options to data sets, networks and stages: the one place that reads options and hands out plain values."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.cityscapes import cityscapes
+from data.dataset import DataSet
+from data.gta5 import gta5
+from data.loaders import Augmentation, SourceSamples, TargetSamples, training_loader
+from data.synthia import synthia
+from models import DeepLabV2, FCDiscriminator, deeplabv2
+from models.weights import imagenet_state, load_backbone, load_network
+from stages.distillation import DistillationSettings, DistillationStage
+from stages.products import load_distribution, load_prototypes, require_pseudo_labels
+from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from stages.stage import BatchDraws, OptimisationSettings, Stage
+from stages.warm_up import SourceOnlyStage, WarmUpStage
+from utils.checkpoint import DISCRIMINATOR, NETWORK, load_checkpoint, load_file, without_module
+from utils.options import Options
+
+SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
+_RESUME_REMEDY = "download it or train the stage before, and give its path as --resume_path"
+
+
+def prepare_device(o: Options) -> torch.device:
+    """The device that --device names (auto: a GPU if there is one), with threads and seed set.
+
+    Compute threads and loading processes share the cores: more threads than free cores make the threads wait
+    for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
+    """
+    torch.manual_seed(o.seed)
+    torch.set_num_threads(o.threads or max(1, torch.get_num_threads() - o.num_workers))
+    name = "cuda" if o.device == "auto" and torch.cuda.is_available() else o.device
+    return torch.device("cpu" if name == "auto" else name)
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def source_data(o: Options) -> DataSet:
+    """The labelled source domain."""
+    build = {"gta5": gta5, "synthia": synthia}[o.src_dataset]
+    return build(o.src_rootpath, o.n_class, o.img_size).first(o.max_images)
+
+
+def target_data(o: Options, split: str) -> DataSet:
+    """The target domain's split "train" or "val"."""
+    return cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size).first(o.max_images)
+
+
+def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
+    """Endless loaders of source and, if the stage looks at any part of it, target batches."""
+    augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
+    target = target_data(o, "train")
+    colours = target if o.src_dataset == "gta5" and not o.noaug else None
+    strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
+    source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours)
+    shared = {
+        "batch": o.bs,
+        "seed": o.seed,
+        "shuffle": not o.noshuffle,
+        "drop_last": not o.no_droplast,
+        "workers": o.num_workers,
+    }
+    source_loader = training_loader(source, **shared)
+    if not target_parts:
+        return source_loader, None
+    names = [image.stem for image in target.images]
+    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
+    samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo)
+    return source_loader, training_loader(samples, **shared)
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+def load_for_inference(o: Options, device: torch.device) -> DeepLabV2:
+    """The network of --resume_path, wholly loaded, in eval mode."""
+    content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+    network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
+    load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
+    return network.to(device).eval()
+
+
+def build_student(o: Options, logger: logging.Logger) -> DeepLabV2:
+    """The student from --resume_path, or with --no_resume from backbone weights."""
+    network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
+    if o.stage != "source_only" and not o.no_resume:
+        content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+        load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
+        logger.info("student: every tensor loaded from %s", o.resume_path)
+    elif o.student_init == "simclr":
+        remedy = "download the SimCLRv2 ResNet-101 (r101_1x_sk0) there, or use --student_init imagenet"
+        content = load_file(SIMCLR_FILE, remedy)
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+            raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict'; download it again")
+        logger.info("student: %s", load_backbone(network, without_module(content["state_dict"]), str(SIMCLR_FILE)))
+    elif o.backbone == "mini":
+        logger.info("student: random weights (there are none for --backbone mini)")
+    else:
+        logger.info("student: %s", load_backbone(network, imagenet_state(), "ImageNet (torchvision)"))
+    return network
+
+
+def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
+    """The frozen teacher of stages 2 and 3."""
+    content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+    teacher = deeplabv2(o.backbone, o.n_class, o.ema_bn)
+    load_network(teacher, content[NETWORK]["model_state"], str(o.resume_path))
+    logger.info("teacher: every tensor loaded from %s", o.resume_path)
+    return teacher
+
+
+# --- stages -----------------------------------------------------------------------------------------------
+
+
+def build_stage(o: Options, device: torch.device, logger: logging.Logger) -> Stage:
+    """The stage that --stage names, on the device."""
+    student = build_student(o, logger).to(device)
+    head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0
+    optimisation = OptimisationSettings(o.lr, head_multiple, o.train_iters, o.freeze_bn)
+    if o.stage == "source_only":
+        return SourceOnlyStage(student, optimisation, o.quirks_on)
+    if o.stage == "warm_up":
+        return _build_warm_up(o, student, optimisation, device, logger)
+    if o.stage == "stage1":
+        return _build_self_labeling(o, student, optimisation, device, logger)
+    method = DistillationSettings(
+        o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
+    )
+    return DistillationStage(student, build_teacher(o, logger).to(device), optimisation, method, o.quirks_on)
+
+
+def _build_warm_up(
+    o: Options,
+    student: nn.Module,
+    optimisation: OptimisationSettings,
+    device: torch.device,
+    logger: logging.Logger,
+) -> WarmUpStage:
+    discriminator = FCDiscriminator(o.n_class).to(device)
+    if not o.no_resume:
+        content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+        if DISCRIMINATOR in content:
+            load_network(discriminator, content[DISCRIMINATOR]["model_state"], str(o.resume_path))
+            logger.info("discriminator: loaded from %s", o.resume_path)
+    return WarmUpStage(student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src)
+
+
+def _build_self_labeling(
+    o: Options,
+    student: DeepLabV2,
+    optimisation: OptimisationSettings,
+    device: torch.device,
+    logger: logging.Logger,
+) -> SelfLabelingStage:
+    prototypes, path = load_prototypes(o, student.feat_channels)
+    prior, told = load_distribution(o)
+    logger.info("prototypes: %s", path)
+    logger.info(told)
+    method = SelfLabelingSettings(
+        self_labeling_weight=o.SL_lambda,
+        contrast_weight=o.contrast_lambda,
+        consistency_weight=o.proto_consistW,
+        symmetric=o.rce,
+        rce_alpha=o.rce_alpha,
+        rce_beta=o.rce_beta,
+        label_threshold=o.train_thred,
+        train_on_strong=o.S_pseudo > 0,
+        regulariser_weight=o.regular_w,
+        regulariser=o.regular_type,
+        pixels=o.fbs,
+        queue_length=o.queue_length,
+        temperature=o.temperature,
+        epsilon=o.epsilon,
+        sinkhorn_iterations=o.sinkhorn_iterations,
+        learn_prototypes=not o.finetune,
+    )
+    draws = BatchDraws(o.seed)
+    return SelfLabelingStage(student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws)

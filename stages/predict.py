@@ -1,0 +1,56 @@
+"""The one loop over whole images that all inference shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import tqdm
+from torch import Tensor, nn
+
+from data.dataset import DataSet
+from data.loaders import inference_loader
+from models import SegmentationOutput
+from stages.stage import resize_logits
+from utils.metrics import ConfusionMatrix
+
+
+class Prediction(NamedTuple):
+    """One image: its name, itself (1, 3, H, W) in [0, 1], label (H, W) uint8 or None, and the network's output."""
+
+    name: str
+    image: Tensor
+    label: Tensor | None
+    output: SegmentationOutput
+
+
+@torch.no_grad()
+def predict(
+    network: nn.Module,
+    data: DataSet,
+    device: torch.device,
+    workers: int,
+    with_labels: bool = False,
+    title: str = "predicting",
+) -> Iterator[Prediction]:
+    """The network's outputs on every image, in order, in eval mode. Progress goes to the terminal."""
+    network.eval()
+    loader = inference_loader(data, with_labels, workers)
+    for name, image, label in tqdm.tqdm(loader, desc=title, unit="img", leave=False, disable=None):
+        image = image.to(device, non_blocking=True)[None].float() / 255
+        yield Prediction(name, image, label, network(image))
+
+
+def evaluate(
+    network: nn.Module, data: DataSet, device: torch.device, workers: int, on_prediction: object = None
+) -> dict:
+    """Scores on labelled images; on_prediction(name, label map (H, W) uint8) sees each prediction."""
+    matrix = ConfusionMatrix(data.n_class, device)
+    for item in predict(network, data, device, workers, with_labels=True, title="evaluating"):
+        logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
+        prediction = logits.argmax(dim=1)
+        matrix.update(item.label.to(device)[None], prediction)
+        if on_prediction is not None:
+            on_prediction(item.name, prediction[0].to(torch.uint8).cpu().numpy())
+    return matrix.scores()

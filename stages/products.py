@@ -1,0 +1,102 @@
+"""Where the products of earlier steps lie, and the command that makes each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.pseudo_labels import PseudoLabels
+from utils.checkpoint import load_file
+from utils.files import load_array, save_array
+from utils.options import Options
+
+SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
+
+
+def _model_words(o: Options) -> str:
+    """The options that a command on the same model needs."""
+    words = f" --n_class {o.n_class}" if o.n_class != 19 else ""
+    words += f" --backbone {o.backbone}" if o.backbone != "resnet101" else ""
+    words += f" --img_size {o.img_size[0]},{o.img_size[1]}" if o.img_size else ""
+    return words + (" --bn_clr" if o.stage == "stage1" and o.bn_clr else "")
+
+
+def prototype_file_name(o: Options) -> str:
+    """The released name, without an ending."""
+    return f"prototypes_on_{o.tgt_dataset}_from_{o.model_name}"
+
+
+def prototype_path(o: Options) -> Path:
+    """Where calc_prototype writes: beside the checkpoint, unless --prototypes says otherwise."""
+    return o.prototypes or o.resume_path.parent / prototype_file_name(o)
+
+
+def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
+    """(K, D) raw centroids and the file that held them."""
+    name = prototype_file_name(o)
+    beside = o.resume_path.parent / name
+    places = [beside, beside.with_name(f"{name}.pth"), Path("pretrained_models/gta2citylabv2") / f"{name}.pth"]
+    path = o.prototypes or next((p for p in places if p.is_file()), beside)
+    command = f"python calc_prototype.py --resume_path {o.resume_path}{_model_words(o)}"
+    content = load_file(path, f"make the prototypes with: {command}")
+    prototypes = content if isinstance(content, Tensor) else None
+    if prototypes is None or tuple(prototypes.shape) != (o.n_class, feat_channels):
+        found = "no tensor" if prototypes is None else f"a tensor of shape {tuple(prototypes.shape)}"
+        raise ValueError(
+            f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); make the prototypes with: {command}"
+        )
+    if not torch.isfinite(prototypes).all():
+        raise ValueError(f"{path}: holds values that are not finite; make the prototypes with: {command}")
+    return prototypes.float(), path
+
+
+def distribution_path(o: Options) -> Path:
+    """Where generate_class_distribution writes."""
+    return o.class_distribution or o.save_path / "class_distribution.npy"
+
+
+def load_distribution(o: Options) -> tuple[Tensor, str]:
+    """Prior (K,) summing to 1, and a line on where it comes from."""
+    places = [o.path_soft.parent / "class_distribution.npy", Path("Pseudo/class_distribution.npy")]
+    path = o.class_distribution or next((p for p in places if p.is_file()), None)
+    command = f"python generate_class_distribution.py --class_balance --resume_path {o.resume_path}{_model_words(o)}"
+    if path is None:
+        if (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
+            raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
+        prior = np.loadtxt(SHIPPED_DISTRIBUTION)
+        return _as_prior(prior, o.n_class, SHIPPED_DISTRIBUTION, command), (
+            f"class distribution: none was generated ({places[0]}), so the authors' for GTA5 to Cityscapes is used"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; make the class distribution with: {command}")
+    prior = np.loadtxt(path) if path.suffix == ".txt" else load_array(path)
+    return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}"
+
+
+def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Tensor:
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (n_class,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise ValueError(f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}")
+    # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
+    values = np.maximum(values, 1e-6)
+    return torch.from_numpy(values / values.sum()).float()
+
+
+def save_distribution(counts: np.ndarray, path: Path) -> None:
+    """Counts (K,) of predicted classes → shares."""
+    save_array(counts / counts.sum(), path)
+
+
+def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels:
+    """The pseudo labels that the stage trains on, all there."""
+    command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)}"
+    if o.stage == "stage1":
+        pseudo = PseudoLabels(o.path_soft, o.n_class)
+        pseudo.require(names, ".npy", f"{command} --soft --name {o.path_soft.name} --save_path {o.path_soft.parent}")
+        return pseudo
+    pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
+    pseudo.require(names, ".png", f"{command} --flip --name {o.path_LP.name} --save_path {o.path_LP.parent}")
+    return pseudo

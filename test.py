@@ -1,0 +1,65 @@
+"""Score a checkpoint on Cityscapes val.
+
+    python test.py --resume ./logs/NAME/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl
+
+Prints IoU per class; --result FILE also writes the scores, --save_pred DIR the predictions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from data.labels import class_names, palette, thirteen_of_sixteen
+from stages.build import prepare_device, load_for_inference, target_data
+from stages.predict import evaluate
+from utils.files import save_image, save_json
+from utils.metrics import nan_mean
+from utils.options import Options, parse, run_script
+from utils.render import colourise
+
+
+def main() -> None:
+    """Parse, predict, print."""
+    o = parse("test", __doc__)
+    device = prepare_device(o)
+    data = target_data(o, "val")
+    network = load_for_inference(o, device)
+    scores = evaluate(network, data, device, o.num_workers, _writer(o))
+    if o.n_class == 16:
+        scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
+    scores = {"checkpoint": str(o.resume_path), "classes": class_names(o.n_class)} | scores
+    print(_table(scores))
+    if o.result:
+        save_json(scores, o.result)
+
+
+def _writer(o: Options):  # noqa: ANN202
+    """Writes each prediction under --save_pred."""
+    if o.save_pred is None:
+        return None
+    colours = palette(o.n_class)
+
+    def write(name: str, prediction: np.ndarray) -> None:
+        save_image(Image.fromarray(prediction), o.save_pred / f"{name}.png")
+        save_image(Image.fromarray(colourise(prediction, colours)), o.save_pred / f"{name}_color.png")
+
+    return write
+
+
+def _table(scores: dict) -> str:
+    """Scores in percent, for people."""
+    lines = [f"{name:<14}{100 * iou:6.2f}" for name, iou in zip(scores["classes"], scores["iou"], strict=True)]
+    summary = {
+        f"mIoU over {len(scores['classes'])}": "miou",
+        "mIoU over 13": "miou_13",
+        "overall accuracy": "overall_accuracy",
+        "mean accuracy": "mean_accuracy",
+        "frequency-weighted IoU": "frequency_weighted_iou",
+    }
+    lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in summary.items() if key in scores]
+    return "\n".join([*lines, f"images: {scores['images']}"])
+
+
+if __name__ == "__main__":
+    run_script(main)

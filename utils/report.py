@@ -1,0 +1,98 @@
+"""Table, picture grid and curves of a finished recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.cityscapes import cityscapes
+from data.labels import palette
+from utils.files import replace_when_whole, save_image, save_text
+from utils.recipe import Recipe
+from utils.render import colourise, contact_sheet
+
+PICTURES = 5
+
+
+def write_report(recipe: Recipe) -> list[Path]:
+    """Write what can be written and print the table; returns the files."""
+    results = {}
+    for step in recipe.trainings:
+        path = recipe.result_path(step.name)
+        if path.is_file():
+            results[step.name] = json.loads(path.read_text())
+    if not results:
+        return []
+    table = markdown_table(results)
+    print(table)
+    written = [recipe.folder / "table.md", recipe.folder / "pictures.png", recipe.folder / "curves.png"]
+    save_text(table, written[0])
+    save_image(picture_grid(recipe, list(results)), written[1])
+    write_curves(recipe, written[2])
+    return written
+
+
+def markdown_table(results: dict[str, dict]) -> str:
+    """Stage × class IoU in percent; the mean over all classes, over 13 of 16 where it was measured."""
+    classes = next(iter(results.values()))["classes"]
+    has_13 = any("miou_13" in r for r in results.values())
+    head = ["stage", *classes, f"mIoU ({len(classes)})"] + (["mIoU (13)"] if has_13 else [])
+    lines = [" | ".join(head), " | ".join(["---"] + ["---:"] * (len(head) - 1))]
+    for name, result in results.items():
+        values = [*result["iou"], result["miou"]] + ([result["miou_13"]] if has_13 else [])
+        lines.append(" | ".join([name, *(f"{100 * v:.1f}" for v in values)]))
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def picture_grid(recipe: Recipe, names: Sequence[str]) -> Image.Image:
+    """Image, label and the prediction of every stage, for a few images of val, evenly chosen."""
+    options = recipe.trainings[0].options
+    size = options.get("img_size")
+    size = tuple(int(s) for s in str(size).split(",")) if size else None
+    data = cityscapes(Path(options["tgt_rootpath"]), "val", recipe.n_class, size)
+    colours = palette(recipe.n_class)
+    rows = []
+    for index in np.linspace(0, len(data) - 1, min(PICTURES, len(data))).astype(int):
+        row = [np.asarray(data.read_image(index)), colourise(data.read_label(index), colours)]
+        for name in names:
+            path = recipe.prediction_folder(name) / f"{data.images[index].stem}.png"
+            row.append(colourise(np.asarray(Image.open(path)), colours) if path.is_file() else row[1] * 0)
+        rows.append(row)
+    return contact_sheet(["image", "label", *names], rows)
+
+
+def write_curves(recipe: Recipe, path: Path) -> None:
+    """Losses and mIoU over iterations, one column a training step."""
+    from matplotlib.figure import Figure  # no window, no global state
+
+    trainings = [step for step in recipe.trainings if _log_of(step.options).is_file()]
+    figure = Figure(figsize=(4 * len(trainings), 6), layout="constrained")
+    axes = figure.subplots(2, len(trainings), squeeze=False)
+    for column, step in enumerate(trainings):
+        lines = [json.loads(line) for line in _log_of(step.options).read_text().splitlines()]
+        losses, scores = axes[0, column], axes[1, column]
+        for name in sorted({k for line in lines for k in line if k.startswith("loss/")}):
+            points = [(line["iteration"], line[name]) for line in lines if name in line]
+            losses.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"))
+        points = [(line["iteration"], 100 * line["val/miou"]) for line in lines if "val/miou" in line]
+        if points:
+            scores.plot(*zip(*points, strict=True), marker="o")
+        losses.set(title=step.name, yscale="symlog", ylabel="loss (symlog)" if column == 0 else None)
+        losses.legend(fontsize=7)
+        scores.set(xlabel="iterations", ylabel="mIoU on val" if column == 0 else None)
+    low, high = axes[1, 0].get_ylim()
+    low = min([low, *(a.get_ylim()[0] for a in axes[1])])
+    high = max([high, *(a.get_ylim()[1] for a in axes[1])])
+    for axis in axes[1]:
+        axis.set_ylim(low, high)
+        axis.grid(alpha=0.3)
+    with replace_when_whole(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+
+
+def _log_of(options: dict) -> Path:
+    return Path(options.get("log_dir", "logs")) / options["name"] / "log.jsonl"
