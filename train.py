@@ -46,7 +46,7 @@ def main() -> None:
     for iteration in bar:
         waiting = time.perf_counter()
         source_batch = next(sources).to(device)
-        target_batch = next(targets).to(device) if targets else None
+        target_batch = next(targets).to(device) if targets is not None else None
         data_seconds += time.perf_counter() - waiting
         rates = stage.learning_rates()
         log.add(stage.step(source_batch, target_batch))

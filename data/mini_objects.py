@@ -149,13 +149,8 @@ def hedge(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -
     """A row of bushes."""
     for z in np.arange(z1, z0, -1.1):
         radius = rng.uniform(0.6, 0.9)
-        c.disc(
-            x,
-            0.8 * radius,
-            z,
-            radius,
-            c.add(VEGETATION, pick=rng.random(), tone=rng.uniform(0.75, 1.05), z=z),
-        )
+        bush = c.add(VEGETATION, pick=rng.random(), tone=rng.uniform(0.75, 1.05), z=z)
+        c.disc(x, 0.8 * radius, z, radius, bush)
 
 
 def tree(c: Canvas, rng: np.random.Generator, x: float, z: float, radius: float) -> None:
@@ -177,9 +172,9 @@ def tree(c: Canvas, rng: np.random.Generator, x: float, z: float, radius: float)
 
 def pole(c: Canvas, rng: np.random.Generator, x: float, z: float, heads: tuple[int, ...]) -> None:
     """A mast, with a traffic light and a sign if they are among its `heads`."""
-    top, z = rng.uniform(3.4, 5.0), float(z)
-    mast = c.add(POLE, pick=rng.random(), z=z)
-    c.rect(x, max(0.1, 1.3 * z / c.camera.focal * c.camera.width / 256), 0, top, z, mast)
+    top, mast = rng.uniform(3.4, 5.0), c.add(POLE, pick=rng.random(), z=z)
+    thinnest = 1.3 / 256 * c.camera.width * z / c.camera.focal  # half of what can still be seen from afar
+    c.rect(x, max(0.1, thinnest), 0, top, z, mast)
     c.cast(x, 0.1, top, z, z + 0.2)
     if LIGHT in heads:
         new, y, lit = c.thing(LIGHT, z), top - 0.2, rng.integers(3)
@@ -197,15 +192,8 @@ def sign(c: Canvas, rng: np.random.Generator, x: float, y: float, z: float) -> N
         c.disc(x, y, z, size, new(RED))
         c.disc(x, y, z, 0.6 * size, new(WHITE))
     elif kind == 1:
-        for k, colour in ((1.2, RED), (0.65, WHITE)):
-            c.face(
-                [
-                    (x - k * size, y - 0.6 * k * size, z),
-                    (x + k * size, y - 0.6 * k * size, z),
-                    (x, y + k * size, z),
-                ],
-                new(colour),
-            )
+        for k, colour in ((1.2 * size, RED), (0.65 * size, WHITE)):
+            c.face([(x - k, y - 0.6 * k, z), (x + k, y - 0.6 * k, z), (x, y + 0.83 * k, z)], new(colour))
     else:
         c.rect(x, size, y - size, y + size, z, new(WHITE))
         c.rect(x, 0.85 * size, y - 0.85 * size, y + 0.85 * size, z, new(BLUE if kind == 2 else AMBER))

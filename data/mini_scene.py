@@ -146,10 +146,8 @@ def furniture(
     items: list[Item] = []
     for side in (-1, 1):
         for _ in range(rng.poisson(layout.trees)):
-            z, radius = rng.uniform(9, 45), rng.uniform(1.2, 2.2)
-            items.append(
-                (z, partial(tree, c, rng, side * (half + rng.uniform(0.5, 1.2) * sidewalk), z, radius))
-            )
+            z, radius, x = rng.uniform(9, 45), rng.uniform(1.2, 2.2), half + rng.uniform(0.5, 1.2) * sidewalk
+            items.append((z, partial(tree, c, rng, side * x, z, radius)))
     for _ in range(rng.poisson(layout.poles)):
         z, x = rng.uniform(8, 24), rng.choice((-1, 1)) * (half + rng.uniform(0.25, 0.6))
         heads = tuple(k for k, chance in ((LIGHT, 0.28), (SIGN, 0.32)) if rng.random() < chance)
