@@ -143,7 +143,8 @@ def _build_warm_up(
     device: torch.device,
     logger: logging.Logger,
 ) -> WarmUpStage:
-    discriminator = FCDiscriminator(o.n_class).to(device)
+    width = 16 if o.backbone == "mini" else 64
+    discriminator = FCDiscriminator(o.n_class, width).to(device)
     if not o.no_resume:
         content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
         if DISCRIMINATOR in content:

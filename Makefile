@@ -1,0 +1,44 @@
+# One word each. `make demo` and `make test` set everything up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+SEED ?= 0
+
+.PHONY: demo test test-slow test-gpu lint fixup setup setup-dev clean
+
+demo: setup
+	$(RUN) reproduce.py --config configs/mini.yaml --seed $(SEED)
+
+test: setup-dev
+	$(RUN) -m pytest -q
+
+test-slow: setup-dev
+	$(RUN) -m pytest -q -m slow
+
+test-gpu: setup-dev
+	$(RUN) -m pytest -q -m gpu
+
+lint: setup-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+fixup: setup-dev
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+setup: $(VENV)/ready
+setup-dev: $(VENV)/ready-dev
+
+# A marker is written only after pip has succeeded, so that an interrupted set-up is taken up again.
+$(VENV)/ready: requirements.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/ready-dev: requirements-dev.txt requirements.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/ready
+
+clean:
+	rm -rf $(VENV) runs

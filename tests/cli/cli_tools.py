@@ -1,0 +1,116 @@
+"""What the tests of the scripts share: starting them as a user does, and making what they read."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import deeplabv2
+
+PROJECT = Path(__file__).parents[2]
+IMAGE_SIZE = (256, 128)  # W, H
+GRID = (17, 33)  # h, w of the network's output
+SMALL = "--img_size 256,128 --num_workers 0 --device cpu --max_images 2"
+TRAINING = (
+    "--train_iters 2 --bs 1 --rcrop 64,32 --resize 256 --fbs 32 --queue_length 64 "
+    "--val_interval 2 --print_interval 1"
+)
+MINI = "--backbone mini"
+
+
+def start(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python SCRIPT OPTIONS…`, as a user types it, in `cwd`; the script is the project's."""
+    python, script, *words = shlex.split(command.replace("\\\n", ""))
+    assert python == "python"
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONWARNINGS")}
+    env |= {"OMP_NUM_THREADS": "1"} | environment
+    whole = [sys.executable, str(PROJECT / script), *words]
+    return subprocess.run(whole, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def succeed(command: str, cwd: Path, **environment: str) -> str:
+    """The standard output of a command that ends well and says nothing on standard error."""
+    done = start(command, cwd, **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def refused(command: str, cwd: Path) -> str:
+    """The one line on standard error with which a command ends badly."""
+    done = start(command, cwd)
+    assert done.returncode not in (0, None), done.stdout
+    assert "Traceback" not in done.stdout + done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def refused_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same line without a process of its own, which costs seconds, for what is refused before any work."""
+    _, script, *words = shlex.split(command)
+    with monkeypatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(PROJECT / script), run_name="__main__")
+    assert isinstance(end.value.code, str), end.value.code  # the interpreter prints it and exits with 1
+    assert "\n" not in end.value.code
+    return end.value.code
+
+
+def checkpoint_name(source: str = "gta5", which: str = "best") -> str:
+    """The released file name."""
+    return f"from_{source}_to_cityscapes_on_deeplabv2_{which}_model.pkl"
+
+
+def random_network(backbone: str, n_class: int = 19, norm: bool = False, seed: int = 0) -> torch.nn.Module:
+    """A network that nobody trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return deeplabv2(backbone, n_class, norm)
+
+
+def write_released(path: Path, network: torch.nn.Module) -> Path:
+    """A checkpoint as the released ones are: a numpy float, and prototypes that require a gradient."""
+    shape = (network.num_classes, network.feat_channels)
+    part = {"model_state": network.state_dict(), "prototypes_ema": torch.zeros(shape, requires_grad=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"ResNet101": part, "iter": 1, "best_iou": np.float64(0.25)}, path)
+    return path
+
+
+def backbone_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors below the head, as files of pretrained backbones hold them."""
+    return {k: v for k, v in network.state_dict().items() if not k.startswith(("layer5.", "bn_pretrain."))}
+
+
+def load(path: Path) -> object:
+    """A file of tensors."""
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def train_stems(dataset: Path, count: int | None = None) -> list[str]:
+    """Names, without ending, of the first images of Cityscapes train."""
+    folder = dataset / "cityscapes" / "leftImg8bit" / "train"
+    return [path.stem for path in sorted(folder.glob("*/*.png"))][:count]
+
+
+def write_soft_labels(folder: Path, names: list[str], n_class: int = 19) -> Path:
+    """Soft pseudo labels that lean towards a class that differs from column to column."""
+    scores = np.zeros((n_class, *GRID), dtype=np.float32)
+    for column in range(GRID[1]):
+        scores[column % n_class, :, column] = 3
+    probs = np.exp(scores) / np.exp(scores).sum(axis=0)
+    folder.mkdir(parents=True)
+    for name in names:
+        np.save(folder / f"{name}.npy", probs)
+    return folder

@@ -1,0 +1,49 @@
+"""Small data sets and random networks, made once and read by all tests of the scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_tools import PROJECT, checkpoint_name, random_network, write_released
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with GTA5, SYNTHIA and cityscapes; nobody may change it."""
+    out = tmp_path_factory.mktemp("drawn") / "dataset"
+    words = [str(out), "--size", "256,128", "--seed", "0", "--source", "4", "--target", "4", "--val", "2"]
+    env = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "data.mini", *words], env=env, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small random networks in the released layout: k19.pkl, k16.pkl, bn.pkl."""
+    folder = tmp_path_factory.mktemp("networks")
+    write_released(folder / "k19.pkl", random_network("mini"))
+    write_released(folder / "k16.pkl", random_network("mini", 16))
+    write_released(folder / "bn.pkl", random_network("mini", norm=True))
+    return folder
+
+
+@pytest.fixture
+def desk(tmp_path: Path, dataset: Path, networks: Path) -> Path:
+    """A folder to start scripts in: ./dataset and a small network ./models/from_…_best_model.pkl."""
+    (tmp_path / "dataset").symlink_to(dataset)
+    (tmp_path / "models").mkdir()
+    shutil.copy(networks / "k19.pkl", tmp_path / "models" / checkpoint_name())
+    return tmp_path
+
+
+@pytest.fixture
+def own_desk(desk: Path, dataset: Path) -> Path:
+    """The same with a copy of the data sets that the test may spoil."""
+    (desk / "dataset").unlink()
+    shutil.copytree(dataset, desk / "dataset")
+    return desk

@@ -1,0 +1,312 @@
+"""What each script promises beyond the README: equal runs, sizes, extra products, configurations, recipes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from cli_tools import (
+    GRID,
+    IMAGE_SIZE,
+    MINI,
+    PROJECT,
+    SMALL,
+    TRAINING,
+    checkpoint_name,
+    load,
+    refused,
+    start,
+    succeed,
+    train_stems,
+)
+from PIL import Image
+
+from utils.options import parse
+
+MODEL = f"--resume_path models/{checkpoint_name()}"
+WARM_UP = f"python train.py --stage warm_up --no_resume {MINI} {SMALL} {TRAINING} --bs 2 --train_iters 3"
+LABELS = f"python generate_pseudo_label.py {MODEL} {MINI} {SMALL} --name labels"
+
+
+# --- train.py ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
+    """A folder in which three iterations of warm-up have run."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "dataset").symlink_to(dataset)
+    succeed(f"{WARM_UP} --name first", folder)
+    return folder
+
+
+def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's checkpoint."""
+    content = load(folder / "logs" / name / checkpoint_name(which="current"))
+    parts = ("ResNet101", "FCDiscriminator")
+    return {f"{part}.{k}": v for part in parts for k, v in content[part]["model_state"].items()}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    """Bit for bit."""
+    assert first.keys() == second.keys()
+    assert [key for key in first if not torch.equal(first[key], second[key])] == []
+
+
+def test_same_seed_same_checkpoint(trained):
+    succeed(f"{WARM_UP} --name again", trained)
+    assert_equal(tensors(trained, "first"), tensors(trained, "again"))
+
+
+def test_number_of_workers_changes_nothing(trained):
+    succeed(f"{WARM_UP} --name workers --num_workers 2", trained)
+    assert_equal(tensors(trained, "first"), tensors(trained, "workers"))
+
+
+def test_another_seed_another_checkpoint(trained):
+    succeed(f"{WARM_UP} --name other --seed 1", trained)
+    first, other = tensors(trained, "first"), tensors(trained, "other")
+    assert not torch.equal(first["ResNet101.conv1.weight"], other["ResNet101.conv1.weight"])
+
+
+def test_a_run_leaves_its_options_and_its_losses(trained):
+    folder = trained / "logs" / "first"
+    options = yaml.safe_load((folder / "options.yaml").read_text())
+    assert options["stage"] == "warm_up" and options["train_iters"] == 3 and options["rcrop"] == [64, 32]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if "loss/source" in line]
+    assert [line["iteration"] for line in losses] == [1, 2, 3]
+    assert [line["iteration"] for line in lines if "val/miou" in line] == [2, 3]
+    assert {"loss/adversarial", "loss/discriminator", "time/step", "time/data"} <= losses[0].keys()
+    rates = [line["lr/backbone"] for line in losses]
+    assert rates[0] == pytest.approx(1e-4) and rates == sorted(rates, reverse=True)
+    assert "after 3 iterations: mIoU" in (folder / "run.log").read_text()
+    assert any((folder / "tensorboard").iterdir())
+
+
+def test_configuration_file(desk):
+    values = {"stage": "source_only", "name": "from_file", "backbone": "mini", "img_size": [256, 128]}
+    values |= {"rcrop": "64,32", "resize": 256, "bs": 2, "train_iters": 9, "noaug": True, "max_images": 2}
+    (desk / "small.yaml").write_text(yaml.safe_dump(values))
+    succeed("python train.py --config small.yaml --train_iters 1 --num_workers 0 --device cpu", desk)
+    content = load(desk / "logs" / "from_file" / checkpoint_name(which="current"))
+    assert content["iter"] == 1  # the command line wins
+    written = yaml.safe_load((desk / "logs" / "from_file" / "options.yaml").read_text())
+    assert written["noaug"] is True and written["bs"] == 2 and written["img_size"] == [256, 128]
+
+
+# --- generate_pseudo_label.py -----------------------------------------------------------------------------
+
+
+def hard_labels(desk: Path, dataset: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Label and confidence of both images."""
+    folder = desk / "Pseudo" / "labels"
+    names = train_stems(dataset, 2)
+    return [
+        (np.asarray(Image.open(folder / f"{n}.png")), np.load(folder / f"{n}_conf.npy")) for n in names
+    ]
+
+
+@pytest.mark.parametrize("words", ["--flip", "--quirks none", "--flip --quirks none"])
+def test_hard_labels_have_full_size(desk, dataset, words):
+    succeed(f"{LABELS} {words}", desk)
+    for label, confidence in hard_labels(desk, dataset):
+        assert (label.dtype, label.shape) == (np.uint8, IMAGE_SIZE[::-1])
+        assert (confidence.dtype, confidence.shape) == (np.float16, IMAGE_SIZE[::-1])
+        assert label.max() < 19
+        assert confidence.min() >= 1 / 19 - 1e-3 and confidence.max() <= 1
+
+
+def test_released_hard_labels_have_grid_size(desk, dataset):
+    succeed(LABELS, desk)
+    for label, confidence in hard_labels(desk, dataset):
+        assert label.shape == confidence.shape == GRID
+
+
+def test_soft_labels_are_probabilities(desk, dataset):
+    succeed(f"{LABELS} --soft --save_path products", desk)
+    folder = desk / "products" / "labels"
+    assert {p.name for p in folder.iterdir()} == {f"{name}.npy" for name in train_stems(dataset, 2)}
+    for path in folder.iterdir():
+        soft = np.load(path)
+        assert (soft.dtype, soft.shape) == (np.float32, (19, *GRID))
+        assert soft.min() >= 0
+        np.testing.assert_allclose(soft.sum(axis=0), 1, atol=1e-5)
+
+
+# --- test.py ----------------------------------------------------------------------------------------------
+
+
+def test_scores_and_predictions(desk):
+    words = "--result out/scores.json --save_pred out/predictions"
+    output = succeed(f"python test.py {MODEL} {MINI} {SMALL} {words}", desk)
+    scores = json.loads((desk / "out" / "scores.json").read_text())
+    assert {"iou", "miou", "overall_accuracy", "mean_accuracy", "frequency_weighted_iou"} <= scores.keys()
+    assert scores["images"] == 2 and len(scores["iou"]) == len(scores["classes"]) == 19
+    labels, predictions = [], []
+    for label_path in sorted((desk / "dataset" / "cityscapes" / "gtFine" / "val").glob("*/*.png")):
+        stem = label_path.name.replace("gtFine_labelIds.png", "leftImg8bit")
+        prediction = Image.open(desk / "out" / "predictions" / f"{stem}.png")
+        colours = Image.open(desk / "out" / "predictions" / f"{stem}_color.png")
+        assert prediction.size == colours.size == IMAGE_SIZE and colours.mode == "RGB"
+        labels.append(np.asarray(Image.open(label_path)))
+        predictions.append(np.asarray(prediction))
+    ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+    right = sum((label == ids[c]) & (p == c) for label, p in zip(labels, predictions, strict=True) for c in range(19))
+    known = sum(np.isin(label, ids) for label in labels)
+    assert right.sum() > 0
+    assert scores["overall_accuracy"] == pytest.approx(right.sum() / known.sum())
+    assert f"{100 * scores['miou']:6.2f}" in re.search(r"mIoU over 19.*", output)[0]
+
+
+def test_source_data_is_not_needed_to_score(desk, dataset):
+    (desk / "dataset").unlink()
+    (desk / "dataset").mkdir()
+    (desk / "dataset" / "cityscapes").symlink_to(dataset / "cityscapes")
+    assert "images: 1" in succeed(f"python test.py {MODEL} {MINI} {SMALL} --max_images 1", desk)
+
+
+# --- calc_prototype.py ------------------------------------------------------------------------------------
+
+
+def test_prototypes_of_the_source(desk):
+    output = succeed(f"python calc_prototype.py {MODEL} {MINI} {SMALL} --source --prototypes source.pth", desk)
+    assert "source.pth" in output
+    prototypes = load(desk / "source.pth")
+    assert prototypes.shape == (19, 64) and prototypes.isfinite().all()
+    assert not (desk / "models" / "prototypes_on_cityscapes_from_deeplabv2").exists()
+
+
+# --- reproduce.py -----------------------------------------------------------------------------------------
+
+PARSERS = {
+    "train.py": "train",
+    "test.py": "test",
+    "generate_pseudo_label.py": "pseudo_label",
+    "calc_prototype.py": "prototypes",
+    "generate_class_distribution.py": "distribution",
+}
+RECIPES = sorted((PROJECT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[path.name for path in RECIPES])
+def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe):
+    lines = succeed(f"python reproduce.py --config {recipe} --dry_run", tmp_path).splitlines()
+    scripts = []
+    for line in lines:
+        python, script, *words = shlex.split(line)
+        assert python == "python"
+        if script == "-m":
+            assert (PROJECT / (words[0].replace(".", "/") + ".py")).is_file()
+            continue
+        scripts.append(script)
+        parse(PARSERS[script], "", words)  # ends the test with SystemExit if it cannot
+    assert "train.py" in scripts and "test.py" in scripts
+    assert list(tmp_path.iterdir()) == []
+
+
+RECIPE = """
+title: tiny
+folder: runs/seed{seed}
+options:
+  seed: 3
+  backbone: mini
+  tgt_rootpath: dataset/cityscapes
+  img_size: 256,128
+  rcrop: 64,32
+  resize: 256
+  num_workers: 0
+  device: cpu
+  max_images: 2
+  bs: 2
+  log_dir: "{folder}/logs"
+steps:
+  - name: baseline
+    script: train
+    options: {name: baseline, stage: source_only, train_iters: 1, print_interval: 1}
+    test: current
+  - name: shares
+    script: generate_class_distribution
+    options:
+      save_path: "{folder}/Pseudo"
+      resume_path: "{folder}/logs/baseline/from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
+"""
+RUN = "python reproduce.py --config tiny.yaml"
+
+
+@pytest.fixture
+def recipe(desk: Path) -> Path:
+    """A folder with a recipe of three steps."""
+    (desk / "tiny.yaml").write_text(RECIPE)
+    return desk
+
+
+def steps_run(output: str) -> list[str]:
+    """Names of the steps that were run, not skipped."""
+    lines = re.findall(r"^\[\d+/\d+\] (\w+): (.*)$", output, flags=re.MULTILINE)
+    return [name for name, rest in lines if not rest.startswith("done ")]
+
+
+def test_choosing_steps(recipe):
+    def names(words: str) -> list[str]:
+        lines = succeed(f"{RUN} --dry_run {words}", recipe).splitlines()
+        return [line.split()[1].removesuffix(".py") for line in lines]
+
+    assert names("") == ["train", "test", "generate_class_distribution"]
+    assert names("--only test_baseline") == ["test"]
+    assert names("--from test_baseline") == ["test", "generate_class_distribution"]
+    line = refused(f"{RUN} --only warmup", recipe)
+    assert "warmup" in line and "test_baseline" in line
+
+
+def test_what_is_done_is_skipped_until_its_command_changes(recipe):
+    output = succeed(RUN, recipe)
+    assert steps_run(output) == ["baseline", "test_baseline", "shares"]
+    folder = recipe / "runs" / "seed3"
+    assert (folder / "Pseudo" / "class_distribution.npy").is_file()
+    assert json.loads((folder / "results" / "baseline.json").read_text())["images"] == 2
+    for name in ("table.md", "pictures.png", "curves.png"):
+        assert (folder / name).stat().st_size > 0
+    assert "| baseline |" in (folder / "table.md").read_text()
+
+    checkpoint = folder / "logs" / "baseline" / checkpoint_name(which="current")
+    before = checkpoint.stat().st_mtime_ns
+    output = succeed(RUN, recipe)
+    assert steps_run(output) == [] and output.count(": done (") == 3
+    assert checkpoint.stat().st_mtime_ns == before
+
+    (recipe / "tiny.yaml").write_text(RECIPE.replace("      save_path:", "      n_class: 19\n      save_path:"))
+    assert steps_run(succeed(RUN, recipe)) == ["shares"]
+    assert checkpoint.stat().st_mtime_ns == before
+
+    assert steps_run(succeed(f"{RUN} --only test_baseline", recipe)) == ["test_baseline"]
+
+
+def test_a_failing_step_ends_the_recipe(recipe):
+    (recipe / "tiny.yaml").write_text(RECIPE.replace("tgt_rootpath: dataset/", "tgt_rootpath: elsewhere/"))
+    done = start(RUN, recipe)
+    assert done.returncode not in (0, None) and "Traceback" not in done.stderr
+    assert "step baseline" in done.stderr.splitlines()[-1]
+    assert "elsewhere/cityscapes" in done.stderr
+    assert "shares" not in done.stdout
+
+
+def test_a_seed_of_its_own(recipe):
+    shutil.rmtree(recipe / "runs", ignore_errors=True)
+    output = succeed(f"{RUN} --dry_run --seed 8 --set bs=3", recipe)
+    assert output.count("--seed 8") == 3 and output.count("--bs 3") == 3
+    assert "runs/seed8/logs" in output and not (recipe / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["steps: 3", "folder: x\nsteps:\n  - {name: a, script: train, options: {lrr: 1}}"])
+def test_a_broken_recipe_is_refused(tmp_path, text):
+    (tmp_path / "tiny.yaml").write_text(text)
+    line = refused(RUN, tmp_path)
+    assert "tiny.yaml" in line

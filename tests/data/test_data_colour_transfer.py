@@ -1,0 +1,90 @@
+"""Colour transfer against the formula computed with skimage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from skimage import color
+
+from data.colour_transfer import colour_statistics, lab_to_rgb, rgb_to_lab, transfer_colours
+
+
+def image(seed: int, low: int = 0, high: int = 256) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, high, (24, 31, 3), dtype=np.uint8)
+
+
+def smooth(seed: int) -> np.ndarray:
+    """Few levels near each other, as in a dark photograph."""
+    rng = np.random.default_rng(seed)
+    base = np.linspace(10, 90, 24 * 31).reshape(24, 31, 1) * np.array([1.0, 0.8, 0.5])
+    return (base + rng.normal(0, 4, (24, 31, 3))).clip(0, 255).astype(np.uint8)
+
+
+def skimage_transfer(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    ours, theirs = color.rgb2lab(source), color.rgb2lab(target)
+    for channel in range(3):
+        x = ours[..., channel]
+        x = (x - x.mean()) / x.std(ddof=0)
+        ours[..., channel] = x * theirs[..., channel].std(ddof=0) + theirs[..., channel].mean()
+    import warnings
+
+    with warnings.catch_warnings():  # skimage tells of negative Z values that it clips
+        warnings.simplefilter("ignore")
+        rgb = color.lab2rgb(ours)
+    return (rgb.clip(0, 1) * 255).astype(np.uint8)
+
+
+def test_lab_is_that_of_skimage():
+    every_level = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 40)], -1).astype(np.uint8)[None]
+    for picture in (image(0), smooth(1), every_level):
+        np.testing.assert_allclose(rgb_to_lab(picture), color.rgb2lab(picture), atol=1e-4)
+
+
+def test_known_colours():
+    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], dtype=np.uint8)
+    black, white, red = rgb_to_lab(colours)[0]
+    np.testing.assert_allclose(black, [0, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(white, [100, 0, 0], atol=1e-2)
+    np.testing.assert_allclose(red, [53.24, 80.09, 67.20], atol=2e-2)
+
+
+def test_there_and_back_is_the_identity():
+    np.testing.assert_allclose(lab_to_rgb(rgb_to_lab(image(2))) * 255, image(2), atol=0.02)
+
+
+def test_statistics_are_of_the_population():
+    """Half black, half white: L is 0 or 100, its population deviation 50, whatever the number of pixels."""
+    halves = np.zeros((1, 2, 3), dtype=np.uint8)
+    halves[0, 1] = 255
+    mean, std = colour_statistics(halves)
+    assert mean[0] == pytest.approx(50, abs=1e-3)
+    assert std[0] == pytest.approx(50, abs=1e-3)
+    mean, std = colour_statistics(image(3))
+    lab = color.rgb2lab(image(3))
+    np.testing.assert_allclose(mean, lab.mean(axis=(0, 1)), atol=1e-4)
+    np.testing.assert_allclose(std, lab.std(axis=(0, 1), ddof=0), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(image(0), smooth(1)), (smooth(1), image(0)), (smooth(2), image(4, 100, 180))]
+)
+def test_transfer_agrees_with_skimage_to_a_grey_level(source, target):
+    ours = transfer_colours(source, *colour_statistics(target))
+    assert ours.dtype == np.uint8 and ours.shape == source.shape
+    difference = np.abs(ours.astype(int) - skimage_transfer(source, target).astype(int))
+    assert difference.max() <= 1
+    assert np.abs(ours.astype(int) - source.astype(int)).max() > 10  # it does something
+
+
+def test_transfer_reaches_the_targets_statistics():
+    target = image(4, 100, 140)
+    mean, std = colour_statistics(transfer_colours(smooth(2), *colour_statistics(target)))
+    expected_mean, expected_std = colour_statistics(target)
+    np.testing.assert_allclose(mean, expected_mean, atol=1.0)  # truncation darkens by half a level
+    np.testing.assert_allclose(std, expected_std, atol=1.0)
+
+
+def test_an_image_of_one_colour_stays_one_colour():
+    flat = np.full((4, 5, 3), 90, dtype=np.uint8)
+    moved = transfer_colours(flat, *colour_statistics(image(5)))
+    assert len(np.unique(moved.reshape(-1, 3), axis=0)) == 1

@@ -1,0 +1,88 @@
+"""Label ids, train ids, names and colours as the data sets define them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data.labels import class_names, encode, id_table, palette, supported_class_counts, thirteen_of_sixteen
+
+IGNORE = 250
+CITYSCAPES = {
+    19: [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33],
+    16: [7, 8, 11, 12, 13, 17, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33],
+    13: [7, 8, 11, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33],
+}
+SYNTHIA = {
+    19: [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11],
+    16: [3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11],
+    13: [3, 4, 2, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11],
+}
+IDS = {"cityscapes": CITYSCAPES, "synthia": SYNTHIA}
+EXISTING = {"cityscapes": range(34), "synthia": range(23)}
+CLASSES_19 = (
+    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train "
+    "motorcycle bicycle"
+)
+CLASSES_16 = (
+    "road sidewalk building wall fence pole light sign vegetation sky person rider car bus motorcycle bicycle"
+)
+CLASSES_13 = "road sidewalk building light sign vegetation sky person rider car bus motorcycle bicycle"
+
+
+@pytest.mark.parametrize("n_class", [19, 16, 13])
+@pytest.mark.parametrize("scheme", ["cityscapes", "synthia"])
+def test_every_existing_id_becomes_its_train_id_or_void(scheme, n_class):
+    table = id_table(scheme, n_class)
+    for label_id in EXISTING[scheme]:
+        ids = IDS[scheme][n_class]
+        expected = ids.index(label_id) if label_id in ids else IGNORE
+        assert table[label_id] == expected, label_id
+
+
+@pytest.mark.parametrize("n_class", [19, 16, 13])
+@pytest.mark.parametrize("scheme", ["cityscapes", "synthia"])
+def test_encode_maps_a_whole_map(scheme, n_class):
+    ids = IDS[scheme][n_class]
+    label = np.array([ids, ids[::-1]], dtype=np.uint16)
+    encoded = encode(label, id_table(scheme, n_class), "x.png")
+    assert encoded.dtype == np.uint8
+    assert encoded.tolist() == [list(range(n_class)), list(range(n_class))[::-1]]
+
+
+@pytest.mark.parametrize(("scheme", "bad"), [("cityscapes", 77), ("synthia", 23), ("synthia", 128)])
+def test_ids_of_another_data_set_name_the_file(scheme, bad):
+    label = np.array([[3, bad]], dtype=np.uint8)
+    with pytest.raises(ValueError, match=rf"somewhere/b\.png.*{bad}"):
+        encode(label, id_table(scheme, 19), "somewhere/b.png")
+
+
+@pytest.mark.parametrize(("dtype", "bad"), [(np.uint16, 300), (np.uint16, 65535), (np.int32, -1)])
+def test_ids_beyond_a_byte_name_the_file(dtype, bad):
+    with pytest.raises(ValueError, match=rf"somewhere/c\.png.*{bad}"):
+        encode(np.array([[3, bad]], dtype=dtype), id_table("synthia", 19), "somewhere/c.png")
+
+
+def test_class_names_in_order():
+    assert class_names(19) == CLASSES_19.split()
+    assert class_names(16) == CLASSES_16.split()
+    assert class_names(13) == CLASSES_13.split()
+    assert supported_class_counts() == [13, 16, 19]
+
+
+def test_thirteen_of_sixteen_leaves_out_wall_fence_and_pole():
+    assert [class_names(16)[i] for i in thirteen_of_sixteen()] == class_names(13)
+
+
+def test_palette_is_that_of_cityscapes():
+    colours = dict(zip(class_names(19), map(tuple, palette(19).tolist()), strict=True))
+    assert colours["road"] == (128, 64, 128)
+    assert colours["sky"] == (70, 130, 180)  # not the released code's 0, 130, 180
+    assert colours["car"] == (0, 0, 142)
+    assert colours["person"] == (220, 20, 60)
+    assert colours["vegetation"] == (107, 142, 35)
+    assert colours["bicycle"] == (119, 11, 32)
+    assert len(set(colours.values())) == 19
+    for n_class in (16, 13):
+        expected = [colours[name] for name in class_names(n_class)]
+        assert [tuple(colour) for colour in palette(n_class).tolist()] == expected

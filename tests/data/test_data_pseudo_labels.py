@@ -1,0 +1,153 @@
+"""Pseudo labels written and read again, and what is said about broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+
+K, H, W = 4, 6, 8
+IGNORE = 250
+COLOURS = np.array([[1, 2, 3], [40, 50, 60], [0, 255, 0], [9, 9, 9]], dtype=np.uint8)
+
+
+def label() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, K, (H, W)).astype(np.uint8)
+
+
+def confidence() -> np.ndarray:
+    """Halves and quarters, which float16 holds exactly."""
+    return np.random.default_rng(1).choice(np.array([0.25, 0.5, 0.75, 1.0], dtype=np.float32), (H, W))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_hard(tmp_path / "lp", "a_leftImg8bit", label(), confidence(), COLOURS)
+    return tmp_path / "lp"
+
+
+def test_soft_round_trip(tmp_path):
+    probs = np.random.default_rng(2).dirichlet(np.ones(K), (3, 5)).transpose(2, 0, 1)
+    write_soft(tmp_path, "x.y_leftImg8bit", probs)
+    file = np.load(tmp_path / "x.y_leftImg8bit.npy")
+    assert file.dtype == np.float32 and file.shape == (K, 3, 5)
+    read = PseudoLabels(tmp_path, K).soft("x.y_leftImg8bit")
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, probs, rtol=1e-6)
+
+
+def test_hard_files_have_the_released_form(folder):
+    with Image.open(folder / "a_leftImg8bit.png") as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), label())
+    stored = np.load(folder / "a_leftImg8bit_conf.npy")
+    assert stored.dtype == np.float16
+    np.testing.assert_array_equal(stored, confidence().astype(np.float16))
+    with Image.open(folder / "a_leftImg8bit_color.png") as image:
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), COLOURS[label()])
+
+
+def test_hard_round_trip_without_threshold_needs_no_confidence(folder):
+    (folder / "a_leftImg8bit_conf.npy").unlink()
+    read = PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, label())
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
+def test_labels_of_at_most_the_threshold_become_void(folder, threshold):
+    read = PseudoLabels(folder, K, threshold).hard("a_leftImg8bit", (W, H))
+    expected = label()
+    expected[confidence() <= threshold] = IGNORE
+    assert (expected == IGNORE).any() and (expected != IGNORE).any()
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_threshold_is_applied_before_resizing(folder):
+    read = PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (2 * W, 2 * H))
+    expected = label()
+    expected[confidence() <= 0.5] = IGNORE
+    np.testing.assert_array_equal(read, expected.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_void_in_the_file_stays_void(tmp_path):
+    void = label()
+    void[0] = IGNORE
+    write_hard(tmp_path, "v", void, confidence(), COLOURS)
+    np.testing.assert_array_equal(PseudoLabels(tmp_path, K).hard("v", (W, H)), void)
+
+
+def test_labels_of_more_classes_name_file_and_option(folder):
+    with pytest.raises(ValueError, match="--n_class") as raised:
+        PseudoLabels(folder, 3).hard("a_leftImg8bit", (W, H))
+    assert str(folder / "a_leftImg8bit.png") in str(raised.value)
+
+
+def test_soft_labels_of_other_classes_name_file_and_option(tmp_path):
+    write_soft(tmp_path, "s", np.ones((19, 2, 2)) / 19)
+    with pytest.raises(ValueError, match="--n_class") as raised:
+        PseudoLabels(tmp_path, 16).soft("s")
+    assert str(tmp_path / "s.npy") in str(raised.value)
+
+
+def test_broken_files_are_named(folder):
+    (folder / "a_leftImg8bit_conf.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (W, H))
+    assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)
+    path = folder / "a_leftImg8bit.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+    assert str(path) in str(raised.value)
+    (folder / "s.npy").write_bytes(b"")
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(folder, K).soft("s")
+    assert str(folder / "s.npy") in str(raised.value)
+
+
+def test_a_pickled_array_is_refused(tmp_path):
+    np.save(tmp_path / "s.npy", np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(tmp_path, K).soft("s")
+    assert str(tmp_path / "s.npy") in str(raised.value)
+
+
+def test_confidence_of_another_size_is_named(folder):
+    np.save(folder / "a_leftImg8bit_conf.npy", np.ones((2, 2), dtype=np.float16))
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (W, H))
+    assert "a_leftImg8bit_conf.npy" in str(raised.value)
+
+
+def test_colour_picture_as_label_is_refused(folder):
+    (folder / "a_leftImg8bit_color.png").rename(folder / "a_leftImg8bit.png")
+    with pytest.raises(ValueError) as raised:
+        PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+    assert str(folder / "a_leftImg8bit.png") in str(raised.value)
+
+
+def test_missing_folder_is_named_with_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make them so") as raised:
+        PseudoLabels(tmp_path / "none", K).require(["a"], ".png", "make them so")
+    assert str(tmp_path / "none") in str(raised.value)
+
+
+def test_missing_files_are_counted_and_named(folder):
+    labels = PseudoLabels(folder, K)
+    labels.require(["a_leftImg8bit"], ".png", "make them so")
+    with pytest.raises(FileNotFoundError, match=r"2 of 3.*make them so") as raised:
+        labels.require(["a_leftImg8bit", "b", "c"], ".png", "make them so")
+    assert str(folder / "b.png") in str(raised.value)
+
+
+def test_confidences_are_required_with_a_threshold_only(folder):
+    (folder / "a_leftImg8bit_conf.npy").unlink()
+    PseudoLabels(folder, K).require(["a_leftImg8bit"], ".png", "make")
+    with pytest.raises(FileNotFoundError) as raised:
+        PseudoLabels(folder, K, 0.5).require(["a_leftImg8bit"], ".png", "make")
+    assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)

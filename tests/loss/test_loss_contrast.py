@@ -1,0 +1,119 @@
+"""Contrast of anchors with a labelled queue against a plain loop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loss import queue_contrast
+
+TAU = 0.08
+
+
+def case(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Seven anchors, eleven queue rows, labels 0..2 and void; anchor 0 has a label that no row has."""
+    rng = np.random.default_rng(seed)
+    anchors, queue = rng.normal(size=(7, 6)), rng.normal(size=(11, 6))
+    anchor_labels = np.array([7, 0, 1, 2, 250, 1, 0])
+    queue_labels = np.array([0, 1, 2, 250, 0, 1, 2, 250, 0, 1, 1])
+    queue = queue / np.linalg.norm(queue, axis=1, keepdims=True)
+    return tuple(torch.from_numpy(x) for x in (anchors, anchor_labels, queue, queue_labels))
+
+
+def loop_contrast(anchors, anchor_labels, queue, queue_labels) -> float:
+    """−mean over anchors of Σ_pos [l − ln(e^l + Σ_neg e^l)] / (n_pos + 1e-5)."""
+    anchors, queue = anchors.numpy(), queue.numpy()
+    total = 0.0
+    for a in range(len(anchors)):
+        direction = anchors[a] / math.sqrt(sum(v * v for v in anchors[a]))
+        logits = [float(direction @ queue[n]) / TAU for n in range(len(queue))]
+        top = max(logits)
+        logits = [value - top for value in logits]
+        same = [int(label) == int(anchor_labels[a]) for label in queue_labels]
+        negatives = sum(math.exp(v) for v, positive in zip(logits, same, strict=True) if not positive)
+        terms = [v - math.log(math.exp(v) + negatives) for v, s in zip(logits, same, strict=True) if s]
+        total += sum(terms) / (len(terms) + 1e-5)
+    return -total / len(anchors)
+
+
+def test_equals_the_plain_loop():
+    arguments = case()
+    assert float(queue_contrast(*arguments, TAU)) == pytest.approx(loop_contrast(*arguments), rel=1e-6)
+
+
+def test_default_temperature_is_the_papers():
+    assert float(queue_contrast(*case())) == float(queue_contrast(*case(), 0.08))
+
+
+def test_an_anchor_without_positives_adds_nothing_and_counts():
+    anchors, labels, queue, queue_labels = case()
+    with_it = float(queue_contrast(anchors, labels, queue, queue_labels, TAU))
+    without = float(queue_contrast(anchors[1:], labels[1:], queue, queue_labels, TAU))
+    assert with_it == pytest.approx(without * 6 / 7, rel=1e-12)
+    nobody = torch.full_like(labels, 77)
+    assert float(queue_contrast(anchors, nobody, queue, queue_labels, TAU)) == 0.0
+
+
+def test_void_equals_void():
+    anchors, _, queue, queue_labels = case()
+    void = torch.full((7,), 250)
+    as_class = queue_contrast(anchors, torch.full((7,), 5), queue, torch.where(queue_labels == 250, 5, 9))
+    value = queue_contrast(anchors, void, queue, torch.where(queue_labels == 250, 250, 9))
+    assert float(value) == float(as_class) > 0
+
+
+def test_labels_of_floats_are_compared_by_value():
+    anchors, labels, queue, queue_labels = case()
+    ints = queue_contrast(anchors, labels, queue, queue_labels, TAU)
+    assert float(queue_contrast(anchors, labels, queue, queue_labels.float(), TAU)) == float(ints)
+
+
+def test_known_answer_of_one_positive_and_one_orthogonal_negative():
+    """l = 1/τ and 0: the loss is ln(1 + e^(−1/τ)), but for the 1e-5."""
+    queue = torch.eye(2, dtype=torch.float64)
+    value = queue_contrast(queue[:1] * 3, torch.tensor([4]), queue, torch.tensor([4, 5]), 0.5)
+    assert float(value) == pytest.approx(math.log(1 + math.exp(-2)) / (1 + 1e-5), rel=1e-6)
+
+
+def test_permuted_queue_and_anchors_change_nothing():
+    anchors, labels, queue, queue_labels = case()
+    value = float(queue_contrast(anchors, labels, queue, queue_labels, TAU))
+    rows = torch.randperm(11, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(7, generator=torch.Generator().manual_seed(2))
+    moved = queue_contrast(anchors[order], labels[order], queue[rows], queue_labels[rows], TAU)
+    assert float(moved) == pytest.approx(value, rel=1e-12)
+
+
+def test_gradients_go_to_the_anchors_only():
+    anchors, labels, queue, queue_labels = case()
+    anchors.requires_grad_()
+    queue.requires_grad_()
+    queue_contrast(anchors, labels, queue, queue_labels, TAU).backward()
+    assert queue.grad is None
+    assert not anchors.grad[0].any()  # no positives
+    assert anchors.grad[1:].any(dim=1).all()
+
+
+@pytest.mark.parametrize("temperature", [0.08, 0.005])
+def test_far_apart_rows_stay_finite_in_float32(temperature):
+    """The logits span up to 2/τ: e^l of a positive far below the maximum vanishes in float32."""
+    anchor = torch.tensor([[1.0, 0.0]])
+    queue = F.normalize(torch.tensor([[1.0, 0.1], [-1.0, 0.1]]), dim=1)
+    anchor.requires_grad_()
+    value = queue_contrast(anchor, torch.tensor([3]), queue, torch.tensor([9, 3]), temperature)
+    value.backward()
+    expected = float((queue[0, 0] - queue[1, 0]) / temperature)  # ln(e^l + 1) − l with l far below 0
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-4)
+    assert torch.isfinite(anchor.grad).all()
+
+
+def test_only_positives_far_apart_stay_finite():
+    """Without negatives every term is l − ln e^l = 0, also where e^l underflows."""
+    queue = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    value = queue_contrast(queue[:1], torch.tensor([3]), queue, torch.tensor([3, 3]), 0.01)
+    assert float(value) == pytest.approx(0.0, abs=1e-6)

@@ -1,0 +1,214 @@
+"""Self-labeling with its queues against a plain form that shifts arrays and looks at their last row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loss import RingQueue, SelfLabeling
+
+B, P, D, K = 3, 4, 6, 5
+TAU, EPSILON, ITERATIONS = 0.08, 0.05, 3
+PRIOR = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def plain_sinkhorn(scores: np.ndarray) -> np.ndarray:
+    q = np.exp(scores / EPSILON).T
+    q = q / q.sum()
+    for _ in range(ITERATIONS):
+        q = q / q.sum(axis=1, keepdims=True) * PRIOR[:, None]
+        q = q / q.sum(axis=0, keepdims=True) / len(scores)
+    return (q * len(scores)).T
+
+
+class PlainSelfLabeling:
+    """Queues start as zeros, the newest rows at the front; a queue is full when its last row is not zero."""
+
+    def __init__(self, length: int, raw: bool):
+        self.features, self.labels = np.zeros((length, D)), np.zeros(length)
+        self.predictions, self.raw = np.zeros((length, K)), raw
+
+    @staticmethod
+    def pushed(queue: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return np.concatenate([new, queue])[: len(queue)]
+
+    def __call__(self, feats, logits, labels, prototypes) -> tuple[float, bool]:
+        found_full, first, second = False, [], []
+        for image in range(len(feats)):
+            pixels, predicted = unit(feats[image]), unit(logits[image])
+            scores = pixels @ unit(prototypes).T
+            rows = scores
+            if (self.features[-1] != 0).any():
+                found_full = True
+                queue_centres = prototypes if self.raw else unit(prototypes)
+                rows = np.concatenate([self.features @ queue_centres.T, scores])
+            q1 = plain_sinkhorn(rows)[-len(pixels) :]
+            self.features = self.pushed(self.features, pixels)
+            self.labels = self.pushed(self.labels, labels[image])
+
+            rows = predicted
+            if (self.predictions[-1] != 0).any():
+                rows = np.concatenate([self.predictions, predicted])
+            q2 = plain_sinkhorn(rows)[-len(pixels) :]
+            self.predictions = self.pushed(self.predictions, predicted)
+
+            exp = np.exp(scores / TAU)
+            log_probs = np.log(exp / exp.sum(axis=1, keepdims=True))
+            first.append(-(q1 * log_probs).sum(axis=1).mean())
+            second.append(-(q2 * log_probs).sum(axis=1).mean())
+        return float(np.mean(first) + np.mean(second)), found_full
+
+
+def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(B, P, D)), rng.normal(size=(B, P, K)), rng.integers(0, K, (B, P)).astype(float)
+
+
+def prototypes() -> np.ndarray:
+    """Not of unit length, so that raw and normalised scores differ, but near it, as drift would leave them."""
+    rng = np.random.default_rng(99)
+    return unit(rng.normal(size=(K, D))) * rng.uniform(0.5, 1.4, (K, 1))
+
+
+def module(length: int, raw: bool = True) -> SelfLabeling:
+    built = SelfLabeling(torch.from_numpy(PRIOR), D, length, TAU, EPSILON, ITERATIONS, raw).double()
+    built.prior.copy_(torch.from_numpy(PRIOR))
+    return built
+
+
+# One batch brings 12 rows. 1000: never full. 24: full after two whole batches. 8: fills inside the first.
+# 10, 13: lengths that neither image nor batch divides. 4: one image fills it.
+@pytest.mark.parametrize("length", [1000, 24, 8, 10, 13, 4])
+@pytest.mark.parametrize("raw", [True, False])
+def test_three_batches_equal_the_plain_form(length, raw):
+    ours, plain = module(length, raw), PlainSelfLabeling(length, raw)
+    for step in range(3):
+        feats, logits, labels = draw(step)
+        value, found_full = ours(
+            torch.from_numpy(feats), torch.from_numpy(logits), torch.from_numpy(labels), tensor_prototypes()
+        )
+        expected, expected_full = plain(feats, logits, labels, prototypes())
+        assert float(value.detach()) == pytest.approx(expected, rel=1e-10)
+        assert found_full is expected_full
+        if expected_full:
+            np.testing.assert_allclose(ours.features.newest_first().numpy(), plain.features, atol=1e-12)
+            np.testing.assert_allclose(ours.labels.newest_first()[:, 0].numpy(), plain.labels)
+            np.testing.assert_allclose(ours.predictions.newest_first().numpy(), plain.predictions, atol=1e-12)
+
+
+def tensor_prototypes() -> Tensor:
+    return torch.from_numpy(prototypes()).requires_grad_()
+
+
+def arguments(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(torch.from_numpy(x) for x in draw(seed))
+
+
+def test_the_expected_batch_is_the_first_to_find_the_queue_full():
+    ours = module(2 * B * P)
+    found = [ours(*arguments(step), tensor_prototypes())[1] for step in range(4)]
+    assert found == [False, False, True, True]
+
+
+def test_a_queue_that_fills_inside_the_batch_is_seen_by_its_next_image():
+    assert module(P * (B - 1))(*arguments(), tensor_prototypes())[1] is True
+    assert module(P * B)(*arguments(), tensor_prototypes())[1] is False
+
+
+def test_raw_scores_differ_from_normalised_ones_only_when_the_queue_is_full():
+    arguments_ = (*arguments(), tensor_prototypes())
+    empty = [float(module(1000, raw)(*arguments_)[0].detach()) for raw in (True, False)]
+    full = [float(module(P, raw)(*arguments_)[0].detach()) for raw in (True, False)]
+    assert empty[0] == empty[1]
+    assert full[0] != pytest.approx(full[1], rel=1e-4)
+
+
+def test_gradients_reach_the_prototypes_only():
+    feats, logits, labels = arguments()
+    feats.requires_grad_()
+    logits.requires_grad_()
+    centres = tensor_prototypes()
+    ours = module(P)
+    ours(feats, logits, labels, centres)[0].backward()
+    assert feats.grad is None and logits.grad is None
+    assert centres.grad.abs().min() > 0
+    assert not any(buffer.requires_grad for buffer in ours.buffers())
+
+
+def test_the_gradient_is_that_of_a_constant_assignment():
+    """q carries no gradient: finite differences with q held fixed give the same slope."""
+    feats, logits, labels = arguments()
+    centres = tensor_prototypes()
+    module(1000)(feats, logits, labels, centres)[0].backward()
+    constant = [
+        plain_sinkhorn(unit(feats[i].numpy()) @ unit(prototypes()).T) + plain_sinkhorn(unit(logits[i].numpy()))
+        for i in range(B)
+    ]
+
+    def loss(at: np.ndarray) -> float:
+        total = 0.0
+        for i in range(B):
+            exp = np.exp(unit(feats[i].numpy()) @ unit(at).T / TAU)
+            total -= (constant[i] * np.log(exp / exp.sum(axis=1, keepdims=True))).sum(axis=1).mean() / B
+        return total
+
+    for k, d in ((0, 0), (2, 3), (4, 5)):
+        up, down = prototypes(), prototypes()
+        up[k, d] += 1e-6
+        down[k, d] -= 1e-6
+        assert float(centres.grad[k, d]) == pytest.approx((loss(up) - loss(down)) / 2e-6, rel=1e-5, abs=1e-7)
+
+
+def test_state_dict_restores_the_queues():
+    ours, other = module(10), module(10)
+    ours(*arguments(0), tensor_prototypes())
+    float(other(*arguments(5), tensor_prototypes())[0].detach())  # counters of its own, to be forgotten
+    other.load_state_dict(ours.state_dict())
+    mine, theirs = (float(m(*arguments(1), tensor_prototypes())[0].detach()) for m in (ours, other))
+    assert mine == theirs
+    assert torch.equal(ours.features.newest_first(), other.features.newest_first())
+
+
+@pytest.mark.parametrize("length", [4, 6, 7, 12, 13, 100])
+def test_ring_queue_equals_a_shifted_array(length):
+    """Also of lengths that no push divides, pushed in pieces of unequal size."""
+    rng = np.random.default_rng(length)
+    ring, shifted, seen = RingQueue(length, 2), np.zeros((length, 2)), 0
+    for count in (3, 1, 4, 4, 2, 3, 3, 4, 1, 4):
+        rows = rng.normal(size=(count, 2)).astype(np.float32)
+        assert ring.is_full == (seen >= length)
+        ring.enqueue_(torch.from_numpy(rows))
+        shifted, seen = np.concatenate([rows, shifted])[:length], seen + count
+        np.testing.assert_array_equal(ring.newest_first().numpy(), shifted)
+
+
+def test_ring_queue_filled_at_once_is_full_and_keeps_the_order():
+    ring, rows = RingQueue(5, 3), torch.arange(15.0).view(5, 3)
+    ring.enqueue_(-torch.ones(2, 3))
+    ring.fill_(rows)
+    assert ring.is_full
+    assert torch.equal(ring.newest_first(), rows)
+    ring.enqueue_(torch.zeros(2, 3))
+    assert torch.equal(ring.newest_first(), torch.cat([torch.zeros(2, 3), rows[:3]]))
+
+
+def test_ring_queue_refuses_more_rows_than_it_has():
+    with pytest.raises(ValueError, match=r"6 rows.*5.*--queue_length"):
+        RingQueue(5, 1).enqueue_(torch.zeros(6, 1))
+
+
+def test_queue_keeps_normalised_rows():
+    ours = module(B * P)
+    feats, logits, labels = arguments()
+    ours(feats, logits, labels, tensor_prototypes())
+    newest = ours.features.newest_first()[:P]
+    torch.testing.assert_close(newest, F.normalize(feats[-1], dim=1))
+    torch.testing.assert_close(ours.predictions.newest_first()[:P], F.normalize(logits[-1], dim=1))
+    assert torch.equal(ours.labels.newest_first()[:P, 0], labels[-1])

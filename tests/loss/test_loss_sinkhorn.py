@@ -1,0 +1,105 @@
+"""Assignments by Sinkhorn: rows sum to one, classes take the shares of the prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from loss import sinkhorn
+
+PRIOR = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+
+
+def random_scores(rows: int, scale: float = 0.3) -> Tensor:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, 4, generator=generator, dtype=torch.float64) * scale
+
+
+def loop_sinkhorn(scores: np.ndarray, prior: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """Q = exp(S/ε)ᵀ over its sum; rows to the prior, columns to 1/M, in turn; times M, transposed."""
+    pixels, classes = scores.shape
+    q = np.zeros((classes, pixels))
+    for k in range(classes):
+        for m in range(pixels):
+            q[k, m] = np.exp(scores[m, k] / epsilon)
+    q /= q.sum()
+    for _ in range(iterations):
+        for k in range(classes):
+            q[k] = q[k] / q[k].sum() * prior[k]
+        for m in range(pixels):
+            q[:, m] = q[:, m] / q[:, m].sum() / pixels
+    return (q * pixels).T
+
+
+@pytest.mark.parametrize(("rows", "epsilon", "iterations"), [(1, 0.05, 3), (7, 0.05, 3), (30, 0.2, 1)])
+def test_equals_the_plain_loop(rows, epsilon, iterations):
+    scores = random_scores(rows)
+    expected = loop_sinkhorn(scores.numpy(), PRIOR.numpy(), epsilon, iterations)
+    np.testing.assert_allclose(sinkhorn(scores, PRIOR, epsilon, iterations).numpy(), expected, rtol=1e-10)
+
+
+def test_defaults_are_the_papers():
+    scores = random_scores(20)
+    assert torch.equal(sinkhorn(scores, PRIOR), sinkhorn(scores, PRIOR, 0.05, 3))
+
+
+def test_rows_sum_to_one():
+    assignments = sinkhorn(random_scores(50), PRIOR)
+    torch.testing.assert_close(assignments.sum(dim=1), torch.ones(50, dtype=torch.float64))
+    assert (assignments >= 0).all()
+
+
+def test_class_shares_approach_the_prior():
+    scores = random_scores(400)
+    near = sinkhorn(scores, PRIOR, 0.5, 3).mean(dim=0)
+    torch.testing.assert_close(near, PRIOR, rtol=0.02, atol=0)
+    nearer = sinkhorn(scores, PRIOR, 0.5, 30).mean(dim=0)
+    torch.testing.assert_close(nearer, PRIOR, rtol=1e-6, atol=0)
+
+
+def test_equal_scores_give_the_prior():
+    assignments = sinkhorn(torch.zeros(6, 4, dtype=torch.float64), PRIOR)
+    torch.testing.assert_close(assignments, PRIOR.expand(6, -1))
+
+
+def test_opposite_pixels_get_opposite_classes():
+    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    assignments = sinkhorn(scores, torch.tensor([0.5, 0.5]), 0.05)
+    torch.testing.assert_close(assignments, torch.eye(2))
+
+
+def test_permuted_pixels_give_permuted_assignments():
+    scores, order = random_scores(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sinkhorn(scores[order], PRIOR), sinkhorn(scores, PRIOR)[order])
+
+
+def test_a_small_epsilon_does_not_overflow():
+    """exp(S/ε) of a cosine near 1 is e^100, beyond float32; of raw queue scores far beyond."""
+    scores = (random_scores(64) + torch.tensor([0.9, 0.0, 0.0, -0.9])).float()
+    for offset in (0.0, 5.0):
+        assignments = sinkhorn(scores + offset, PRIOR.float(), 0.01, 3)
+        assert torch.isfinite(assignments).all()
+        torch.testing.assert_close(assignments.sum(dim=1), torch.ones(64))
+    expected = loop_sinkhorn(scores.double().numpy(), PRIOR.numpy(), 0.01, 3)
+    np.testing.assert_allclose(assignments.numpy(), expected, atol=2e-4)
+
+
+def test_a_pixel_far_below_the_largest_score_keeps_a_row_that_sums_to_one():
+    """Raw queue scores spread widely: in float32 a whole row may vanish if only one maximum is taken off."""
+    scores = torch.tensor([[3.0, 2.0], [0.9, 0.5]])
+    assignments = sinkhorn(scores, torch.tensor([0.5, 0.5]), 0.01, 3)
+    torch.testing.assert_close(assignments.sum(dim=1), torch.ones(2))
+
+
+def test_no_gradient_flows():
+    scores = random_scores(5).requires_grad_()
+    assert not sinkhorn(scores, PRIOR).requires_grad
+
+
+def test_scores_are_not_changed():
+    scores = random_scores(5)
+    before = scores.clone()
+    sinkhorn(scores, PRIOR)
+    assert torch.equal(scores, before)
