@@ -15,6 +15,7 @@ import tqdm
 import yaml
 
 from data.labels import class_names
+from data.loaders import read
 from stages.build import build_stage, prepare_device, target_data, training_loaders
 from stages.predict import evaluate
 from utils.checkpoint import checkpoint_path, save_checkpoint
@@ -40,7 +41,7 @@ def main() -> None:
     total = o.train_iters
     if target is not None:
         total = min(total, o.epochs * target.batch_sampler.per_epoch)
-    sources, targets = iter(source), iter(target) if target is not None else None
+    sources, targets = read(source), read(target) if target is not None else None
     bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=None)
     data_seconds, lap = 0.0, time.perf_counter()
     for iteration in bar:

@@ -198,7 +198,37 @@ class EpochBatches(Sampler):
             epoch += 1
 
 
-def _collate(batch_type: type, samples: list[dict]) -> Batch:
+class _Guarded(Dataset):
+    """Hands on expected errors as values: raised in a loading process they would arrive as a traceback's text."""
+
+    def __init__(self, samples: Dataset):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.samples[key]
+        except (OSError, ValueError) as error:
+            return error
+
+
+def read(loader: DataLoader) -> Iterator[Any]:
+    """What a loader yields; an error met while loading is raised here, in the process that asked."""
+    for item in loader:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+def _first_error(samples: list) -> Exception | None:
+    return next((sample for sample in samples if isinstance(sample, Exception)), None)
+
+
+def _collate(batch_type: type, samples: list[dict]) -> Batch | Exception:
+    if error := _first_error(samples):
+        return error
     columns = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
@@ -220,7 +250,7 @@ def training_loader(
     source = isinstance(samples, SourceSamples)
     order = EpochBatches(len(samples), batch, seed, "source" if source else "target", shuffle, drop_last)
     return DataLoader(
-        samples,
+        _Guarded(samples),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=partial(_collate, SourceBatch if source else TargetBatch),
@@ -249,6 +279,6 @@ def _first(samples: list) -> Any:
 def inference_loader(data: DataSet, with_labels: bool, workers: int) -> DataLoader:
     """One whole image after the other."""
     return DataLoader(
-        WholeImages(data, with_labels), batch_size=1, num_workers=workers, collate_fn=_first,
+        _Guarded(WholeImages(data, with_labels)), batch_size=1, num_workers=workers, collate_fn=_first,
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip

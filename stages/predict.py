@@ -10,7 +10,7 @@ import tqdm
 from torch import Tensor, nn
 
 from data.dataset import DataSet
-from data.loaders import inference_loader
+from data.loaders import inference_loader, read
 from models import SegmentationOutput
 from stages.stage import resize_logits
 from utils.metrics import ConfusionMatrix
@@ -37,7 +37,8 @@ def predict(
     """The network's outputs on every image, in order, in eval mode. Progress goes to the terminal."""
     network.eval()
     loader = inference_loader(data, with_labels, workers)
-    for name, image, label in tqdm.tqdm(loader, desc=title, unit="img", leave=False, disable=None):
+    bar = tqdm.tqdm(read(loader), desc=title, total=len(data), unit="img", leave=False, disable=None)
+    for name, image, label in bar:
         image = image.to(device, non_blocking=True)[None].float() / 255
         yield Prediction(name, image, label, network(image))
 

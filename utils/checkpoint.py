@@ -37,6 +37,10 @@ def load_file(path: Path, remedy: str) -> object:
     """Open any file of tensors with `weights_only`. remedy: what to do if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {remedy}")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start not in (b"PK", b"\x80\x02"):  # torch's zip format and the one before it
+        raise ValueError(f"{path}: not a torch file; download or write it again")
     try:
         with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ import yaml
 from utils.quirks import Quirks
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
+_WEIGHTS = (
+    "adv S_pseudo S_pseudo_src rce_alpha rce_beta regular_w proto_consistW distillation SL_lambda contrast_lambda"
+).split()
 _COMPATIBLE = "accepted for compatibility, without effect"
 
 
@@ -321,6 +325,7 @@ def _first_problem(o: Options, script: str) -> str | None:
             "--device cuda: no GPU is visible; use --device cpu",
         ),
         (o.threads is not None and o.threads < 1, f"--threads {o.threads}: must be at least 1"),
+        (o.seed < 0, f"--seed {o.seed}: must be at least 0"),
         (o.num_workers < 0, f"--num_workers {o.num_workers}: must be at least 0"),
         (o.fbs > o.queue_length, f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"),
     ]
@@ -338,15 +343,15 @@ def _first_problem(o: Options, script: str) -> str | None:
     checks.append((o.max_images is not None and o.max_images < 1, "--max_images: must be at least 1"))
     checks.append((o.sinkhorn_iterations < 1, "--sinkhorn_iterations: must be at least 1"))
     for name in ("lr", "temperature", "epsilon"):
-        checks.append((not getattr(o, name) > 0, f"--{name} {getattr(o, name)}: must be above 0"))
+        checks.append((not 0 < getattr(o, name) < math.inf, f"--{name} {getattr(o, name)}: must be above 0"))
     for name in ("threshold", "train_thred"):
         value = getattr(o, name)
         checks.append((not 0 <= value < 1, f"--{name} {value}: must be in [0, 1)"))
     checks.append((not 0 <= o.hflip <= 1, f"--hflip {o.hflip}: must be in [0, 1]"))
     checks.append((not 0 <= o.jitter <= 1, f"--jitter {o.jitter}: must be in [0, 1]"))
-    for name in ("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w", "proto_consistW",
-                 "distillation", "SL_lambda", "contrast_lambda"):  # fmt: skip
-        checks.append((not getattr(o, name) >= 0, f"--{name} {getattr(o, name)}: must not be negative"))
+    for name in _WEIGHTS:
+        value = getattr(o, name)
+        checks.append((not 0 <= value < math.inf, f"--{name} {value}: must be a number of at least 0"))
     needs = script == "train" and o.stage == "stage1" and not (o.ema and o.proto_rectify)
     checks.append((needs, "--stage stage1 is defined with --ema and --proto_rectify; add both"))
     unequal = script == "train" and o.stage == "stage1" and o.bn_clr != o.ema_bn

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from models import deeplabv2
 
@@ -54,14 +55,19 @@ def refused(command: str, cwd: Path) -> str:
     return lines[0]
 
 
-def refused_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same line without a process of its own, which costs seconds, for what is refused before any work."""
+def run_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command in this process; cheap, for what needs no work."""
     _, script, *words = shlex.split(command)
     with monkeypatch.context() as patch:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", [script, *words])
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(PROJECT / script), run_name="__main__")
+        runpy.run_path(str(PROJECT / script), run_name="__main__")
+
+
+def refused_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The same line without a process of its own, for what is refused before any work."""
+    with pytest.raises(SystemExit) as end:
+        run_here(command, cwd, monkeypatch)
     assert isinstance(end.value.code, str), end.value.code  # the interpreter prints it and exits with 1
     assert "\n" not in end.value.code
     return end.value.code
@@ -96,6 +102,12 @@ def backbone_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 def load(path: Path) -> object:
     """A file of tensors."""
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def pixels(path: Path) -> np.ndarray:
+    """A picture as stored: (H, W) or (H, W, 3)."""
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def train_stems(dataset: Path, count: int | None = None) -> list[str]:

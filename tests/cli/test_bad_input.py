@@ -1,4 +1,4 @@
-"""What cannot work ends in one line that names the file or option and says what to do; nothing is a traceback."""
+"""What cannot work ends in one line that names the file or option and says what to do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cli_tools import (
     SMALL,
     TRAINING,
     checkpoint_name,
+    pixels,
     refused,
     refused_here,
     start,
@@ -101,7 +102,7 @@ def test_truncated_image_in_training(own_desk):
 
 def test_label_ids_that_do_not_exist(own_desk):
     path = first(own_desk, "cityscapes/gtFine/val/*/*.png")
-    ids = np.array(Image.open(path))
+    ids = pixels(path)
     ids[3, 4] = 77
     Image.fromarray(ids).save(path)
     line = refused(f"{TEST} {MODEL}", own_desk)
@@ -116,7 +117,9 @@ def test_synthia_label_of_8_bits(own_desk):
 
 
 def test_fewer_images_than_a_batch(desk, monkeypatch):
-    line = refused_here(f"{SOURCE_ONLY} --bs 4", desk, monkeypatch)  # of the 2 images that --max_images leaves
+    line = refused_here(
+        f"{SOURCE_ONLY} --bs 4", desk, monkeypatch
+    )  # of the 2 images that --max_images leaves
     assert "--bs" in line and "--no_droplast" in line
 
 
@@ -296,11 +299,32 @@ def test_impossible_option_ends_with_code_2(tmp_path, command, option):
         *("--bs 0", "--bs x", "--train_iters 0", "--epochs 0", "--val_interval 0", "--print_interval -1"),
         *("--rcrop 100,64", "--rcrop 64", "--rcrop 0,0", "--rcrop 64,-8", "--img_size 4,4", "--resize 0"),
         *("--threshold 1", "--threshold -0.1", "--threshold nan", "--train_thred 1.5", "--lr 0", "--lr -1"),
-        *("--lr nan", "--lr inf", "--temperature 0", "--epsilon 0", "--epsilon nan", "--sinkhorn_iterations 0"),
+        *(
+            "--lr nan",
+            "--lr inf",
+            "--temperature 0",
+            "--epsilon 0",
+            "--epsilon nan",
+            "--sinkhorn_iterations 0",
+        ),
         *("--fbs 0", "--fbs 128 --queue_length 64", "--queue_length 0", "--hflip 1.5", "--jitter -1"),
-        *("--num_workers -1", "--max_images 0", "--threads 0", "--n_class 20", "--gan wgan", "--bn group_norm"),
+        *(
+            "--num_workers -1",
+            "--max_images 0",
+            "--threads 0",
+            "--n_class 20",
+            "--gan wgan",
+            "--bn group_norm",
+        ),
         *("--src_dataset kitti", "--tgt_dataset gta5", "--student_init vgg", "--regular_type L2", "--adv -1"),
-        *("--quirks typo", "--quirks none,typo", "--name ../out", "--name /tmp", "--img_size wide", "--seed 1.5"),
+        *(
+            "--quirks typo",
+            "--quirks none,typo",
+            "--name ../out",
+            "--name /tmp",
+            "--img_size wide",
+            "--seed 1.5",
+        ),
         *("--seed -1", "--SL_lambda nan", "--contrast_lambda inf", "--proto_rectify --stage stage1"),
         *("--ema --stage stage1", "--ema --proto_rectify --bn_clr", "--ema --proto_rectify --ema_bn"),
     ],

@@ -21,8 +21,8 @@ SYNTHIA = {
 IDS = {"cityscapes": CITYSCAPES, "synthia": SYNTHIA}
 EXISTING = {"cityscapes": range(34), "synthia": range(23)}
 CLASSES_19 = (
-    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus train "
-    "motorcycle bicycle"
+    "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus "
+    "train motorcycle bicycle"
 )
 CLASSES_16 = (
     "road sidewalk building wall fence pole light sign vegetation sky person rider car bus motorcycle bicycle"

@@ -162,9 +162,7 @@ def test_a_target_sample_is_what_its_records_say(target, pseudo):
 
 def test_only_the_parts_asked_for_are_read(target, tmp_path):
     absent = PseudoLabels(tmp_path / "none", K)
-    loader = training_loader(
-        target_samples(target, absent, parts=frozenset({"weak"})), 2, 0, False, True, 0
-    )
+    loader = training_loader(target_samples(target, absent, parts=frozenset({"weak"})), 2, 0, False, True, 0)
     batch = next(iter(loader))
     assert batch.weak is not None
     for part in PARTS - {"weak"}:
@@ -201,7 +199,8 @@ def test_bytes_travel_and_floats_are_made_on_the_device(source, target, pseudo):
     moved = first.to(torch.device("cpu"))
     assert moved.image.dtype == torch.float32
     torch.testing.assert_close(moved.image, first.image / 255)
-    assert 0 <= float(moved.image.min()) and 0.5 < float(moved.image.max()) <= 1
+    assert float(moved.image.min()) >= 0
+    assert 0.5 < float(moved.image.max()) <= 1
     assert moved.label.dtype == torch.int64
     assert torch.equal(moved.label, first.label.long())
     assert moved.strong_records == first.strong_records
@@ -267,7 +266,7 @@ def test_no_shuffle_keeps_the_files_order():
 def test_too_few_images_for_a_batch_name_the_options():
     with pytest.raises(ValueError, match=r"2 source images.*4.*--bs.*--no_droplast"):
         EpochBatches(2, 4, 0, "source", True, True)
-    assert order(1, length=2, batch=4) == [[(0, i) for i in [k for _, k in order(1, length=2, batch=4)[0]]]]
+    assert sorted(order(1, length=2, batch=4)[0]) == [(0, 0), (0, 1)]
 
 
 def test_inference_reads_whole_images_in_order(target):

@@ -96,7 +96,7 @@ def test_signs_are_random(records, name):
 
 
 def test_cutout_boxes(records):
-    """Side 96 // 3 = 32; only the right and lower ends are cut, where the centre lies beyond the last place."""
+    """Side 96 // 3 = 32; boxes are cut short at the right and lower edge only."""
     boxes = np.array([r.cutout for r in records])
     x0, y0, x1, y1 = boxes.T
     assert (x0 >= 0).all() and (y0 >= 0).all() and (x1 <= 160).all() and (y1 <= 96).all()
@@ -132,9 +132,7 @@ def test_applying_draws_nothing(records):
 
 def test_the_empty_record_changes_nothing():
     np.testing.assert_array_equal(pixels(StrongRecord()), np.asarray(picture()))
-    np.testing.assert_array_equal(
-        pixels(StrongRecord(operations=(("Identity", 3),))), np.asarray(picture())
-    )
+    np.testing.assert_array_equal(pixels(StrongRecord(operations=(("Identity", 3),))), np.asarray(picture()))
 
 
 def test_the_image_given_is_not_changed():

@@ -72,7 +72,7 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def prototypes() -> np.ndarray:
-    """Not of unit length, so that raw and normalised scores differ, but near it, as drift would leave them."""
+    """Drifted off the unit sphere, so that raw and normalised scores differ."""
     rng = np.random.default_rng(99)
     return unit(rng.normal(size=(K, D))) * rng.uniform(0.5, 1.4, (K, 1))
 
@@ -148,7 +148,8 @@ def test_the_gradient_is_that_of_a_constant_assignment():
     centres = tensor_prototypes()
     module(1000)(feats, logits, labels, centres)[0].backward()
     constant = [
-        plain_sinkhorn(unit(feats[i].numpy()) @ unit(prototypes()).T) + plain_sinkhorn(unit(logits[i].numpy()))
+        plain_sinkhorn(unit(feats[i].numpy()) @ unit(prototypes()).T)
+        + plain_sinkhorn(unit(logits[i].numpy()))
         for i in range(B)
     ]
 

@@ -81,10 +81,10 @@ def test_bn_pretrain_acts_before_the_head_without_relu():
 
 def test_initialisation(mini):
     """Every convolution N(0, 0.01), norms 1 and 0, the bottleneck's bias 0, other biases not."""
-    weights = torch.cat([m.weight.flatten() for m in mini.modules() if isinstance(m, nn.Conv2d)])
+    weights = torch.cat([m.weight.detach().flatten() for m in mini.modules() if isinstance(m, nn.Conv2d)])
     assert float(weights.mean()) == pytest.approx(0, abs=1e-4)
     assert float(weights.std()) == pytest.approx(0.01, rel=0.02)
-    assert float(mini.layer5.head[1].weight.std()) == pytest.approx(0.01, rel=0.1)
+    assert float(mini.layer5.head[1].weight.detach().std()) == pytest.approx(0.01, rel=0.1)
     for module in mini.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             assert (module.weight == 1).all() and (module.bias == 0).all()
@@ -121,9 +121,7 @@ def test_frozen_norms_keep_their_statistics_and_get_no_gradient():
 
 def test_ema_copy_is_equal_separate_and_without_gradients(mini):
     teacher = ema_copy(mini)
-    for (name, mine), theirs in zip(
-        teacher.state_dict().items(), mini.state_dict().values(), strict=True
-    ):
+    for (name, mine), theirs in zip(teacher.state_dict().items(), mini.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs), name
         assert mine.data_ptr() != theirs.data_ptr() or mine.numel() == 0, name
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -168,7 +166,9 @@ def test_ema_update_reaches_networks_whose_norms_are_frozen(mini):
     assert (teacher.bn1.weight == 2.0).all()
 
 
-@pytest.mark.parametrize(("size", "scores"), [((64, 128), (4, 8)), ((65, 113), (5, 8)), ((512, 896), (32, 56))])
+@pytest.mark.parametrize(
+    ("size", "scores"), [((64, 128), (4, 8)), ((65, 113), (5, 8)), ((512, 896), (32, 56))]
+)
 def test_discriminator_scores_a_sixteenth_of_the_map(size, scores):
     with torch.inference_mode():
         out = FCDiscriminator(19, width=4)(torch.zeros(2, 19, *size))

@@ -75,7 +75,7 @@ def test_bn_pretrain_and_classes_at_once_are_still_refused():
 
 
 def torchvision_like() -> dict[str, Tensor]:
-    """A classifier's backbone by torchvision's names: without our head, with `fc`, old files without counters."""
+    """A classifier by torchvision's names: without our head, with `fc`, without counters as in old files."""
     given = {
         k: v
         for k, v in state().items()

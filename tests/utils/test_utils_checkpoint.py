@@ -1,0 +1,197 @@
+"""Checkpoints in the released layout, ours and theirs, whole and broken."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from utils.checkpoint import checkpoint_path, load_checkpoint, load_file, save_checkpoint, without_module
+
+
+def released(prefix: str = "") -> dict:
+    """As the released code writes it: numpy score, prototypes that require a gradient."""
+    state = {f"{prefix}conv1.weight": torch.arange(4.0), f"{prefix}bn1.num_batches_tracked": torch.tensor(3)}
+    return {
+        "ResNet101": {"model_state": state, "prototypes_ema": torch.ones(2, 3, requires_grad=True)},
+        "iter": 70000,
+        "best_iou": np.float64(0.5566),
+    }
+
+
+def saved(content: object, path: Path, **options) -> Path:
+    torch.save(content, path, **options)
+    return path
+
+
+def assert_released(content: dict) -> None:
+    assert content["iter"] == 70000
+    assert float(content["best_iou"]) == 0.5566
+    part = content["ResNet101"]
+    assert torch.equal(part["prototypes_ema"], torch.ones(2, 3))
+    assert part["model_state"].keys() == {"conv1.weight", "bn1.num_batches_tracked"}
+    assert torch.equal(part["model_state"]["conv1.weight"], torch.arange(4.0))
+    assert int(part["model_state"]["bn1.num_batches_tracked"]) == 3
+
+
+def test_name_of_the_file():
+    path = checkpoint_path(Path("logs/run"), "gta5", "cityscapes", "deeplabv2", "best")
+    assert path == Path("logs/run/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl")
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "new" / "folder" / "c.pkl"
+    content = released() | {"FCDiscriminator": {"model_state": {"w": torch.full((2,), 7.0)}}}
+    save_checkpoint(content, path)
+    assert list(path.parent.iterdir()) == [path]
+    read = load_checkpoint(path, "…")
+    assert_released(read)
+    assert torch.equal(read["FCDiscriminator"]["model_state"]["w"], torch.full((2,), 7.0))
+
+
+def test_saved_tensors_need_no_gradient_and_nested_values_survive(tmp_path):
+    content = released() | {"extra": {"list": [torch.ones(1, requires_grad=True), 3, "x"], "pair": (1, None)}}
+    save_checkpoint(content, tmp_path / "c.pkl")
+    read = load_checkpoint(tmp_path / "c.pkl", "…")
+    assert not read["ResNet101"]["prototypes_ema"].requires_grad
+    assert read["extra"]["list"][1:] == [3, "x"] and read["extra"]["pair"] == (1, None)
+    assert torch.equal(read["extra"]["list"][0], torch.ones(1))
+
+
+def test_what_we_save_opens_without_any_allow_list(tmp_path):
+    content = released() | {"best_iou": 0.5}
+    save_checkpoint(content, tmp_path / "c.pkl")
+    assert torch.load(tmp_path / "c.pkl", weights_only=True)["best_iou"] == 0.5
+
+
+def test_released_files_open(tmp_path):
+    path = saved(released(), tmp_path / "zip.pkl")
+    with pytest.raises(Exception, match="numpy"):
+        torch.load(path, weights_only=True)  # the reason for an allow-list
+    assert_released(load_checkpoint(path, "…"))
+    legacy = saved(released(), tmp_path / "legacy.pkl", _use_new_zipfile_serialization=False)
+    assert_released(load_checkpoint(legacy, "…"))
+
+
+def test_scores_under_numpys_old_module_name_open(tmp_path):
+    """Files written with numpy 1 say `numpy.core` where numpy 2 says `numpy._core`."""
+    new, old = saved(released(), tmp_path / "new.pkl"), tmp_path / "old.pkl"
+    with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content
+                content = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+            target.writestr(name, content)
+    assert_released(load_checkpoint(old, "…"))
+
+
+def test_prototypes_that_are_a_parameter_open(tmp_path):
+    content = released()
+    content["ResNet101"]["prototypes_ema"] = nn.Parameter(torch.ones(2, 3))
+    assert_released(load_checkpoint(saved(content, tmp_path / "c.pkl"), "…"))
+
+
+def test_the_prefix_of_data_parallel_is_taken_off(tmp_path):
+    assert_released(load_checkpoint(saved(released("module."), tmp_path / "c.pkl"), "…"))
+    assert list(without_module({"module.a": torch.ones(1), "b.module.c": torch.ones(1)})) == [
+        "a",
+        "b.module.c",
+    ]
+
+
+def test_state_tensors_need_no_gradient(tmp_path):
+    content = released()
+    content["ResNet101"]["model_state"]["conv1.weight"] = torch.arange(4.0, requires_grad=True)
+    read = load_checkpoint(saved(content, tmp_path / "c.pkl"), "…")
+    assert not read["ResNet101"]["model_state"]["conv1.weight"].requires_grad
+    assert_released(read)
+
+
+class Payload:
+    """Makes a folder when unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_payload_is_refused_and_not_run(tmp_path, zipped):
+    trap = tmp_path / "sprung"
+    content = released() | {"best_iou": Payload(trap)}
+    path = saved(content, tmp_path / "evil.pkl", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="refused") as raised:
+        load_checkpoint(path, "…")
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+    assert "mkdir" in str(raised.value)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)  # the trap works
+    assert trap.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("keep", [0, 1, 10, 18, 0.5, 0.95])
+def test_a_truncated_file_is_named(tmp_path, keep, zipped):
+    path = saved(released(), tmp_path / "c.pkl", _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if keep >= 1 or keep == 0 else int(keep * len(content))])
+    with pytest.raises(ValueError) as raised:
+        load_checkpoint(path, "…")
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_text_file_is_named(tmp_path):
+    path = tmp_path / "c.pkl"
+    path.write_text("<html>404: not found</html>\n" * 20)
+    with pytest.raises(ValueError) as raised:
+        load_checkpoint(path, "…")
+    assert str(path) in str(raised.value)
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match="train the warm-up first") as raised:
+        load_checkpoint(tmp_path / "none.pkl", "train the warm-up first")
+    assert str(tmp_path / "none.pkl") in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        torch.ones(2),
+        [1, 2],
+        {"state_dict": {}},
+        {},
+        {"ResNet101": {"weights": {}}},
+        {"ResNet101": torch.ones(1)},
+        {"ResNet101": {"model_state": {}}, "FCDiscriminator": {}},
+    ],
+    ids=["tensor", "list", "simclr", "empty", "no state", "no dict", "no discriminator state"],
+)
+def test_other_layouts_are_named(tmp_path, content):
+    path = saved(content, tmp_path / "c.pkl")
+    with pytest.raises(ValueError) as raised:
+        load_checkpoint(path, "…")
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_load_file_reads_a_plain_tensor(tmp_path):
+    path = saved(torch.arange(3.0), tmp_path / "prototypes")
+    read = load_file(path, "…")
+    assert isinstance(read, Tensor) and torch.equal(read, torch.arange(3.0))
+
+
+def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
+    path = tmp_path / "c.pkl"
+    save_checkpoint(released(), path)
+    with pytest.raises(Exception, match="pickle"):
+        save_checkpoint(released() | {"generator": (i for i in range(3))}, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert_released(load_checkpoint(path, "…"))

@@ -1,0 +1,131 @@
+"""Files appear whole or not at all; pictures of labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.files import load_array, replace_when_whole, save_array, save_image, save_json, save_text
+from utils.render import colourise, contact_sheet
+
+
+def write_half(path: Path) -> None:
+    with replace_when_whole(path) as file:
+        file.write(b"new")
+        raise KeyError("interrupted")
+
+
+def test_a_whole_file_appears_under_its_name(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    with replace_when_whole(path) as file:
+        file.write(b"con")
+        assert not path.exists()
+        file.write(b"tent")
+    assert path.read_bytes() == b"content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_inside_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError):
+        write_half(tmp_path / "file.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_inside_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyError):
+        write_half(path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), replace_when_whole(path) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    path = tmp_path / "file.bin"
+    with pytest.raises(OSError, match="disk full") as raised, replace_when_whole(path):
+        raise OSError(28, "No space left on device")
+    assert str(path) in str(raised.value) and "No space left" in str(raised.value)
+
+
+def test_a_target_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "x.npy").mkdir()
+    with pytest.raises(OSError) as raised:
+        save_array(np.ones(2), tmp_path / "x.npy")
+    assert str(tmp_path / "x.npy") in str(raised.value)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npy"]
+
+
+def test_arrays_keep_name_type_and_values(tmp_path):
+    array = np.arange(6, dtype=np.float16).reshape(2, 3)
+    save_array(array, tmp_path / "no_ending")
+    read = load_array(tmp_path / "no_ending")
+    assert read.dtype == np.float16
+    np.testing.assert_array_equal(read, array)
+
+
+def test_arrays_of_objects_are_neither_written_nor_read(tmp_path):
+    objects = np.array([{"a": 1}, None])
+    with pytest.raises(ValueError):
+        save_array(objects, tmp_path / "o.npy")
+    assert list(tmp_path.iterdir()) == []
+    np.save(tmp_path / "o.npy", objects, allow_pickle=True)
+    with pytest.raises(ValueError) as raised:
+        load_array(tmp_path / "o.npy")
+    assert str(tmp_path / "o.npy") in str(raised.value)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -3])
+def test_truncated_arrays_are_named(tmp_path, keep):
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(20.0))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError) as raised:
+        load_array(path)
+    assert str(path) in str(raised.value)
+
+
+def test_pictures_text_and_json(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    save_image(Image.fromarray(picture), tmp_path / "p.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), picture)
+    save_text("größer\n", tmp_path / "t.txt")
+    assert (tmp_path / "t.txt").read_text(encoding="utf-8") == "größer\n"
+    save_json({"a": [1, 2.5, None]}, tmp_path / "j.json")
+    assert json.loads((tmp_path / "j.json").read_text()) == {"a": [1, 2.5, None]}
+
+
+def test_colours_of_classes_and_black_for_the_rest():
+    colours = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
+    picture = colourise(np.array([[0, 1], [250, 2]], dtype=np.uint8), colours)
+    assert picture.tolist() == [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [0, 0, 0]]]
+    assert picture.dtype == np.uint8
+
+
+def test_a_contact_sheet_shows_every_panel_once():
+    shades = [[40, 80, 120], [160, 200, 240]]
+    rows = [[np.full((8, 16, 3), s, dtype=np.uint8) for s in row] for row in shades]
+    sheet = contact_sheet(["a", "b", "c"], rows, width=32)
+    pixels = np.asarray(sheet)
+    for shade in (s for row in shades for s in row):
+        mask = (pixels == shade).all(axis=2)
+        ys, xs = np.nonzero(mask)
+        panel = mask[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+        if panel.all():
+            assert panel.shape == (16, 32)
+    centres = [[np.argwhere((pixels == s).all(axis=2)).mean(axis=0) for s in row] for row in shades]
+    assert centres[0][0][1] < centres[0][1][1] < centres[0][2][1]
+    assert centres[0][0][0] < centres[1][0][0]

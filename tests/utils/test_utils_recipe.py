@@ -1,0 +1,166 @@
+"""Recipes: commands of an experiment read from YAML."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from utils.options import parse
+from utils.recipe import Done, Recipe, read_recipe
+
+TEXT = """
+title: small
+folder: "{tmp}/seed{{seed}}"
+options:
+  seed: 3
+  n_class: 16
+  src_dataset: synthia
+  log_dir: "{{folder}}/logs"
+  lr: 1.0e-3
+steps:
+  - name: data
+    module: data.mini
+    words: ["{{folder}}/data", --seed, "{{seed}}", --source, 8]
+  - name: first
+    script: train
+    options: {{name: one, stage: warm_up, lr: 2.5e-3, no_resume: true, finetune: false}}
+    test: current
+  - name: labels
+    script: generate_pseudo_label
+    options: {{soft: true, name: with space, save_path: "{{folder}}/Pseudo"}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(TEXT.format(tmp=tmp_path / "runs"))
+    return path
+
+
+def steps(recipe: Recipe) -> dict:
+    return {step.name: step for step in recipe.steps}
+
+
+def test_steps_in_order_with_a_test_after_the_training(path):
+    recipe = read_recipe(path, None, {})
+    assert [step.name for step in recipe.steps] == ["data", "first", "test_first", "labels"]
+    assert recipe.title == "small" and recipe.n_class == 16
+    assert [step.name for step in recipe.trainings] == ["first"]
+
+
+def test_names_in_braces_are_filled_in(path, tmp_path):
+    recipe = read_recipe(path, None, {})
+    folder = tmp_path / "runs" / "seed3"
+    assert recipe.folder == folder
+    words = ("python", "-m", "data.mini", f"{folder}/data", "--seed", "3", "--source", "8")
+    assert steps(recipe)["data"].words == words
+    assert recipe.result_path("first").is_relative_to(folder)
+    assert recipe.prediction_folder("first").is_relative_to(folder)
+
+
+def test_commands_parse_into_the_recipes_options(path, tmp_path):
+    found = steps(read_recipe(path, None, {}))
+    words = list(found["first"].words)
+    assert words[:2] == ["python", "train.py"]
+    options = parse("train", "", words[2:])
+    assert (options.name, options.stage, options.lr, options.n_class) == ("one", "warm_up", 2.5e-3, 16)
+    assert options.no_resume and not options.finetune
+    assert options.log_dir == tmp_path / "runs/seed3/logs"
+    assert parse("pseudo_label", "", list(found["labels"].words)[2:]).name == "with space"
+    assert shlex.split(found["labels"].shell()) == list(found["labels"].words)
+
+
+def test_the_test_step_scores_the_trainings_checkpoint(path, tmp_path):
+    recipe = read_recipe(path, None, {})
+    options = parse("test", "", list(steps(recipe)["test_first"].words)[2:])
+    logs = tmp_path / "runs/seed3/logs/one"
+    assert options.resume_path == logs / "from_synthia_to_cityscapes_on_deeplabv2_current_model.pkl"
+    assert options.result == recipe.result_path("first")
+    assert options.save_pred == recipe.prediction_folder("first")
+    assert options.lr == 1e-3  # the training's own options are not the test's
+
+
+def test_seed_and_overrides_win(path, tmp_path):
+    recipe = read_recipe(path, 7, {"lr": 0.5, "num_workers": 0})
+    assert recipe.folder == tmp_path / "runs" / "seed7"
+    options = parse("train", "", list(steps(recipe)["first"].words)[2:])
+    assert (options.seed, options.lr, options.num_workers) == (7, 0.5, 0)
+    assert "7" in steps(recipe)["data"].words
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("lr: 2.5e-3", "learning_rate: 2.5e-3", "learning_rate"),
+        ("script: train", "script: trian", "trian"),
+        ("  - name: data\n", "  - nme: data\n", "name"),
+        ("folder: ", "fodler: ", "folder"),
+        ("no_resume: true", "no_resume: 3", "no_resume"),
+        ("{folder}/Pseudo", "{fodler}/Pseudo", "fodler"),
+        ("{folder}/logs", "{fodler}/logs", "fodler"),
+        ("{tmp}", "{fodler}", "fodler"),
+    ],
+)
+def test_a_misspelt_recipe_names_file_and_word(path, tmp_path, old, new, word):
+    text = path.read_text()
+    if old == "{tmp}":
+        old = str(tmp_path / "runs")
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=word) as raised:
+        read_recipe(path, None, {})
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a\n",
+        "a: [1\n",
+        "folder: x\nsteps: 3\n",
+        "folder: x\nsteps: [train]\n",
+        "folder: 3\nsteps: []\n",
+        "folder: x\noptions: [a]\nsteps: []\n",
+    ],
+)
+def test_other_files_are_named(path, text):
+    path.write_text(text)
+    with pytest.raises(ValueError) as raised:
+        read_recipe(path, None, {})
+    assert str(path) in str(raised.value)
+
+
+def test_empty_options_are_no_options(path):
+    path.write_text("folder: x\noptions:\nsteps:\n  - {name: a, script: test}\n")
+    assert [step.words for step in read_recipe(path, None, {}).steps] == [("python", "test.py")]
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    with pytest.raises(ValueError) as raised:
+        read_recipe(tmp_path / "none.yaml", None, {})
+    assert str(tmp_path / "none.yaml") in str(raised.value)
+
+
+def test_recipes_of_the_project_can_be_read():
+    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+        recipe = read_recipe(path, 1, {})
+        assert recipe.steps
+        assert len({step.name for step in recipe.steps}) == len(recipe.steps)
+
+
+def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path):
+    data, first, *_ = read_recipe(path, None, {}).steps
+    done = Done(tmp_path / "state")
+    assert not done.holds(data, None)
+    done.write(data, None, 10.0, 20.0)
+    done.write(first, data, 20.0, 50.0)
+    assert done.holds(data, None) and done.holds(first, data)
+    assert done.read(first)["seconds"] == 30.0
+    other = read_recipe(path, None, {"lr": 0.5}).steps[1]
+    assert not done.holds(other, data)  # another command
+    done.write(data, None, 60.0, 70.0)
+    assert done.holds(data, None) and not done.holds(first, data)  # what came before was done again
