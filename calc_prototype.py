@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.dataset import DataSet
-from stages.build import prepare_device, load_for_inference, source_data, target_data
+from stages.build import load_for_inference, prepare_device, source_data, target_data
 from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole

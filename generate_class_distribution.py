@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.labels import class_names
-from stages.build import prepare_device, load_for_inference, target_data
+from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
 from utils.options import parse, run_script

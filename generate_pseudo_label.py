@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.labels import palette
 from data.pseudo_labels import write_hard, write_soft
-from stages.build import prepare_device, load_for_inference, target_data
+from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import Prediction, predict
 from stages.stage import resize_logits
 from utils.options import parse, run_script

@@ -1,6 +1,6 @@
 """Run a recipe of configs/ step after step; what is done is skipped; ends in a table and pictures.
 
-    python reproduce.py --config configs/gta5_to_cityscapes.yaml --dry_run
+python reproduce.py --config configs/gta5_to_cityscapes.yaml --dry_run
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
         started = time.time()
         code = _execute(step)
         if code:
-            sys.exit(f"error: step {step.name} ended with exit code {code}; mend it and run the same command again")
+            sys.exit(
+                f"error: step {step.name} ended with exit code {code}; mend it and run the same command again"
+            )
         done.write(step, previous, started, time.time())
 
 

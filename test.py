@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.labels import class_names, palette, thirteen_of_sixteen
-from stages.build import prepare_device, load_for_inference, target_data
+from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import evaluate
 from utils.files import save_image, save_json
 from utils.metrics import nan_mean
@@ -34,7 +34,7 @@ def main() -> None:
         save_json(scores, o.result)
 
 
-def _writer(o: Options):  # noqa: ANN202
+def _writer(o: Options):
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
@@ -49,7 +49,9 @@ def _writer(o: Options):  # noqa: ANN202
 
 def _table(scores: dict) -> str:
     """Scores in percent, for people."""
-    lines = [f"{name:<14}{100 * iou:6.2f}" for name, iou in zip(scores["classes"], scores["iou"], strict=True)]
+    lines = [
+        f"{name:<14}{100 * iou:6.2f}" for name, iou in zip(scores["classes"], scores["iou"], strict=True)
+    ]
     summary = {
         f"mIoU over {len(scores['classes'])}": "miou",
         "mIoU over 13": "miou_13",

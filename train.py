@@ -66,7 +66,9 @@ def main() -> None:
             log.write_scores(iteration, scores, class_names(o.n_class))
             is_best = scores["miou"] > best
             best = max(best, scores["miou"])
-            logger.info("after %d iterations: mIoU %.2f (best %.2f)", iteration, 100 * scores["miou"], 100 * best)
+            logger.info(
+                "after %d iterations: mIoU %.2f (best %.2f)", iteration, 100 * scores["miou"], 100 * best
+            )
             content = stage.released_state() | {"iter": iteration, "best_iou": best}
             for which in ("current", "best") if is_best else ("current",):
                 save_checkpoint(content, path_of(o, which))
@@ -75,15 +77,17 @@ def main() -> None:
     logger.info("checkpoints: %s and %s", path_of(o, "current"), path_of(o, "best"))
 
 
-def path_of(o: Options, which: str):  # noqa: ANN201
+def path_of(o: Options, which: str):
     """The "current" or "best" checkpoint of the run."""
     return checkpoint_path(o.log_dir / o.name, o.src_dataset, o.tgt_dataset, o.model_name, which)
 
 
-def log_start(o: Options, logger, device: torch.device) -> None:  # noqa: ANN001
+def log_start(o: Options, logger, device: torch.device) -> None:
     """What runs, on what, with which quirks."""
     logger.info("%s", "  ".join(f"{k}={v}" for k, v in o.values().items()))
-    logger.info("torch %s on %s; quirks: %s", torch.__version__, device, ", ".join(o.quirks_on.active()) or "none")
+    logger.info(
+        "torch %s on %s; quirks: %s", torch.__version__, device, ", ".join(o.quirks_on.active()) or "none"
+    )
 
 
 if __name__ == "__main__":

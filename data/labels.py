@@ -6,7 +6,27 @@ import numpy as np
 
 IGNORE = 250  # train id of every pixel that no loss and no score may look at
 
-NAMES = ["road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
+NAMES = [
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "light",
+    "sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+]
 
 PALETTE = np.array(
     [
@@ -69,9 +89,10 @@ def id_table(scheme: str, n_class: int) -> np.ndarray:
 
 
 def encode(label_ids: np.ndarray, table: np.ndarray, path: object) -> np.ndarray:
-    """Label ids (H, W) of any integer type -> train ids (H, W) uint8; ids outside the data set are an error."""
+    """Label ids (H, W) of any integer type → train ids (H, W) uint8; others are an error."""
     if label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
-        raise ValueError(f"{path}: label id {int(label_ids.max())} does not exist in this data set")
+        bad = int(label_ids.min()) if label_ids.min() < 0 else int(label_ids.max())
+        raise ValueError(f"{path}: label id {bad} does not exist in this data set")
     train_ids = table[label_ids]
     if (train_ids == _UNKNOWN).any():
         bad = sorted(np.unique(label_ids[train_ids == _UNKNOWN]).tolist())

@@ -199,7 +199,7 @@ class EpochBatches(Sampler):
 
 
 class _Guarded(Dataset):
-    """Hands on expected errors as values: raised in a loading process they would arrive as a traceback's text."""
+    """Hands on expected errors as values: from a loading process they would arrive as a traceback's text."""
 
     def __init__(self, samples: Dataset):
         self.samples = samples

@@ -22,14 +22,14 @@ from utils.render import colourise
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Reader of one folder. threshold: hard labels of at most this confidence become the ignore id."""
+    """Reader of one folder. threshold: hard labels of at most this confidence are ignored."""
 
     folder: Path
     n_class: int
     threshold: float = 0.0
 
     def require(self, names: Sequence[str], ending: str, command: str) -> None:
-        """Refuse missing files now rather than in mid-run. ending ".npy" or ".png"; command: what makes them."""
+        """Refuse missing files before training starts. ending: ".npy" or ".png"; command: what makes them."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"{self.folder}: no such folder of pseudo labels; make them with: {command}"
@@ -38,8 +38,9 @@ class PseudoLabels:
         missing = [n + e for n in names for e in endings if not (self.folder / (n + e)).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder / missing[0]}: missing ({len(missing)} of {len(names) * len(endings)} pseudo label "
-                f"files are); make them with: {command}"
+                f"{self.folder / missing[0]}: missing, as are in all {len(missing)} of "
+                f"{len(names) * len(endings)} pseudo label files; "
+                f"make them with: {command}"
             )
 
     def soft(self, name: str) -> np.ndarray:
@@ -81,7 +82,7 @@ def write_soft(folder: Path, name: str, probs: np.ndarray) -> None:
 def write_hard(
     folder: Path, name: str, label: np.ndarray, confidence: np.ndarray, colours: np.ndarray
 ) -> None:
-    """label (H, W) train ids, confidence (H, W), colours (K, 3). The label comes last: it vouches for the rest."""
+    """label and confidence (H, W), colours (K, 3). The label comes last: it vouches for the rest."""
     save_array(confidence.astype(np.float16), folder / f"{name}_conf.npy")
     save_image(Image.fromarray(colourise(label, colours)), folder / f"{name}_color.png")
     save_image(Image.fromarray(label.astype(np.uint8)), folder / f"{name}.png")

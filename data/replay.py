@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def _axis_matrix(
 ) -> np.ndarray:
     """Resize through `sizes`, cut [start, stop), mirror, resize to `last`: one matrix of a single axis."""
     matrix = np.eye(sizes[0])
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         matrix = resize_matrix(inputs, outputs) @ matrix
     matrix = matrix[start:stop]
     if flip:

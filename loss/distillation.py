@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,8 +14,6 @@ def distillation_loss(student_logits: Tensor, teacher_logits: Tensor, student_as
     probabilities themselves (quirk Q3), so that the value can be negative.
     """
     teacher_probs = teacher_logits.detach().softmax(dim=1)
-    if student_as_probs:
-        student = student_logits.softmax(dim=1)
-    else:
-        student = student_logits.log_softmax(dim=1)
+    normalise = torch.softmax if student_as_probs else torch.log_softmax
+    student = normalise(student_logits, dim=1)
     return F.kl_div(student, teacher_probs, reduction="none").mean()

@@ -1,4 +1,4 @@
-"""From options to data sets, networks and stages: the one place that reads options and hands out plain values."""
+"""From options to data sets, networks and stages: the one place that hands options out as plain values."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def build_student(o: Options, logger: logging.Logger) -> DeepLabV2:
         content = load_file(SIMCLR_FILE, remedy)
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
             raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict'; download it again")
-        logger.info("student: %s", load_backbone(network, without_module(content["state_dict"]), str(SIMCLR_FILE)))
+        logger.info(
+            "student: %s", load_backbone(network, without_module(content["state_dict"]), str(SIMCLR_FILE))
+        )
     elif o.backbone == "mini":
         logger.info("student: random weights (there are none for --backbone mini)")
     else:

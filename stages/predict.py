@@ -17,7 +17,7 @@ from utils.metrics import ConfusionMatrix
 
 
 class Prediction(NamedTuple):
-    """One image: its name, itself (1, 3, H, W) in [0, 1], label (H, W) uint8 or None, and the network's output."""
+    """One image (1, 3, H, W) in [0, 1] with its name, label (H, W) uint8 or None, and the output."""
 
     name: str
     image: Tensor

@@ -38,7 +38,11 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     """(K, D) raw centroids and the file that held them."""
     name = prototype_file_name(o)
     beside = o.resume_path.parent / name
-    places = [beside, beside.with_name(f"{name}.pth"), Path("pretrained_models/gta2citylabv2") / f"{name}.pth"]
+    places = [
+        beside,
+        beside.with_name(f"{name}.pth"),
+        Path("pretrained_models/gta2citylabv2") / f"{name}.pth",
+    ]
     path = o.prototypes or next((p for p in places if p.is_file()), beside)
     command = f"python calc_prototype.py --resume_path {o.resume_path}{_model_words(o)}"
     content = load_file(path, f"make the prototypes with: {command}")
@@ -46,7 +50,8 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     if prototypes is None or tuple(prototypes.shape) != (o.n_class, feat_channels):
         found = "no tensor" if prototypes is None else f"a tensor of shape {tuple(prototypes.shape)}"
         raise ValueError(
-            f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); make the prototypes with: {command}"
+            f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); "
+            f"make the prototypes with: {command}"
         )
     if not torch.isfinite(prototypes).all():
         raise ValueError(f"{path}: holds values that are not finite; make the prototypes with: {command}")
@@ -62,13 +67,15 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     """Prior (K,) summing to 1, and a line on where it comes from."""
     places = [o.path_soft.parent / "class_distribution.npy", Path("Pseudo/class_distribution.npy")]
     path = o.class_distribution or next((p for p in places if p.is_file()), None)
-    command = f"python generate_class_distribution.py --class_balance --resume_path {o.resume_path}{_model_words(o)}"
+    script = "python generate_class_distribution.py --class_balance"
+    command = f"{script} --resume_path {o.resume_path}{_model_words(o)}"
     if path is None:
         if (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
             raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
         prior = np.loadtxt(SHIPPED_DISTRIBUTION)
         return _as_prior(prior, o.n_class, SHIPPED_DISTRIBUTION, command), (
-            f"class distribution: none was generated ({places[0]}), so the authors' for GTA5 to Cityscapes is used"
+            f"class distribution: none was generated ({places[0]}); "
+            "the authors' for GTA5 to Cityscapes is used"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; make the class distribution with: {command}")
@@ -79,7 +86,9 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
 def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Tensor:
     values = np.asarray(values, dtype=np.float64)
     if values.shape != (n_class,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
-        raise ValueError(f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}")
+        raise ValueError(
+            f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}"
+        )
     # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
     values = np.maximum(values, 1e-6)
     return torch.from_numpy(values / values.sum()).float()
@@ -95,7 +104,9 @@ def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels:
     command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)}"
     if o.stage == "stage1":
         pseudo = PseudoLabels(o.path_soft, o.n_class)
-        pseudo.require(names, ".npy", f"{command} --soft --name {o.path_soft.name} --save_path {o.path_soft.parent}")
+        pseudo.require(
+            names, ".npy", f"{command} --soft --name {o.path_soft.name} --save_path {o.path_soft.parent}"
+        )
         return pseudo
     pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
     pseudo.require(names, ".png", f"{command} --flip --name {o.path_LP.name} --save_path {o.path_LP.parent}")

@@ -131,7 +131,7 @@ class SelfLabelingStage(Stage):
 
     @torch.no_grad()
     def look(self, target: TargetBatch) -> Seen:
-        """EMA features of the whole image, and the labels of the weak crop rectified by them (section 3.2)."""
+        """EMA features of the whole image, and the weak crop's labels rectified by them (section 3.2)."""
         feats, logits = self.ema(target.whole)
         feats_weak = full_to_weak(
             feats, target.weak_records, tuple(target.whole.shape[2:])
@@ -245,7 +245,7 @@ class SelfLabelingStage(Stage):
 
 
 def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
-    """`onto` (B, …, H, W) with the box of `from_` pasted in; the batches may differ in size at an epoch's end."""
+    """`onto` (B, …, H, W) with the box of `from_`; the batches may differ in size at an epoch's end."""
     if box is None:
         return onto
     y1, y2, x1, x2 = box

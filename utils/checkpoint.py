@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def load_file(path: Path, remedy: str) -> object:
         raise ValueError(
             f"{path}: refused, it holds more than tensors and numbers, or is broken ({reason.strip()})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         raise ValueError(
             f"{path}: not a readable checkpoint ({reason}); download or write it again"

@@ -47,7 +47,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = open(folder / "log.jsonl", "w", encoding="utf-8")
+        self._lines = (folder / "log.jsonl").open("w", encoding="utf-8")
         self._curves = SummaryWriter(str(folder / "tensorboard"))
         self._logger = logger
         self._sums: dict[str, Tensor] = {}

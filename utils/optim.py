@@ -1,4 +1,4 @@
-"""Parameter groups, SGD with repeated updates, and the polynomial schedule (SPEC of the paper: section 4.2)."""
+"""Parameter groups, SGD with repeated updates, and the polynomial schedule."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from utils.quirks import Quirks
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _WEIGHTS = (
-    "adv S_pseudo S_pseudo_src rce_alpha rce_beta regular_w proto_consistW distillation SL_lambda contrast_lambda"
-).split()
+    *("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w"),
+    *("proto_consistW", "distillation", "SL_lambda", "contrast_lambda"),
+)
 _COMPATIBLE = "accepted for compatibility, without effect"
 
 
@@ -46,9 +47,9 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(script, description)
-    config, _ = _config_parser().parse_known_args(argv)
-    tokens = _read_config(config.config, parser) if config.config else []
-    options = parser.parse_args(tokens + argv, namespace=Options())
+    options = parser.parse_args(argv, namespace=Options())
+    if options.config:
+        options = parser.parse_args(_read_config(options.config, parser) + argv, namespace=Options())
     problem = _first_problem(options, script)
     if problem:
         parser.error(problem)
@@ -59,12 +60,6 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     options.quirks_on = Quirks.parse(options.quirks)
     options._frozen = True
     return options
-
-
-def _config_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    return parser
 
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
@@ -209,7 +204,7 @@ def _add_products(group: argparse._ArgumentGroup) -> None:
     add(
         "--class_distribution",
         type=_path,
-        help="file of generate_class_distribution.py; searched beside --path_soft and in ./Pseudo if not given",
+        help="file of generate_class_distribution.py; searched beside --path_soft and in ./Pseudo",
     )
     add(
         "--used_save_pseudo",
@@ -238,7 +233,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--student_init",
         default="stage1",
         choices=["stage1", "imagenet", "simclr"],
-        help="backbone of a student without checkpoint; simclr: pretrained_models/r101_1x_sk0.pth; stage1: ImageNet",
+        help="backbone of a student without checkpoint; simclr: pretrained_models/r101_1x_sk0.pth",
     )
     add("--bn_clr", action="store_true", help="batch norm between backbone and head (goes with simclr)")
     add("--ema_bn", action="store_true", help="the same in the teacher")

@@ -30,7 +30,7 @@ class Quirks:
     source_replay_scale: bool = True
     """Q8. With --S_pseudo_src labels at stride 8 are replayed with scale 4; right: 8."""
     grid_hard_labels: bool = True
-    """Q9. Hard labels without --flip have grid size and raw logits as confidence; right: full size, softmax."""
+    """Q9. Hard labels without --flip: grid size, raw logits as confidence; right: full size, softmax."""
     unreplayed_labels: bool = True
     """Q10. In stage 1 with --S_pseudo the labels do not follow the strong image; right: replayed."""
 

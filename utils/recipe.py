@@ -5,7 +5,7 @@
     steps:
       - {name: warm_up, script: train, options: {…}, test: current}
 
-`{folder}`, `{seed}` and `{python}` stand for themselves in any text. A training step with `test: current` or
+`{folder}` and `{seed}` stand for themselves in any text. A training step with `test: current` or
 `test: best` is followed by a step test_NAME that scores that checkpoint.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,19 @@ def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Reci
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("steps"), list) or "folder" not in content:
-        raise ValueError(f"{path}: a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml")
-    common = content.get("options", {}) | overrides
-    if seed is not None:
-        common["seed"] = seed
-    names = {"seed": common.get("seed", 6523), "python": sys.executable}
-    names["folder"] = content["folder"].format(**names)
+    if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
+        raise ValueError(
+            f"{path}: a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml"
+        )
+    common = content.get("options") or {}
+    if not isinstance(common, dict) or not isinstance(content.get("folder"), str):
+        raise ValueError(f"{path}: 'folder' is a path and 'options' a mapping; see configs/mini.yaml")
+    common = common | overrides | ({} if seed is None else {"seed": seed})
+    names = {"seed": common.get("seed", 6523)}
+    try:
+        names["folder"] = content["folder"].format(**names)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{path}: folder {content['folder']!r}: nothing is called {error}") from None
     folder = Path(names["folder"])
     recipe = Recipe(content.get("title", path.stem), folder, int(common.get("n_class", 19)), ())
     steps: list[Step] = []

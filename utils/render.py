@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Train ids (H, W) uint8, colours (K, 3) uint8 → (H, W, 3) uint8; everything that is no class is black."""
+    """Train ids (H, W) uint8, colours (K, 3) uint8 → (H, W, 3) uint8; what is no class is black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = colours
     return table[label]

@@ -170,7 +170,8 @@ def test_the_gradient_is_that_of_a_constant_assignment():
 def test_state_dict_restores_the_queues():
     ours, other = module(10), module(10)
     ours(*arguments(0), tensor_prototypes())
-    float(other(*arguments(5), tensor_prototypes())[0].detach())  # counters of its own, to be forgotten
+    for seed in (5, 6):  # another position of its own, to be forgotten
+        other(*arguments(seed), tensor_prototypes())
     other.load_state_dict(ours.state_dict())
     mine, theirs = (float(m(*arguments(1), tensor_prototypes())[0].detach()) for m in (ours, other))
     assert mine == theirs
