@@ -84,7 +84,7 @@ def path_of(o: Options, which: str):
 
 def log_start(o: Options, logger, device: torch.device) -> None:
     """What runs, on what, with which quirks."""
-    logger.info("%s", "  ".join(f"{k}={v}" for k, v in o.values().items()))
+    logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
     logger.info(
         "torch %s on %s; quirks: %s", torch.__version__, device, ", ".join(o.quirks_on.active()) or "none"
     )

@@ -65,6 +65,8 @@ def quarter(size: Sequence[int]) -> tuple[int, int]:
 class Stage:
     """A student trained from a source and a target batch an iteration; see the subclasses' `step`."""
 
+    target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `step` looks at
+
     def __init__(
         self,
         student: nn.Module,

@@ -17,8 +17,6 @@ from utils.quirks import Quirks
 class SourceOnlyStage(Stage):
     """Source cross-entropy and nothing else."""
 
-    target_parts = frozenset()
-
     def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
         """One iteration."""
         loss = self.learn_source(source)

@@ -30,8 +30,12 @@ class Options(argparse.Namespace):
         super().__setattr__(name, value)
 
     def values(self) -> dict:
-        """The options as plain values, for printing and storing."""
-        return {k: _plain(v) for k, v in sorted(vars(self).items()) if not k.startswith("_")}
+        """The options as plain values, for storing."""
+        return {k: _plain(v) for k, v in sorted(vars(self).items()) if k in self._defaults}
+
+    def changed(self) -> dict:
+        """Those that are not at their default."""
+        return {k: v for k, v in self.values().items() if v != _plain(self._defaults[k])}
 
 
 def _plain(value: object) -> object:
@@ -58,6 +62,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     if options.src_dataset == "synthia" and options.src_rootpath == parser.get_default("src_rootpath"):
         options.src_rootpath = Path("./dataset/SYNTHIA")
     options.quirks_on = Quirks.parse(options.quirks)
+    options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
     options._frozen = True
     return options
 

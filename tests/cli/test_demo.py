@@ -1,0 +1,61 @@
+"""The demo in about two minutes: every step of configs/mini.yaml with fewer images and iterations."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+ITERATIONS = {"source_only": 60, "warm_up": 60, "stage1": 40, "stage2": 60, "stage3": 60}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's recipe, shortened, in an empty working directory."""
+    content = yaml.safe_load((PROJECT / "configs" / "mini.yaml").read_text())
+    content["options"] |= {"num_workers": 0, "threads": 1}
+    for step in content["steps"]:
+        if step["name"] == "data":
+            words = step["words"]
+            for option, count in {"--source": 60, "--target": 60, "--val": 24}.items():
+                words[words.index(option) + 1] = count
+        if step["name"] in ITERATIONS:
+            iterations = ITERATIONS[step["name"]]
+            step["options"] |= {"train_iters": iterations, "val_interval": iterations}
+    path = tmp_path_factory.mktemp("demo") / "short.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def reproduce(recipe: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROJECT / "reproduce.py"), "--config", recipe.name]
+    done = subprocess.run(command, cwd=recipe.parent, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_the_method_improves_and_a_second_run_continues(recipe: Path) -> None:
+    reproduce(recipe)
+    folder = recipe.parent / "runs" / "mini" / "seed0"
+    miou = {
+        name: json.loads((folder / "results" / f"{name}.json").read_text())["miou"] for name in ITERATIONS
+    }
+    assert miou["stage1"] > miou["warm_up"], miou
+    assert miou["stage3"] > miou["stage1"], miou
+
+    table = (folder / "table.md").read_text()
+    assert all(f"| {name} |" in table for name in ITERATIONS)
+    for picture in ("pictures.png", "curves.png"):
+        assert (folder / picture).stat().st_size > 10_000
+    log = [json.loads(line) for line in (folder / "logs" / "stage1" / "log.jsonl").read_text().splitlines()]
+    assert {"loss/CTS", "loss/SL", "loss/contrast", "loss/consist"} <= log[0].keys()
+
+    second = reproduce(recipe)
+    assert second.count(": done (") == 16 and "train.py" not in second
