@@ -14,7 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from utils.options import run_script
+from data.labels import palette
+from stages.build import target_data
+from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report import write_report
 
@@ -29,9 +31,18 @@ def main() -> None:
         return
     began = time.time()
     run(recipe, chosen, force=args.only is not None)
-    for path in write_report(recipe):
+    for path in report(recipe):
         print(path)
     print(f"{time.time() - began:.0f} s")
+
+
+def report(recipe: Recipe) -> list[Path]:
+    """Table, pictures and curves of what has been tested so far."""
+    if not any(recipe.result_path(step.name).is_file() for step in recipe.trainings):
+        return []
+    words = recipe.trainings[0].words[2:]
+    o = parse("train", "", words)
+    return write_report(recipe, target_data(o, "val"), palette(o.n_class))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -24,22 +24,14 @@ from PIL import Image
 from scipy.io import savemat
 from tqdm import tqdm
 
+from data import labels
 from data.mini_paint import COMMON, GRAIN, STYLES, paint
 from data.mini_scene import LAYOUTS, draw_scene
 
 # Ids by train id 0..18, then for the kinds of void: static, dynamic, ego vehicle, out of roi
-CITYSCAPES_IDS = np.array(
-    [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33, 4, 5, 1, 3], np.uint8
-)
-SYNTHIA_IDS = np.array(
-    [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11, 0, 0, 0, 0], np.uint16
-)
-COLOURS = (
-    *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153)),
-    *((250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
-    *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
-    *((0, 0, 0), (111, 74, 0), (0, 0, 0), (0, 0, 0)),
-)
+CITYSCAPES_IDS = np.array([*labels.CITYSCAPES_IDS, 4, 5, 1, 3], np.uint8)
+SYNTHIA_IDS = np.array([*labels.SYNTHIA_IDS, 0, 0, 0, 0], np.uint16)
+COLOURS = np.array([*labels.PALETTE, (0, 0, 0), (111, 74, 0), (0, 0, 0), (0, 0, 0)], np.uint8)
 TRAIN_CITIES, VAL_CITIES = ("ahrenfeld", "birkenau", "cronstadt", "dornberg"), ("eichwald", "falkenhain")
 SPLIT_NUMBERS = {"train": 0, "val": 1}
 

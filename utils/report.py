@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from data.cityscapes import cityscapes
-from data.labels import palette
 from utils.files import replace_when_whole, save_image, save_text
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
@@ -18,20 +17,31 @@ from utils.render import colourise, contact_sheet
 PICTURES = 5
 
 
-def write_report(recipe: Recipe) -> list[Path]:
-    """Write what can be written and print the table; returns the files."""
+class Labelled(Protocol):
+    """A labelled data set, as `data.dataset.DataSet`."""
+
+    images: tuple[Path, ...]
+
+    def read_image(self, index: int) -> Image.Image: ...
+
+    def read_label(self, index: int) -> np.ndarray: ...
+
+
+def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Path]:
+    """Write what the results so far allow (at least one) and print the table; returns the files.
+
+    data: the validation images; colours (K, 3) uint8.
+    """
     results = {}
     for step in recipe.trainings:
         path = recipe.result_path(step.name)
         if path.is_file():
             results[step.name] = json.loads(path.read_text())
-    if not results:
-        return []
     table = markdown_table(results)
     print(table)
     written = [recipe.folder / "table.md", recipe.folder / "pictures.png", recipe.folder / "curves.png"]
     save_text(table, written[0])
-    save_image(picture_grid(recipe, list(results)), written[1])
+    save_image(picture_grid(recipe, list(results), data, colours), written[1])
     write_curves(recipe, written[2])
     return written
 
@@ -48,15 +58,10 @@ def markdown_table(results: dict[str, dict]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def picture_grid(recipe: Recipe, names: Sequence[str]) -> Image.Image:
-    """Image, label and the prediction of every stage, for a few images of val, evenly chosen."""
-    options = recipe.trainings[0].options
-    size = options.get("img_size")
-    size = tuple(int(s) for s in str(size).split(",")) if size else None
-    data = cityscapes(Path(options["tgt_rootpath"]), "val", recipe.n_class, size)
-    colours = palette(recipe.n_class)
+def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: np.ndarray) -> Image.Image:
+    """Image, label and the prediction of every named training, for a few images, evenly chosen."""
     rows = []
-    for index in np.linspace(0, len(data) - 1, min(PICTURES, len(data))).astype(int):
+    for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
         row = [np.asarray(data.read_image(index)), colourise(data.read_label(index), colours)]
         for name in names:
             path = recipe.prediction_folder(name) / f"{data.images[index].stem}.png"
