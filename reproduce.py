@@ -30,7 +30,7 @@ def main() -> None:
         print("\n".join(step.shell() for step in chosen))
         return
     began = time.time()
-    run(recipe, chosen, force=args.only is not None)
+    run(recipe, chosen, force=args.only is not None or args.start is not None)
     for path in report(recipe):
         print(path)
     print(f"{time.time() - began:.0f} s")

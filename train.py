@@ -39,7 +39,7 @@ def main() -> None:
     log = RunLog(folder, logger)
     best = -1.0
     total = o.train_iters
-    if target is not None:
+    if target is not None and "epochs" in o.changed():  # the default of 128 only bounds the released loop
         total = min(total, o.epochs * target.batch_sampler.per_epoch)
     sources, targets = read(source), read(target) if target is not None else None
     bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=None)
@@ -52,15 +52,14 @@ def main() -> None:
         rates = stage.learning_rates()
         log.add(stage.step(source_batch, target_batch))
 
-        if iteration % o.print_interval == 0 or iteration == total:
-            elapsed = time.perf_counter() - lap
-            seconds = {"step": elapsed / o.print_interval, "data": data_seconds / o.print_interval}
-            means = log.write(iteration, total, rates, seconds)
+        validate = iteration % o.val_interval == 0 or iteration == total
+        if validate or iteration % o.print_interval == 0:
+            means = log.write(iteration, total, rates, time.perf_counter() - lap, data_seconds)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
             if not all(math.isfinite(v) for v in means.values()):
                 raise ValueError(f"a loss is not finite after {iteration} iterations: {means}; lower --lr?")
             data_seconds, lap = 0.0, time.perf_counter()
-        if iteration % o.val_interval == 0 or iteration == total:
+        if validate:
             scores = evaluate(stage.student, validation, device, o.num_workers)
             stage.train_mode()
             log.write_scores(iteration, scores, class_names(o.n_class))

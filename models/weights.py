@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 
 import torch
@@ -68,7 +69,7 @@ def imagenet_state() -> dict[str, Tensor]:
     url = ResNet101_Weights.IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise OSError(
             f"ImageNet weights could not be fetched ({error}); put {url} into "
             f"{torch.hub.get_dir()}/checkpoints, or start from another checkpoint with --resume_path"

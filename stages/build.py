@@ -56,7 +56,8 @@ def target_data(o: Options, split: str) -> DataSet:
 def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
     """Endless loaders of source and, if the stage looks at any part of it, target batches."""
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
-    target = target_data(o, "train")
+    # The baseline knows nothing of the target, not even its colours.
+    target = None if o.stage == "source_only" else target_data(o, "train")
     colours = target if o.src_dataset == "gta5" and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours)
@@ -68,7 +69,7 @@ def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
         "workers": o.num_workers,
     }
     source_loader = training_loader(source, **shared)
-    if not target_parts:
+    if target is None:
         return source_loader, None
     names = [image.stem for image in target.images]
     pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
@@ -152,7 +153,11 @@ def _build_warm_up(
         if DISCRIMINATOR in content:
             load_network(discriminator, content[DISCRIMINATOR]["model_state"], str(o.resume_path))
             logger.info("discriminator: loaded from %s", o.resume_path)
-    return WarmUpStage(student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src)
+        else:
+            logger.info("discriminator: random weights (%s has none)", o.resume_path)
+    return WarmUpStage(
+        student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src, o.disc_lr
+    )
 
 
 def _build_self_labeling(

@@ -21,7 +21,9 @@ def _model_words(o: Options) -> str:
     words = f" --n_class {o.n_class}" if o.n_class != 19 else ""
     words += f" --backbone {o.backbone}" if o.backbone != "resnet101" else ""
     words += f" --img_size {o.img_size[0]},{o.img_size[1]}" if o.img_size else ""
-    return words + (" --bn_clr" if o.stage == "stage1" and o.bn_clr else "")
+    words += f" --tgt_rootpath {o.tgt_rootpath}" if "tgt_rootpath" in o.changed() else ""
+    words += f" --model_name {o.model_name}" if "model_name" in o.changed() else ""
+    return words + (" --bn_clr" if (o.bn_clr if o.stage == "stage1" else o.ema_bn) else "")
 
 
 def prototype_file_name(o: Options) -> str:
@@ -45,6 +47,7 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     ]
     path = o.prototypes or next((p for p in places if p.is_file()), beside)
     command = f"python calc_prototype.py --resume_path {o.resume_path}{_model_words(o)}"
+    command += f" --prototypes {o.prototypes}" if o.prototypes else ""
     content = load_file(path, f"make the prototypes with: {command}")
     prototypes = content if isinstance(content, Tensor) else None
     if prototypes is None or tuple(prototypes.shape) != (o.n_class, feat_channels):
@@ -68,7 +71,8 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     places = [o.path_soft.parent / "class_distribution.npy", Path("Pseudo/class_distribution.npy")]
     path = o.class_distribution or next((p for p in places if p.is_file()), None)
     script = "python generate_class_distribution.py --class_balance"
-    command = f"{script} --resume_path {o.resume_path}{_model_words(o)}"
+    command = f"{script} --resume_path {o.resume_path}{_model_words(o)} --save_path {places[0].parent}"
+    command += f" --class_distribution {o.class_distribution}" if o.class_distribution else ""
     if path is None:
         if (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
             raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
@@ -79,8 +83,13 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; make the class distribution with: {command}")
-    prior = np.loadtxt(path) if path.suffix == ".txt" else load_array(path)
-    return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}"
+    try:
+        prior = np.loadtxt(path) if path.suffix == ".txt" else load_array(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable ({error}); make it with: {command}") from None
+    absent = int((prior <= 0).sum())
+    note = f" ({absent} classes without a share are raised to 1e-6)" if absent else ""
+    return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}{note}"
 
 
 def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Tensor:

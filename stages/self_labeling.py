@@ -28,35 +28,37 @@ from loss import (
 )
 from models import SegmentationOutput, ema_copy, ema_update_
 from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
 
 EMA_MOMENTUM = 0.999
+PROTOTYPE_MULTIPLE = 5.0  # of the backbone's learning rate
 Box = tuple[int, int, int, int]  # y1, y2, x1, x2
 
 
 @dataclass(frozen=True)
 class SelfLabelingSettings:
-    """Weights and constants of the method, named as the options that set them."""
+    """Weights and constants of the method; the comments name the options that set them."""
 
-    self_labeling_weight: float = 0.1
-    contrast_weight: float = 0.001
-    consistency_weight: float = 1.0
-    symmetric: bool = False
+    self_labeling_weight: float = 0.1  # SL_lambda
+    contrast_weight: float = 0.001  # contrast_lambda
+    consistency_weight: float = 1.0  # proto_consistW
+    symmetric: bool = False  # rce
     rce_alpha: float = 0.1
     rce_beta: float = 1.0
-    label_threshold: float = 0.0
-    train_on_strong: bool = False
-    regulariser_weight: float = 0.0
-    regulariser: str = "MRKLD"
-    pixels: int = 256
+    label_threshold: float = 0.0  # train_thred
+    train_on_strong: bool = False  # S_pseudo > 0
+    regulariser_weight: float = 0.0  # regular_w
+    regulariser: str = "MRKLD"  # regular_type
+    pixels: int = 256  # fbs, per image
     queue_length: int = 65536
     temperature: float = 0.08
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
-    learn_prototypes: bool = True
+    learn_prototypes: bool = True  # not finetune
 
 
-class Seen(NamedTuple):
+class TeacherView(NamedTuple):
     """What the EMA model sees in the whole images, without gradient."""
 
     feats: Tensor  # (B, D, h, w), whole image
@@ -81,7 +83,12 @@ class SelfLabelingStage(Stage):
         self.method, self.draws = method, draws
         self.prototypes = nn.Parameter(F.normalize(prototypes, dim=1), requires_grad=method.learn_prototypes)
         self.prototypes_ema = self.prototypes.detach().clone()
-        own = {"params": [self.prototypes], "lr": optimisation.lr * 5.0, "repeats": 1, "name": "prototypes"}
+        own = {
+            "params": [self.prototypes],
+            "lr": optimisation.lr * PROTOTYPE_MULTIPLE,
+            "repeats": 1,
+            "name": "prototypes",
+        }
         self.ema = ema_copy(student)
         super().__init__(student, optimisation, quirks, [own] if method.learn_prototypes else [])
         self.self_labeling = SelfLabeling(
@@ -101,7 +108,7 @@ class SelfLabelingStage(Stage):
         return frozenset(parts if self.quirks.unshuffled_labels else parts | {"soft_grid"})
 
     def train_mode(self) -> None:
-        """The EMA model in train mode too (Q2)."""
+        """The EMA model too with Q2, else in eval mode."""
         super().train_mode()
         self.ema.train(self.quirks.ema_train_mode)
 
@@ -109,28 +116,27 @@ class SelfLabelingStage(Stage):
         """One iteration of the paper's algorithm."""
         source_loss = self.learn_source(source)
         box = self.draws.cutmix_box(*target.weak.shape[2:])
-        seen = self.look(target)
+        seen = self.teacher_view(target)
         weak, strong = self.forward_target(source, target, box)
         label = self.training_label(source, target, seen, box)
 
         pixels = self.draws.pixels(len(target.whole), seen.feats[0, 0].numel(), self.method.pixels)
-        pixel_labels = self.pixel_labels(target, seen, pixels)
+        queue_labels = self.queue_labels(target, seen, pixels)
         losses = {"CTS": self.self_train(weak, label)}
-        losses["SL"], queue_was_full = self.label_pixels(seen, pixels, pixel_labels)
+        losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
         losses["contrast"] = losses["SL"].new_zeros(())
         if box is None and queue_was_full:
-            losses["contrast"] = self.contrast(weak, seen)
+            losses["contrast"] = self.contrast(weak, seen, label)
         losses["consist"] = self.consistency(strong, seen, target)
-        total = self.weigh(losses)
         if self.method.regulariser_weight > 0:
-            regulariser = confidence_regulariser(weak.logits, self.method.regulariser)
-            total = total + self.method.regulariser_weight * regulariser
+            losses["regular"] = confidence_regulariser(weak.logits, self.method.regulariser)
+        total = self.weigh(losses)
         total.backward()
         self.advance()
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
     @torch.no_grad()
-    def look(self, target: TargetBatch) -> Seen:
+    def teacher_view(self, target: TargetBatch) -> TeacherView:
         """EMA features of the whole image, and the weak crop's labels rectified by them (section 3.2)."""
         feats, logits = self.ema(target.whole)
         feats_weak = full_to_weak(
@@ -138,7 +144,7 @@ class SelfLabelingStage(Stage):
         )  # (B, D, H/4, W/4)
         probs_weak = self._prototype_probs(feats_weak)
         label_weak = rectified_label(probs_weak, target.soft_quarter, self.method.label_threshold, IGNORE)
-        return Seen(feats, logits, probs_weak, label_weak)
+        return TeacherView(feats, logits, probs_weak, label_weak)
 
     def _prototype_probs(self, feats: Tensor) -> Tensor:
         """ω: softmax over the K cosines to the EMA prototypes."""
@@ -147,7 +153,7 @@ class SelfLabelingStage(Stage):
     def forward_target(
         self, source: SourceBatch, target: TargetBatch, box: Box | None
     ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
-        """The student's output to self-train on (weak, with CutMix) and on the strong view."""
+        """Outputs to self-train on (weak, with CutMix; or strong, never mixed) and on the strong view."""
         if self.method.train_on_strong:
             image = (
                 target.strong if self.quirks.unreplayed_labels else _paste(target.strong, source.image, box)
@@ -157,25 +163,26 @@ class SelfLabelingStage(Stage):
         weak = self.student(_paste(target.weak, source.image, box))
         return weak, self.student(target.strong) if self.method.consistency_weight > 0 else None
 
-    def training_label(self, source: SourceBatch, target: TargetBatch, seen: Seen, box: Box | None) -> Tensor:
+    def training_label(
+        self, source: SourceBatch, target: TargetBatch, seen: TeacherView, box: Box | None
+    ) -> Tensor:
         """The rectified label (B, H/4, W/4) with the source's pasted into the CutMix box."""
-        label = seen.label_weak
         if self.method.train_on_strong and not self.quirks.unreplayed_labels:
             flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
-            label = replay_strong_label(label, target.strong_records, 4, IGNORE, *flags)
+            return replay_strong_label(seen.label_weak, target.strong_records, 4, IGNORE, *flags)
         if box is None:
-            return label
-        full = label.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
+            return seen.label_weak
+        full = seen.label_weak.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
         return _paste(full, source.label, box)[:, ::4, ::4]
 
     def self_train(self, output: SegmentationOutput, label: Tensor) -> Tensor:
-        """Cross-entropy, or symmetric cross-entropy, of the target (equation of L_cts)."""
+        """Cross-entropy, or symmetric cross-entropy, of the target."""
         logits = resize_logits(output.logits, label.shape[1:])
         if self.method.symmetric:
             return symmetric_cross_entropy(logits, label, IGNORE, self.method.rce_alpha, self.method.rce_beta)
         return cross_entropy(logits, label, IGNORE)
 
-    def pixel_labels(self, target: TargetBatch, seen: Seen, pixels: Tensor) -> Tensor:
+    def queue_labels(self, target: TargetBatch, seen: TeacherView, pixels: Tensor) -> Tensor:
         """Labels (B, P) that enter the queue with the sampled pixels of the whole image."""
         if self.quirks.unshuffled_labels:
             return self._weak_label_on_whole_grid(seen)[:, : pixels.shape[1]]
@@ -185,32 +192,32 @@ class SelfLabelingStage(Stage):
         return label.flatten(1).gather(1, pixels.to(label.device))
 
     @staticmethod
-    def _weak_label_on_whole_grid(seen: Seen) -> Tensor:
+    def _weak_label_on_whole_grid(seen: TeacherView) -> Tensor:
         """Q4: the weak crop's label stretched over the whole image's grid, flat (B, h·w)."""
         label = F.interpolate(seen.label_weak[:, None].float(), size=seen.feats.shape[2:], mode="nearest")
         return label.flatten(1).long()
 
-    def label_pixels(self, seen: Seen, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
+    def self_labeling_loss(self, seen: TeacherView, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         """L_SL: online class-balanced assignments of sampled pixels (section 3.3)."""
         feats, logits = _take(seen.feats, pixels), _take(seen.logits, pixels)
         return self.self_labeling(feats, logits, labels, self.prototypes)
 
-    def contrast(self, output: SegmentationOutput, seen: Seen) -> Tensor:
-        """Student pixels of the weak crop against the queue of EMA features."""
+    def contrast(self, output: SegmentationOutput, seen: TeacherView, label: Tensor) -> Tensor:
+        """Student pixels of the crop, of label (B, H/4, W/4), against the queue of EMA features."""
         grid = output.feats.shape[2:]
         pixels = self.draws.pixels(len(output.feats), grid.numel(), self.method.pixels)
         if self.quirks.unshuffled_labels:
-            label = self._weak_label_on_whole_grid(seen)
+            grid_label = self._weak_label_on_whole_grid(seen)
         else:
-            label = (
-                F.interpolate(seen.label_weak[:, None].float(), size=grid, mode="nearest").flatten(1).long()
-            )
+            grid_label = F.interpolate(label[:, None].float(), size=grid, mode="nearest").flatten(1).long()
         anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
-        anchor_labels = label.gather(1, pixels.to(label.device)).flatten()
+        anchor_labels = grid_label.gather(1, pixels.to(grid_label.device)).flatten()
         queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
         return queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
 
-    def consistency(self, strong: SegmentationOutput | None, seen: Seen, target: TargetBatch) -> Tensor:
+    def consistency(
+        self, strong: SegmentationOutput | None, seen: TeacherView, target: TargetBatch
+    ) -> Tensor:
         """The student's cosines on the strong view follow the EMA model's, moved as the view was."""
         if strong is None or self.method.consistency_weight <= 0:
             return seen.feats.new_zeros(())
@@ -224,12 +231,14 @@ class SelfLabelingStage(Stage):
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is differentiated; the source's loss already was."""
         method = self.method
-        return (
-            losses["CTS"]
-            + method.self_labeling_weight * losses["SL"]
-            + method.contrast_weight * losses["contrast"]
-            + method.consistency_weight * losses["consist"]
-        )
+        weights = {
+            "CTS": 1.0,
+            "SL": method.self_labeling_weight,
+            "contrast": method.contrast_weight,
+            "consist": method.consistency_weight,
+            "regular": method.regulariser_weight,
+        }
+        return sum(weights[name] * loss for name, loss in losses.items())
 
     def advance(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""
@@ -240,7 +249,7 @@ class SelfLabelingStage(Stage):
     def released_state(self) -> dict:
         """With the EMA prototypes."""
         state = super().released_state()
-        state["ResNet101"]["prototypes_ema"] = self.prototypes_ema
+        state[NETWORK]["prototypes_ema"] = self.prototypes_ema
         return state
 
 

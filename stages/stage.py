@@ -14,6 +14,7 @@ from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import cross_entropy
 from models import SegmentationOutput, freeze_batch_norm
+from utils.checkpoint import NETWORK
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
 from utils.quirks import Quirks
 
@@ -116,4 +117,4 @@ class Stage:
 
     def released_state(self) -> dict:
         """The networks in the released layout (see utils.checkpoint)."""
-        return {"ResNet101": {"model_state": self.student.state_dict()}}
+        return {NETWORK: {"model_state": self.student.state_dict()}}

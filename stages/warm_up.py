@@ -10,6 +10,7 @@ from data.loaders import SourceBatch, TargetBatch
 from data.replay import replay_strong_label
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
 from stages.stage import OptimisationSettings, Stage, resize_logits
+from utils.checkpoint import DISCRIMINATOR
 from utils.optim import poly_schedule
 from utils.quirks import Quirks
 
@@ -42,12 +43,13 @@ class WarmUpStage(Stage):
         adversarial_weight: float = 0.01,
         gan: str = "LS",
         strong_source_weight: float = 0.0,
+        disc_lr: float = 1e-4,
     ):
         super().__init__(student, settings, quirks)
         self.discriminator = discriminator.train()
         self.adversarial_weight, self.gan = adversarial_weight, gan
         self.strong_source_weight = strong_source_weight
-        self.disc_optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-4, betas=(0.9, 0.99))
+        self.disc_optimizer = torch.optim.Adam(discriminator.parameters(), lr=disc_lr, betas=(0.9, 0.99))
         self.disc_schedule = poly_schedule(self.disc_optimizer, settings.train_iters)
 
     def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
@@ -104,5 +106,5 @@ class WarmUpStage(Stage):
 
     def released_state(self) -> dict:
         """With the discriminator."""
-        disc = {"FCDiscriminator": {"model_state": self.discriminator.state_dict()}}
+        disc = {DISCRIMINATOR: {"model_state": self.discriminator.state_dict()}}
         return super().released_state() | disc

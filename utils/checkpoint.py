@@ -64,11 +64,11 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
         raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
     for part in (NETWORK, DISCRIMINATOR):
         if part in content:
-            if not isinstance(content[part], dict) or "model_state" not in content[part]:
-                raise ValueError(
-                    f"{path}: its entry {part!r} has no 'model_state'; is this a CPSL checkpoint?"
-                )
-            content[part]["model_state"] = without_module(content[part]["model_state"])
+            state = content[part].get("model_state") if isinstance(content[part], dict) else None
+            if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+                what = f"entry {part!r} has no 'model_state' of tensors"
+                raise ValueError(f"{path}: its {what}; is this a CPSL checkpoint?")
+            content[part]["model_state"] = without_module(state)
     if NETWORK not in content:
         found = ", ".join(map(repr, list(content)[:5]))
         raise ValueError(f"{path}: has no entry {NETWORK!r} (found {found}); is this a CPSL checkpoint?")

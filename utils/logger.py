@@ -59,8 +59,12 @@ class RunLog:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
 
-    def write(self, iteration: int, total: int, rates: dict[str, float], seconds: dict[str, float]) -> dict:
-        """The means since the last line, to all three places; this waits for the device."""
+    def write(self, iteration: int, total: int, rates: dict[str, float], step: float, data: float) -> dict:
+        """The means since the last line, to all three places; this waits for the device.
+
+        step, data: seconds since then, in all and waiting for the loader.
+        """
+        seconds = {"step": step / self._count, "data": data / self._count}
         means = {name: float(value) / self._count for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         scalars = {f"loss/{k}": v for k, v in means.items()}

@@ -287,6 +287,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
 def _add_optimisation(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--lr", type=float, default=1e-4, help="learning rate of the backbone")
+    add("--disc_lr", type=float, default=1e-4, help="learning rate of the discriminator (Adam)")
     add("--bs", type=int, default=4, help="images of each domain in a batch, over all processes")
     add("--train_iters", type=int, default=90000, help="iterations; the poly schedule ends there")
     add("--epochs", type=int, default=128, help="at most this many passes over the target images")
@@ -304,8 +305,10 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
         add("--source", action="store_true", help="centroids of source features, only where the label agrees")
     if script in ("pseudo_label", "distribution"):
         add("--save_path", type=_path, default=Path("./Pseudo"), help="folder of the products")
-        add("--soft", action="store_true", help="write probabilities (K, h, w) instead of hard labels")
-        add("--flip", action="store_true", help="average image and mirrored image")
+        labels = script == "pseudo_label"
+        soft = "write probabilities (K, h, w) instead of hard labels" if labels else _COMPATIBLE
+        add("--soft", action="store_true", help=soft)
+        add("--flip", action="store_true", help="average image and mirrored image" if labels else _COMPATIBLE)
     if script == "distribution":
         add("--portion", type=float, default=0.6, help=_COMPATIBLE)
 
@@ -342,7 +345,7 @@ def _first_problem(o: Options, script: str) -> str | None:
         checks.append((getattr(o, name) < 1, f"--{name} {getattr(o, name)}: must be at least 1"))
     checks.append((o.max_images is not None and o.max_images < 1, "--max_images: must be at least 1"))
     checks.append((o.sinkhorn_iterations < 1, "--sinkhorn_iterations: must be at least 1"))
-    for name in ("lr", "temperature", "epsilon"):
+    for name in ("lr", "disc_lr", "temperature", "epsilon"):
         checks.append((not 0 < getattr(o, name) < math.inf, f"--{name} {getattr(o, name)}: must be above 0"))
     for name in ("threshold", "train_thred"):
         value = getattr(o, name)
@@ -352,6 +355,12 @@ def _first_problem(o: Options, script: str) -> str | None:
     for name in _WEIGHTS:
         value = getattr(o, name)
         checks.append((not 0 <= value < math.inf, f"--{name} {value}: must be a number of at least 0"))
+    if script == "train" and o.stage == "stage1":
+        crop, whole = _grid(*o.rcrop), _grid(*(o.img_size or (2048, 1024)))
+        few = f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop[0] * crop[1]}); lower it"
+        checks.append((crop[0] * crop[1] < o.fbs, few))
+        large = f"--rcrop {width},{height}: larger than the images, which stage 1 cannot label"
+        checks.append((crop[0] * crop[1] > whole[0] * whole[1], large))
     needs = script == "train" and o.stage == "stage1" and not (o.ema and o.proto_rectify)
     checks.append((needs, "--stage stage1 is defined with --ema and --proto_rectify; add both"))
     unequal = script == "train" and o.stage == "stage1" and o.bn_clr != o.ema_bn
@@ -365,6 +374,13 @@ def _first_problem(o: Options, script: str) -> str | None:
     except ValueError as error:
         checks.append((True, f"--quirks: {error}"))
     return next((message for bad, message in checks if bad), None)
+
+
+def _grid(width: int, height: int) -> tuple[int, int]:
+    """Size of the network's grid for an image: half, half (ceil mode), half."""
+    halves = [((n - 1) // 2 + 1) for n in (width, height)]
+    quarters = [-(-(n - 1) // 2) + 1 for n in halves]
+    return (quarters[0] - 1) // 2 + 1, (quarters[1] - 1) // 2 + 1
 
 
 def _escapes(name: str) -> bool:

@@ -32,7 +32,7 @@ class Quirks:
     grid_hard_labels: bool = True
     """Q9. Hard labels without --flip: grid size, raw logits as confidence; right: full size, softmax."""
     unreplayed_labels: bool = True
-    """Q10. In stage 1 with --S_pseudo the labels do not follow the strong image; right: replayed."""
+    """Q10. Labels do not follow the strong image (stage 1 with --S_pseudo, 2 without); right: they do."""
 
     @classmethod
     def parse(cls, text: str) -> Quirks:

@@ -35,12 +35,13 @@ _PARSER_OF = {
 
 @dataclass(frozen=True)
 class Step:
-    """One command. name: unique; words: the command as a list; options: those of a script, else empty."""
+    """One command. words: as a list; options: those of a script, else empty; product: a file it leaves."""
 
     name: str
     words: tuple[str, ...]
     script: str
     options: dict[str, Any]
+    product: Path | None = None
 
     def shell(self) -> str:
         """The command as a user types it."""
@@ -121,10 +122,7 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
     steps = [_script_step(name, entry["script"], options)]
     if "test" in entry:
         test = common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
-        log_dir, run = Path(options.get("log_dir", "logs")), options["name"]
-        source, target = options.get("src_dataset", "gta5"), options.get("tgt_dataset", "cityscapes")
-        model = options.get("model_name", "deeplabv2")
-        test["resume_path"] = str(checkpoint_path(log_dir / run, source, target, model, entry["test"]))
+        test["resume_path"] = str(_checkpoint(options, entry["test"]))
         test["result"] = str(recipe.result_path(name))
         test["save_pred"] = str(recipe.prediction_folder(name))
         steps.append(_script_step(f"test_{name}", "test", test))
@@ -137,7 +135,27 @@ def _script_step(name: str, script: str, options: dict) -> Step:
         words = option_words(options, parser)
     except ValueError as error:
         raise ValueError(f"step {name}: {error}") from None
-    return Step(name, ("python", f"{script}.py", *words), script, options)
+    return Step(name, ("python", f"{script}.py", *words), script, options, _product(script, options))
+
+
+def _product(script: str, options: dict) -> Path | None:
+    """What must exist for the step to count as done."""
+    if script == "train":
+        return _checkpoint(options, "current")
+    if script == "test":
+        return Path(options["result"]) if "result" in options else None
+    if script == "generate_pseudo_label":
+        return Path(options.get("save_path", "Pseudo")) / options["name"]
+    if script == "generate_class_distribution" and "class_distribution" not in options:
+        return Path(options.get("save_path", "Pseudo")) / "class_distribution.npy"
+    return None
+
+
+def _checkpoint(options: dict, which: str) -> Path:
+    """The "current" or "best" checkpoint that a training writes."""
+    folder = Path(options.get("log_dir", "logs")) / options["name"]
+    source, target = options.get("src_dataset", "gta5"), options.get("tgt_dataset", "cityscapes")
+    return checkpoint_path(folder, source, target, options.get("model_name", "deeplabv2"), which)
 
 
 class Done:
@@ -160,6 +178,8 @@ class Done:
         """Whether the step was done by this command, after the last time that the previous one was."""
         mine, before = self.read(step), self.read(previous) if previous else None
         if mine is None or mine["command"] != step.shell():
+            return False
+        if step.product is not None and not step.product.exists():
             return False
         return mine["after"] == (before["finished"] if before else None)
 
