@@ -84,7 +84,8 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
     steps = list(recipe.steps)
     for step in chosen:
         at = steps.index(step)
-        previous = steps[at - 1] if at else None
+        makers = [earlier for earlier in steps[:at] if earlier.script != "test"]
+        previous = makers[-1] if makers else None  # a test changes nothing that later steps read
         if not force and done.holds(step, previous):
             print(f"[{at + 1}/{len(steps)}] {step.name}: done ({done.read(step)['seconds']} s)")
             continue

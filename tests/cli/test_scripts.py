@@ -292,6 +292,8 @@ def test_what_is_done_is_skipped_until_its_command_changes(recipe):
     assert checkpoint.stat().st_mtime_ns == before
 
     assert steps_run(succeed(f"{RUN} --only test_baseline", recipe)) == ["test_baseline"]
+    assert steps_run(succeed(RUN, recipe)) == []
+    assert steps_run(succeed(f"{RUN} --from test_baseline", recipe)) == ["test_baseline", "shares"]
 
 
 def test_a_failing_step_ends_the_recipe(recipe):

@@ -152,12 +152,16 @@ def test_recipes_of_the_project_can_be_read():
         assert len({step.name for step in recipe.steps}) == len(recipe.steps)
 
 
-def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path):
+def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     data, first, *_ = read_recipe(path, None, {}).steps
     done = Done(tmp_path / "state")
     assert not done.holds(data, None)
     done.write(data, None, 10.0, 20.0)
     done.write(first, data, 20.0, 50.0)
+    assert not done.holds(first, data)  # its checkpoint is not there
+    first.product.parent.mkdir(parents=True)
+    first.product.touch()
     assert done.holds(data, None) and done.holds(first, data)
     assert done.read(first)["seconds"] == 30.0
     other = read_recipe(path, None, {"lr": 0.5}).steps[1]
