@@ -149,7 +149,8 @@ def config(tmp_path: Path, text: str) -> str:
 def test_command_line_wins_over_yaml_wins_over_default(tmp_path):
     path = config(
         tmp_path,
-        "ema: true\nproto_rectify: true\nrce: true\nfinetune: false\nlr: 2.5e-4\nbs: 2\nrcrop: 64,32\nfbs: 32\n",
+        "ema: true\nproto_rectify: true\nrce: true\nfinetune: false\nlr: 2.5e-4\n"
+        "bs: 2\nrcrop: 64,32\nfbs: 32\n",
     )
     for arguments in (["--config", path, "--bs", "8"], ["--bs", "8", "--config", path]):
         options = parse("train", "", arguments)

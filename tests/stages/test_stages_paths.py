@@ -1,0 +1,193 @@
+"""Paths of the stages that the golden numbers do not take, on a tiny network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data.replay import replay_strong_label
+from models import DeepLabV2, FCDiscriminator
+from stages.distillation import DistillationSettings, DistillationStage
+from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from stages.stage import BatchDraws, OptimisationSettings
+from stages.warm_up import SourceOnlyStage, WarmUpStage
+from tests.golden import inputs
+from utils.quirks import Quirks
+
+D = 32
+OPTIMISATION = OptimisationSettings(1e-2, 5.0, 100)
+METHOD = SelfLabelingSettings(consistency_weight=1.0, pixels=8, queue_length=32)
+NONE = Quirks.parse("none")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+class Unmixed(BatchDraws):
+    """Never CutMix."""
+
+    def cutmix_box(self, height: int, width: int) -> None:
+        return None
+
+
+def network() -> DeepLabV2:
+    return DeepLabV2(inputs.K, layers=(1, 1, 1, 1), width=8, feat_channels=D)
+
+
+def self_labeling(
+    optimisation: OptimisationSettings = OPTIMISATION,
+    method: SelfLabelingSettings = METHOD,
+    quirks: Quirks = NONE,
+    draws: BatchDraws | None = None,
+) -> SelfLabelingStage:
+    prototypes = torch.randn(inputs.K, D)
+    return SelfLabelingStage(
+        network(), prototypes, inputs.PRIOR, optimisation, method, quirks, draws or Unmixed(0)
+    )
+
+
+def batches() -> tuple:
+    source, target = inputs.batches()
+    soft_grid = torch.randn(2, inputs.K, 9, 17).softmax(dim=1)
+    strong = replace(source, strong=source.image.flip(3), strong_records=inputs.STRONG_RECORDS)
+    return strong, replace(target, soft_grid=soft_grid)
+
+
+def batch_norm_tensors(net: nn.Module) -> list[Tensor]:
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    return [t.clone() for m in norms for t in m.state_dict().values()]
+
+
+def test_a_clean_reading_of_the_paper_runs_and_the_contrast_waits_for_a_full_queue() -> None:
+    stage = self_labeling()
+    rows = [stage.step(*batches()) for _ in range(3)]
+    assert all(torch.isfinite(loss) for row in rows for loss in row.values())
+    assert not stage.ema.training and stage.student.training
+    # 2 images × 8 pixels an iteration: the 32 rows are full when the third begins.
+    assert [float(row["contrast"]) > 0 for row in rows] == [False, False, True]
+
+
+def test_no_contrast_in_a_mixed_batch() -> None:
+    class Mixed(BatchDraws):
+        def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+            return 8, 32, 8, 40
+
+    stage = self_labeling(draws=Mixed(0))
+    rows = [stage.step(*batches()) for _ in range(3)]
+    assert float(rows[2]["contrast"]) == 0.0
+
+
+def test_queue_labels_are_those_of_the_pixels_or_with_q4_of_others() -> None:
+    _, target = batches()
+    right, wrong = self_labeling(), self_labeling(quirks=Quirks())
+    seen = right.teacher_view(target)
+    pixels = torch.tensor([[3, 70, 151], [0, 5, 100]])
+    probs = right._prototype_probs(seen.feats)
+    by_hand = (probs * target.soft_grid).argmax(dim=1)  # (B, 9, 17)
+    for image in range(2):
+        for column, flat in enumerate(pixels[image].tolist()):
+            expected = by_hand[image, flat // 17, flat % 17]
+            assert right.queue_labels(target, seen, pixels)[image, column] == expected
+    stretched = wrong.queue_labels(target, seen, pixels)  # the first three positions, whatever was sampled
+    h, w = seen.label_weak.shape[1:]
+    for column in range(3):
+        assert stretched[0, column] == seen.label_weak[0, 0, column * w // 17]
+    assert h == 12
+
+
+def test_frozen_batch_norm_does_not_move() -> None:
+    frozen = replace(OPTIMISATION, freeze_bn=True)
+    discriminator = FCDiscriminator(inputs.K, 4)
+    for stage in (SourceOnlyStage(network(), frozen, NONE), self_labeling(frozen),
+                  WarmUpStage(network(), discriminator, frozen, NONE)):  # fmt: skip
+        before = batch_norm_tensors(stage.student)
+        stage.step(*batches())
+        stage.train_mode()
+        stage.step(*batches())
+        assert all(torch.equal(a, b) for a, b in zip(before, batch_norm_tensors(stage.student), strict=True))
+
+
+def test_prototypes_learn_unless_finetuning() -> None:
+    for learn in (True, False):
+        stage = self_labeling(method=replace(METHOD, learn_prototypes=learn))
+        before = stage.prototypes.detach().clone()
+        stage.step(*batches())
+        assert torch.equal(before, stage.prototypes.detach()) != learn
+
+
+@pytest.mark.parametrize("quirks", [Quirks(), NONE], ids=["reference", "none"])
+def test_labels_of_the_strong_view(quirks: Quirks) -> None:
+    source, target = batches()
+    stage = self_labeling(method=replace(METHOD, train_on_strong=True), quirks=quirks)
+    seen = stage.teacher_view(target)
+    weak, strong = stage.forward_target(source, target, None)
+    assert weak is strong
+    flags = (quirks.flat_replay, quirks.translate_by_height)
+    replayed = replay_strong_label(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
+    expected = seen.label_weak if quirks.unreplayed_labels else replayed
+    assert torch.equal(stage.training_label(source, target, seen, None), expected)
+    assert not torch.equal(seen.label_weak, replayed)
+
+
+def test_cutmix_pastes_the_source_label_at_full_resolution() -> None:
+    source, target = batches()
+    stage = self_labeling()
+    seen = stage.teacher_view(target)
+    box = (9, 33, 14, 50)
+    label = stage.training_label(source, target, seen, box)
+    for image in range(2):
+        for y in range(12):
+            for x in range(16):
+                inside = 9 <= 4 * y < 33 and 14 <= 4 * x < 50
+                expected = source.label[image, 4 * y, 4 * x] if inside else seen.label_weak[image, y, x]
+                assert label[image, y, x] == expected
+    before = target.weak.clone()
+    stage.forward_target(source, target, box)
+    assert torch.equal(before, target.weak)  # the batch itself is left alone
+
+
+def test_source_loss_of_the_strong_image_carries_its_weight() -> None:
+    losses = []
+    for weight in (1.0, 3.0):
+        torch.manual_seed(1)
+        discriminator = FCDiscriminator(inputs.K, 4)
+        stage = WarmUpStage(network(), discriminator, OPTIMISATION, NONE, strong_source_weight=weight)
+        losses.append(float(stage.step(*batches())["source"]))
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+
+
+def test_distillation_labels_follow_the_strong_view_when_asked() -> None:
+    _, target = batches()
+    quarter = target.label[:, ::4, ::4]
+    for replay, quirks, moved in ((True, Quirks(), True), (False, Quirks(), False), (False, NONE, True)):
+        stage = DistillationStage(
+            network(), network(), OPTIMISATION, DistillationSettings(1.0, replay), quirks
+        )
+        assert torch.equal(stage.training_label(target), quarter) != moved
+        assert not stage.teacher.training
+
+
+def test_cutmix_boxes_have_half_the_area_and_come_half_of_the_time() -> None:
+    draws, again = BatchDraws(5), BatchDraws(5)
+    boxes = [draws.cutmix_box(512, 896) for _ in range(2000)]
+    assert boxes == [again.cutmix_box(512, 896) for _ in range(2000)]
+    drawn = [box for box in boxes if box is not None]
+    assert 0.45 < len(drawn) / len(boxes) < 0.55
+    for y1, y2, x1, x2 in drawn:
+        assert 0 <= y1 < y2 <= 512 and 0 <= x1 < x2 <= 896
+        assert 256 <= y2 - y1 <= 512 and 448 <= x2 - x1 <= 896
+        assert (y2 - y1) * (x2 - x1) == pytest.approx(512 * 896 / 2, rel=0.01)
+
+
+def test_sampled_pixels_differ_within_an_image_and_between_images() -> None:
+    pixels = BatchDraws(0).pixels(2, 50, 20)
+    assert pixels.shape == (2, 20) and int(pixels.min()) >= 0 and int(pixels.max()) < 50
+    assert all(len(row.unique()) == 20 for row in pixels)
+    assert not torch.equal(pixels[0], pixels[1])
+    with pytest.raises(ValueError, match="--fbs"):
+        BatchDraws(0).pixels(1, 10, 20)
