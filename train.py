@@ -14,10 +14,12 @@ import torch
 import tqdm
 import yaml
 
+from data.dataset import DataSet
 from data.labels import class_names
 from data.loaders import read
 from stages.build import build_stage, prepare_device, target_data, training_loaders
 from stages.predict import evaluate
+from stages.stage import Stage
 from utils.checkpoint import checkpoint_path, save_checkpoint
 from utils.files import save_text
 from utils.logger import RunLog, get_logger
@@ -30,63 +32,61 @@ def main() -> None:
     device = prepare_device(o)
     folder = o.log_dir / o.name
     logger = get_logger(folder)
-    log_start(o, logger, device)
+    logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
+    quirks = ", ".join(o.quirks_on.active()) or "none"
+    logger.info("torch %s on %s; quirks: %s", torch.__version__, device, quirks)
     stage = build_stage(o, device, logger)
-    source, target = training_loaders(o, stage.target_parts)
+    loaders = training_loaders(o, stage.target_parts)
     validation = target_data(o, "val")
     save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
-
     log = RunLog(folder, logger)
-    best = -1.0
+    try:
+        train(o, stage, loaders, validation, log, device)
+    finally:
+        log.close()
+
+
+def train(
+    o: Options, stage: Stage, loaders: tuple, validation: DataSet, log: RunLog, device: torch.device
+) -> None:
+    """The loop: load, step, log, validate and save."""
+    source, target = loaders
     total = o.train_iters
     if target is not None and "epochs" in o.changed():  # the default of 128 only bounds the released loop
         total = min(total, o.epochs * target.batch_sampler.per_epoch)
     sources, targets = read(source), read(target) if target is not None else None
     bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=None)
-    data_seconds, lap = 0.0, time.perf_counter()
+    best, waited, lap = -1.0, 0.0, time.perf_counter()
     for iteration in bar:
-        waiting = time.perf_counter()
+        asked = time.perf_counter()
         source_batch = next(sources).to(device)
         target_batch = next(targets).to(device) if targets is not None else None
-        data_seconds += time.perf_counter() - waiting
+        waited += time.perf_counter() - asked
         rates = stage.learning_rates()
         log.add(stage.step(source_batch, target_batch))
 
         validate = iteration % o.val_interval == 0 or iteration == total
         if validate or iteration % o.print_interval == 0:
-            means = log.write(iteration, total, rates, time.perf_counter() - lap, data_seconds)
+            means = log.write(iteration, total, rates, time.perf_counter() - lap, waited)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
             if not all(math.isfinite(v) for v in means.values()):
                 raise ValueError(f"a loss is not finite after {iteration} iterations: {means}; lower --lr?")
-            data_seconds, lap = 0.0, time.perf_counter()
+            waited, lap = 0.0, time.perf_counter()
         if validate:
             scores = evaluate(stage.student, validation, device, o.num_workers)
             stage.train_mode()
-            log.write_scores(iteration, scores, class_names(o.n_class))
-            is_best = scores["miou"] > best
             best = max(best, scores["miou"])
-            logger.info(
-                "after %d iterations: mIoU %.2f (best %.2f)", iteration, 100 * scores["miou"], 100 * best
-            )
-            content = stage.released_state() | {"iter": iteration, "best_iou": best}
-            for which in ("current", "best") if is_best else ("current",):
-                save_checkpoint(content, path_of(o, which))
+            log.write_scores(iteration, scores, best, class_names(o.n_class))
+            save(o, stage, iteration, best, is_best=scores["miou"] == best)
             lap = time.perf_counter()
-    log.close()
-    logger.info("checkpoints: %s and %s", path_of(o, "current"), path_of(o, "best"))
 
 
-def path_of(o: Options, which: str):
-    """The "current" or "best" checkpoint of the run."""
-    return checkpoint_path(o.log_dir / o.name, o.src_dataset, o.tgt_dataset, o.model_name, which)
-
-
-def log_start(o: Options, logger, device: torch.device) -> None:
-    """What runs, on what, with which quirks."""
-    logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
-    logger.info(
-        "torch %s on %s; quirks: %s", torch.__version__, device, ", ".join(o.quirks_on.active()) or "none"
-    )
+def save(o: Options, stage: Stage, iteration: int, best: float, is_best: bool) -> None:
+    """Write the current checkpoint and, if it is the best so far, the best one."""
+    content = stage.released_state() | {"iter": iteration, "best_iou": best}
+    for which in ("current", "best") if is_best else ("current",):
+        folder = o.log_dir / o.name
+        save_checkpoint(content, checkpoint_path(folder, o.src_dataset, o.tgt_dataset, o.model_name, which))
 
 
 if __name__ == "__main__":

@@ -75,8 +75,10 @@ class RunLog:
         self._logger.info("after %d of %d iterations: %s  (lr %s)", iteration, total, parts, rate)
         return means
 
-    def write_scores(self, iteration: int, scores: dict, names: list[str]) -> None:
-        """Validation scores."""
+    def write_scores(self, iteration: int, scores: dict, best: float, names: list[str]) -> None:
+        """Validation scores; best: the highest mIoU so far."""
+        now = 100 * scores["miou"]
+        self._logger.info("after %d iterations: mIoU %.2f (best %.2f)", iteration, now, 100 * best)
         scalars = {"val/miou": scores["miou"]}
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
         self._record(iteration, scalars)
