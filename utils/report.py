@@ -86,7 +86,7 @@ def write_curves(recipe: Recipe, path: Path) -> None:
         points = [(line["iteration"], 100 * line["val/miou"]) for line in lines if "val/miou" in line]
         if points:
             scores.plot(*zip(*points, strict=True), marker="o")
-        losses.set(title=step.name, yscale="symlog", ylabel="loss (symlog)" if column == 0 else None)
+        losses.set(title=step.name, ylabel="loss" if column == 0 else None)
         losses.legend(fontsize=7)
         scores.set(xlabel="iterations", ylabel="mIoU on val" if column == 0 else None)
     low, high = axes[1, 0].get_ylim()
