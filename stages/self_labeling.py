@@ -155,10 +155,7 @@ class SelfLabelingStage(Stage):
     ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
         """Outputs to self-train on (weak, with CutMix; or strong, never mixed) and on the strong view."""
         if self.method.train_on_strong:
-            image = (
-                target.strong if self.quirks.unreplayed_labels else _paste(target.strong, source.image, box)
-            )
-            output = self.student(image)
+            output = self.student(target.strong)
             return output, output
         weak = self.student(_paste(target.weak, source.image, box))
         return weak, self.student(target.strong) if self.method.consistency_weight > 0 else None
