@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import replay_strong_label
 from loss import confidence_regulariser, cross_entropy, distillation_loss, symmetric_cross_entropy
 from stages.stage import OptimisationSettings, Stage, quarter, resize_logits
 from utils.quirks import Quirks
@@ -73,8 +72,7 @@ class DistillationStage(Stage):
         label = target.label[:, ::4, ::4]
         if not self.method.replay_labels and self.quirks.unreplayed_labels:
             return label
-        flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
-        return replay_strong_label(label, target.strong_records, 4, IGNORE, *flags)
+        return self.replay(label, target.strong_records)
 
     def self_train(self, logits: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy or symmetric cross-entropy on the pseudo labels."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import full_to_weak, replay_strong, replay_strong_label
+from data.replay import full_to_weak
 from loss import (
     SelfLabeling,
     confidence_regulariser,
@@ -165,8 +165,7 @@ class SelfLabelingStage(Stage):
     ) -> Tensor:
         """The rectified label (B, H/4, W/4) with the source's pasted into the CutMix box."""
         if self.method.train_on_strong and not self.quirks.unreplayed_labels:
-            flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
-            return replay_strong_label(seen.label_weak, target.strong_records, 4, IGNORE, *flags)
+            return self.replay(seen.label_weak, target.strong_records)
         if box is None:
             return seen.label_weak
         full = seen.label_weak.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
@@ -218,8 +217,7 @@ class SelfLabelingStage(Stage):
         """The student's cosines on the strong view follow the EMA model's, moved as the view was."""
         if strong is None or self.method.consistency_weight <= 0:
             return seen.feats.new_zeros(())
-        flags = (self.quirks.flat_replay, self.quirks.translate_by_height)
-        replayed = replay_strong(seen.probs_weak, target.strong_records, 4, IGNORE, *flags)
+        replayed = self.replay(seen.probs_weak, target.strong_records)
         mask = replayed != IGNORE
         feats = resize_logits(strong.feats, quarter(target.strong.shape[2:]))
         cosines = cosines_to_prototypes(feats, self.prototypes_ema)

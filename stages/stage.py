@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
+from data.replay import replay_strong, replay_strong_label
+from data.strong_augment import StrongRecord
 from loss import cross_entropy
 from models import SegmentationOutput, freeze_batch_norm
 from utils.checkpoint import NETWORK
@@ -103,6 +105,14 @@ class Stage:
     def source_loss(output: SegmentationOutput, label: Tensor) -> Tensor:
         """Cross-entropy of the logits, up to the size of the label (B, H, W)."""
         return cross_entropy(resize_logits(output.logits, label.shape[1:]), label, IGNORE)
+
+    def replay(self, maps: Tensor, records: Sequence[StrongRecord], scale: int = 4) -> Tensor:
+        """Maps of the weak crops at 1/scale, as the strong views show them (Q5, Q7; see data.replay).
+
+        Probabilities (B, K, h, w), or labels (B, h, w) int64.
+        """
+        replay = replay_strong_label if maps.ndim == 3 else replay_strong
+        return replay(maps, records, scale, IGNORE, self.quirks.flat_replay, self.quirks.translate_by_height)
 
     def advance(self) -> None:
         """SGD step, schedule, count."""

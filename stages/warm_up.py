@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import replay_strong_label
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
 from stages.stage import OptimisationSettings, Stage, resize_logits
 from utils.checkpoint import DISCRIMINATOR
@@ -88,14 +87,7 @@ class WarmUpStage(Stage):
             :, 0
         ].long()
         scale = 4 if self.quirks.source_replay_scale else 8
-        return replay_strong_label(
-            label,
-            source.strong_records,
-            scale,
-            IGNORE,
-            self.quirks.flat_replay,
-            self.quirks.translate_by_height,
-        )
+        return self.replay(label, source.strong_records, scale)
 
     def advance(self) -> None:
         """Both optimisers."""
