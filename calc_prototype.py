@@ -25,8 +25,8 @@ def main() -> None:
     """Parse, predict, average, write."""
     o = parse("prototypes", __doc__)
     device = prepare_device(o)
+    o, network = load_for_inference(o, device)
     data: DataSet = source_data(o) if o.source else target_data(o, "train")
-    network = load_for_inference(o, device)
     means, present = [], []
     for item in predict(network, data, device, o.num_workers, with_labels=o.source, title="prototypes"):
         mean, found = class_means(item.output.feats, item.output.logits, item.label)

@@ -20,8 +20,8 @@ def main() -> None:
     """Parse, predict, count, write."""
     o = parse("distribution", __doc__)
     device = prepare_device(o)
+    o, network = load_for_inference(o, device)
     data = target_data(o, "train")
-    network = load_for_inference(o, device)
     counts = np.zeros(o.n_class, dtype=np.int64)
     for item in predict(network, data, device, o.num_workers, title="class distribution"):
         counts += np.bincount(item.output.logits.argmax(dim=1).flatten().cpu().numpy(), minlength=o.n_class)

@@ -23,8 +23,8 @@ def main() -> None:
     """Parse, predict, write."""
     o = parse("pseudo_label", __doc__)
     device = prepare_device(o)
+    o, network = load_for_inference(o, device)
     data = target_data(o, "train")
-    network = load_for_inference(o, device)
     folder, colours = o.save_path / o.name, palette(o.n_class)
     for item in predict(network, data, device, o.num_workers, title="pseudo labels"):
         if o.soft:

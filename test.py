@@ -23,8 +23,8 @@ def main() -> None:
     """Parse, predict, print."""
     o = parse("test", __doc__)
     device = prepare_device(o)
+    o, network = load_for_inference(o, device)
     data = target_data(o, "val")
-    network = load_for_inference(o, device)
     scores = evaluate(network, data, device, o.num_workers, _writer(o))
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])

@@ -39,21 +39,28 @@ def main() -> None:
     loaders = training_loaders(o, stage.target_parts)
     validation = target_data(o, "val")
     save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
-    log = RunLog(folder, logger)
+    per_epoch = (loaders[1] or loaders[0]).batch_sampler.per_epoch
+    total = o.train_iters
+    if "epochs" in o.changed():  # the default of 128 only bounds the released loop
+        total = min(total, o.epochs * per_epoch)
+    log = RunLog(folder, logger, total, per_epoch, o.epochs)
     try:
-        train(o, stage, loaders, validation, log, device)
+        train(o, stage, loaders, total, validation, log, device)
     finally:
         log.close()
 
 
 def train(
-    o: Options, stage: Stage, loaders: tuple, validation: DataSet, log: RunLog, device: torch.device
+    o: Options,
+    stage: Stage,
+    loaders: tuple,
+    total: int,
+    validation: DataSet,
+    log: RunLog,
+    device: torch.device,
 ) -> None:
-    """The loop: load, step, log, validate and save."""
+    """The loop: load, step, log, validate and save. Lines and validations fall as in the released code."""
     source, target = loaders
-    total = o.train_iters
-    if target is not None and "epochs" in o.changed():  # the default of 128 only bounds the released loop
-        total = min(total, o.epochs * target.batch_sampler.per_epoch)
     sources, targets = read(source), read(target) if target is not None else None
     bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=None)
     best, waited, lap = -1.0, 0.0, time.perf_counter()
@@ -65,9 +72,10 @@ def train(
         rates = stage.learning_rates()
         log.add(stage.step(source_batch, target_batch))
 
-        validate = iteration % o.val_interval == 0 or iteration == total
-        if validate or iteration % o.print_interval == 0:
-            means = log.write(iteration, total, rates, time.perf_counter() - lap, waited)
+        counted = iteration + 1  # the released counter is one ahead
+        validate = iteration == total or (counted % o.val_interval == 0 and counted < total)
+        if validate or counted % o.print_interval == 0:
+            means = log.write(iteration, rates, time.perf_counter() - lap, waited)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
             if not all(math.isfinite(v) for v in means.values()):
                 raise ValueError(f"a loss is not finite after {iteration} iterations: {means}; lower --lr?")
@@ -83,7 +91,7 @@ def train(
 
 def save(o: Options, stage: Stage, iteration: int, best: float, is_best: bool) -> None:
     """Write the current checkpoint and, if it is the best so far, the best one."""
-    content = stage.released_state() | {"iter": iteration, "best_iou": best}
+    content = stage.released_state() | {"iter": iteration, "best_iou": best, "quirks": o.quirks_on.active()}
     for which in ("current", "best") if is_best else ("current",):
         folder = o.log_dir / o.name
         save_checkpoint(content, checkpoint_path(folder, o.src_dataset, o.tgt_dataset, o.model_name, which))

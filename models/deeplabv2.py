@@ -150,7 +150,7 @@ class DeepLabV2(nn.Module):
         return self.layer5(x)
 
 
-_BACKBONES = {
+BACKBONES = {
     "resnet101": {"layers": (3, 4, 23, 3), "width": 64, "feat_channels": 256},
     "mini": {"layers": (1, 1, 2, 1), "width": 16, "feat_channels": 64},
 }
@@ -158,4 +158,4 @@ _BACKBONES = {
 
 def deeplabv2(backbone: str, num_classes: int, pretrain_norm: bool = False) -> DeepLabV2:
     """The network by the name of its backbone: "resnet101" (the paper's) or "mini" (for small machines)."""
-    return DeepLabV2(num_classes, pretrain_norm=pretrain_norm, **_BACKBONES[backbone])
+    return DeepLabV2(num_classes, pretrain_norm=pretrain_norm, **BACKBONES[backbone])

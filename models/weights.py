@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet101_Weights
 
+from models.deeplabv2 import BACKBONES
+
 HEAD = ("layer5.", "bn_pretrain.")
+
+
+class NetworkShape(NamedTuple):
+    """What a state dict says of its network: arguments of `deeplabv2`."""
+
+    backbone: str
+    num_classes: int
+    pretrain_norm: bool
+
+
+def network_shape(state: Mapping[str, Tensor], source: str) -> NetworkShape:
+    """Read backbone, K and `bn_pretrain` off the tensors of a DeepLabV2; ValueError if it is none of ours.
+
+    source: the file's name, for the message.
+    """
+    try:
+        width, num_classes = state["conv1.weight"].shape[0], state["layer5.head.1.weight"].shape[0]
+        feat_channels = state["layer5.bottleneck.1.weight"].shape[0]
+    except (KeyError, IndexError):
+        raise ValueError(f"{source}: is not the state of a DeepLabV2 of this project") from None
+    layers = tuple(len({k.split(".")[1] for k in state if k.startswith(f"layer{i}.")}) for i in range(1, 5))
+    found = {"layers": layers, "width": width, "feat_channels": feat_channels}
+    backbone = next((name for name, shape in BACKBONES.items() if shape == found), None)
+    if backbone is None:
+        raise ValueError(
+            f"{source}: holds a DeepLabV2 of another size ({found}); known: {', '.join(BACKBONES)}"
+        )
+    return NetworkShape(backbone, num_classes, any(k.startswith("bn_pretrain.") for k in state))
 
 
 def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

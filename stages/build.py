@@ -11,10 +11,11 @@ from torch import nn
 from data.cityscapes import cityscapes
 from data.dataset import DataSet
 from data.gta5 import gta5
+from data.labels import supported_class_counts
 from data.loaders import Augmentation, SourceSamples, TargetSamples, training_loader
 from data.synthia import synthia
 from models import DeepLabV2, FCDiscriminator, deeplabv2
-from models.weights import imagenet_state, load_backbone, load_network
+from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.products import load_distribution, load_prototypes, require_pseudo_labels
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
@@ -80,12 +81,35 @@ def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-def load_for_inference(o: Options, device: torch.device) -> DeepLabV2:
-    """The network of --resume_path, wholly loaded, in eval mode."""
-    content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+def load_for_inference(o: Options, device: torch.device) -> tuple[Options, DeepLabV2]:
+    """The network of --resume_path, wholly loaded, in eval mode, and the options that it implies.
+
+    --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
+    one that was given and does not fit is an error.
+    """
+    state = load_checkpoint(o.resume_path, _RESUME_REMEDY)[NETWORK]["model_state"]
+    o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)))
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
-    load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
-    return network.to(device).eval()
+    load_network(network, state, str(o.resume_path))
+    return o, network.to(device).eval()
+
+
+def _as_checkpoint_says(o: Options, shape: NetworkShape) -> Options:
+    """The options with backbone, classes and batch norm of a checkpoint."""
+    if shape.num_classes not in supported_class_counts():
+        raise ValueError(
+            f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for 19, 16, 13"
+        )
+    says = {"backbone": shape.backbone, "n_class": shape.num_classes, "bn_clr": shape.pretrain_norm}
+    other = {name: value for name, value in says.items() if getattr(o, name) != value}
+    for name, value in other.items():
+        if o.given(name):
+            fits = "leave out --bn_clr" if name == "bn_clr" else f"give --{name} {value} or leave it out"
+            raise ValueError(f"{o.resume_path}: was made with another --{name}; {fits}")
+    if other:
+        taken = ", ".join(f"{name} {value}" for name, value in other.items())
+        print(f"taken from the checkpoint: {taken}")
+    return o.replaced(**other)
 
 
 def build_student(o: Options, logger: logging.Logger) -> DeepLabV2:

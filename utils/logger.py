@@ -40,16 +40,20 @@ def get_logger(folder: Path | None = None, file_name: str = "run.log") -> loggin
 class RunLog:
     """Collects the losses of a run; reads them from the device only when a line is due.
 
-    Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`.
+    Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`, and lines in the form of the
+    released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total] there, and j in
+    the other two places.
+    total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs.
     """
 
-    def __init__(self, folder: Path, logger: logging.Logger):
+    def __init__(self, folder: Path, logger: logging.Logger, total: int, per_epoch: int, epochs: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = (folder / "log.jsonl").open("w", encoding="utf-8")
         self._curves = SummaryWriter(str(folder / "tensorboard"))
         self._logger = logger
+        self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -59,7 +63,7 @@ class RunLog:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
 
-    def write(self, iteration: int, total: int, rates: dict[str, float], step: float, data: float) -> dict:
+    def write(self, iteration: int, rates: dict[str, float], step: float, data: float) -> dict:
         """The means since the last line, to all three places; this waits for the device.
 
         step, data: seconds since then, in all and waiting for the loader.
@@ -70,18 +74,23 @@ class RunLog:
         scalars = {f"loss/{k}": v for k, v in means.items()}
         scalars |= {f"lr/{k}": v for k, v in rates.items()} | {f"time/{k}": v for k, v in seconds.items()}
         self._record(iteration, scalars)
-        parts = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-        rate = "  ".join(f"{name} {value:.3g}" for name, value in rates.items())
-        self._logger.info("after %d of %d iterations: %s  (lr %s)", iteration, total, parts, rate)
+        losses = {"loss" if name == "total" else f"loss_{name}": value for name, value in means.items()}
+        told = losses | {f"lr_{name}": value for name, value in rates.items()}
+        parts = "  ".join(f"{name}: {value:.6g}" for name, value in told.items())
+        self._logger.info("%s  %s", self._position(iteration), parts)
         return means
 
     def write_scores(self, iteration: int, scores: dict, best: float, names: list[str]) -> None:
         """Validation scores; best: the highest mIoU so far."""
         now = 100 * scores["miou"]
-        self._logger.info("after %d iterations: mIoU %.2f (best %.2f)", iteration, now, 100 * best)
+        self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
         scalars = {"val/miou": scores["miou"]}
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
         self._record(iteration, scalars)
+
+    def _position(self, iteration: int) -> str:
+        epoch = (iteration - 1) // self._per_epoch + 1
+        return f"Epochs [{epoch}/{self._epochs}] Iter [{min(iteration + 1, self._total)}/{self._total}]"
 
     def _record(self, iteration: int, scalars: dict[str, float]) -> None:
         self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")

@@ -37,6 +37,16 @@ class Options(argparse.Namespace):
         """Those that are not at their default."""
         return {k: v for k, v in self.values().items() if v != _plain(self._defaults[k])}
 
+    def given(self, name: str) -> bool:
+        """Whether the command line or --config sets the option, be it to its default."""
+        return name in self._given
+
+    def replaced(self, **values: object) -> Options:
+        """A copy with other values."""
+        copy = Options(**(vars(self) | values | {"_frozen": False}))
+        copy._frozen = True
+        return copy
+
 
 def _plain(value: object) -> object:
     if isinstance(value, tuple):
@@ -53,7 +63,8 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     parser = build_parser(script, description)
     options = parser.parse_args(argv, namespace=Options())
     if options.config:
-        options = parser.parse_args(_read_config(options.config, parser) + argv, namespace=Options())
+        argv = _read_config(options.config, parser) + argv
+        options = parser.parse_args(argv, namespace=Options())
     problem = _first_problem(options, script)
     if problem:
         parser.error(problem)
@@ -63,8 +74,16 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
         options.src_rootpath = Path("./dataset/SYNTHIA")
     options.quirks_on = Quirks.parse(options.quirks)
     options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    options._given = _given(parser, argv)
     options._frozen = True
     return options
+
+
+def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options that occur in `argv`. Leaves the parser without defaults."""
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS
+    return frozenset(vars(parser.parse_args(argv)))
 
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:

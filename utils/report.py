@@ -89,11 +89,9 @@ def write_curves(recipe: Recipe, path: Path) -> None:
         losses.set(title=step.name, ylabel="loss" if column == 0 else None)
         losses.legend(fontsize=7)
         scores.set(xlabel="iterations", ylabel="mIoU on val" if column == 0 else None)
-    low, high = axes[1, 0].get_ylim()
-    low = min([low, *(a.get_ylim()[0] for a in axes[1])])
-    high = max([high, *(a.get_ylim()[1] for a in axes[1])])
+    low, high = (bound(axis.get_ylim()[i] for axis in axes[1]) for i, bound in enumerate((min, max)))
     for axis in axes[1]:
-        axis.set_ylim(low, high)
+        axis.set_ylim(low - 1, high + 1)  # one scale for all stages
         axis.grid(alpha=0.3)
     with replace_when_whole(path) as file:
         figure.savefig(file, format="png", dpi=100)

@@ -204,18 +204,19 @@ def test_missing_checkpoint(desk):
 
 
 def test_checkpoint_of_other_classes(desk, networks):
-    line = refused(f"{TEST} {networks / 'k16.pkl'}", desk)
+    line = refused(f"{TEST} {networks / 'k16.pkl'} --n_class 19", desk)
     assert str(networks / "k16.pkl") in line and "--n_class 16" in line
+
+
+def test_checkpoint_to_train_from_of_other_classes(desk, networks):
+    shutil.copy(networks / "k16.pkl", desk / MODEL)
+    line = refused(f"{STAGE2}", desk)
+    assert MODEL in line and "--n_class 16" in line
 
 
 def test_checkpoint_of_another_backbone(desk, monkeypatch):
     line = refused_here(f"{TEST} {MODEL} --backbone resnet101", desk, monkeypatch)
     assert MODEL in line and "--backbone" in line
-
-
-def test_norm_before_the_head_needs_its_option(desk, networks):
-    line = refused(f"{TEST} {networks / 'bn.pkl'}", desk)
-    assert str(networks / "bn.pkl") in line and "--bn_clr" in line
 
 
 def test_norm_in_the_teacher_needs_its_option(desk, networks, monkeypatch):

@@ -83,11 +83,12 @@ def test_a_run_leaves_its_options_and_its_losses(trained):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "loss/source" in line]
     assert [line["iteration"] for line in losses] == [1, 2, 3]
-    assert [line["iteration"] for line in lines if "val/miou" in line] == [2, 3]
+    assert [line["iteration"] for line in lines if "val/miou" in line] == [1, 3]
     assert {"loss/adversarial", "loss/discriminator", "time/step", "time/data"} <= losses[0].keys()
     rates = [line["lr/backbone"] for line in losses]
     assert rates[0] == pytest.approx(1e-4) and rates == sorted(rates, reverse=True)
-    assert "after 3 iterations: mIoU" in (folder / "run.log").read_text()
+    told = (folder / "run.log").read_text()
+    assert "Epochs [1/128] Iter [2/3]  loss_source: " in told and "Epochs [2/128] Iter [3/3]  mIoU: " in told
     assert any((folder / "tensorboard").iterdir())
 
 
@@ -171,6 +172,27 @@ def test_source_data_is_not_needed_to_score(desk, dataset):
     (desk / "dataset").mkdir()
     (desk / "dataset" / "cityscapes").symlink_to(dataset / "cityscapes")
     assert "images: 1" in succeed(f"python test.py {MODEL} {MINI} {SMALL} --max_images 1", desk)
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "classes"),
+    [
+        ("k19.pkl", "backbone mini", 19),
+        ("k16.pkl", "backbone mini, n_class 16", 16),
+        ("bn.pkl", "backbone mini, bn_clr True", 19),
+    ],
+)
+@pytest.mark.parametrize("script", ["test", "generate_pseudo_label --soft", "generate_class_distribution"])
+def test_the_checkpoint_says_what_the_command_line_does_not(desk, networks, script, file, said, classes):
+    name, *words = script.split()
+    output = succeed(f"python {name}.py --resume {networks / file} {SMALL} {' '.join(words)}", desk)
+    assert f"taken from the checkpoint: {said}\n" in output
+    if name == "test":
+        assert f"mIoU over {classes}" in output
+    elif words:
+        assert {np.load(p).shape[0] for p in (desk / "Pseudo").rglob("*.npy")} == {classes}
+    else:
+        assert np.load(desk / "Pseudo" / "class_distribution.npy").shape == (classes,)
 
 
 # --- calc_prototype.py ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models import DeepLabV2, deeplabv2
-from models.weights import load_backbone, load_network
+from models.weights import load_backbone, load_network, network_shape
 
 
 def network(n_class: int = 19, norm: bool = False, seed: int = 0) -> DeepLabV2:
@@ -117,3 +117,20 @@ def test_a_backbone_that_lacks_a_tensor_is_refused(name):
             load_backbone(built, given, "weights.pth")
         assert "weights.pth" in str(raised.value) and name in str(raised.value)
         assert_unchanged(built, before)
+
+
+@pytest.mark.parametrize("backbone", ["mini", "resnet101"])
+@pytest.mark.parametrize("num_classes", [19, 16, 13])
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_shape_of_a_network_is_read_off_its_state(backbone, num_classes, norm):
+    with torch.device("meta"):
+        state = deeplabv2(backbone, num_classes, norm).state_dict()
+    assert network_shape(state, "file") == (backbone, num_classes, norm)
+
+
+def test_networks_of_another_kind_have_no_shape():
+    with torch.device("meta"):
+        larger = DeepLabV2(19, layers=(1, 1, 2, 2), width=16, feat_channels=64).state_dict()
+    for state in (larger, {"weight": torch.zeros(3)}):
+        with pytest.raises(ValueError, match=r"file\.pkl"):
+            network_shape(state, "file.pkl")

@@ -115,6 +115,31 @@ def test_state_dict_continues_where_it_was():
     assert_paths(run(resumed, q, range(7, 20)), plain_loop(3, 20)[7:])
 
 
+def test_scaled_gradients_give_the_same_steps_and_an_overflow_is_skipped():
+    """torch's GradScaler, as mixed precision uses it."""
+    p = parameter()
+    optimizer = RepeatedSGD([p], LR, repeats=3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    path = []
+    for step in range(20):
+        optimizer.param_groups[0]["lr"] = rate(step)
+        if step == 4:  # a gradient that overflows changes nothing, momentum included
+            buffer = optimizer.state[p]["momentum_buffer"]
+            before = p.tolist(), buffer.tolist()
+            scaler.scale((p * float("inf")).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            assert (p.tolist(), buffer.tolist()) == before
+        weights = 0.05 * torch.arange(1, 6, dtype=torch.float64)
+        scaler.scale((weights * (p - torch.tensor(TARGET, dtype=torch.float64)) ** 2).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        path.append(p.tolist())
+    assert_paths(path, plain_loop(3, 20))
+
+
 def test_gradients_are_not_changed():
     p = parameter()
     p.grad = torch.ones(5, dtype=torch.float64)

@@ -1,0 +1,155 @@
+"""Each quirk switched on and off in the stage that it belongs to, against a form written out by hand.
+
+Q4 and Q10 are in test_stages_paths, Q6 in test_loss_self_labeling, Q9 in tests/cli/test_scripts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.replay import replay_strong, replay_strong_label
+from data.strong_augment import StrongRecord
+from models import DeepLabV2, FCDiscriminator
+from stages.distillation import DistillationSettings, DistillationStage
+from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from stages.stage import BatchDraws, OptimisationSettings
+from stages.warm_up import SourceOnlyStage, WarmUpStage
+from tests.golden import inputs
+from utils.quirks import Quirks
+
+OPTIMISATION = OptimisationSettings(1e-2, 5.0, 100)
+NONE = Quirks.parse("none")
+
+
+def only(name: str) -> Quirks:
+    return Quirks.parse(name)
+
+
+def network(seed: int = 0) -> DeepLabV2:
+    torch.manual_seed(seed)
+    return DeepLabV2(inputs.K, layers=(1, 1, 1, 1), width=8, feat_channels=32)
+
+
+def without_dropout(net: DeepLabV2) -> DeepLabV2:
+    net.layer5.head[0].p = 0.0
+    return net
+
+
+@pytest.mark.parametrize(
+    ("quirks", "times"),
+    [
+        (
+            only("repeated_updates"),
+            {"conv1.": 1, "layer1.0.conv2.": 3, "layer3.0.downsample.0.": 4, "layer5.": 1},
+        ),
+        (NONE, {"conv1.": 1, "layer1.0.conv2.": 1, "layer3.0.downsample.0.": 1, "layer5.": 1}),
+    ],
+    ids=["on", "off"],
+)
+def test_repeated_updates(quirks: Quirks, times: dict[str, int]) -> None:
+    source, _ = inputs.batches()
+    stage = SourceOnlyStage(without_dropout(network()), OPTIMISATION, quirks)
+    before = {k: p.detach().clone() for k, p in stage.student.named_parameters()}
+    gradients: dict[str, Tensor] = {}
+    for name, parameter in stage.student.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, n=name: gradients.update({n: p.grad.clone()}))
+    stage.step(source, None)
+    for prefix, repeats in times.items():
+        name = next(k for k in before if k.startswith(prefix) and k.endswith("weight"))
+        p, rate = before[name].double(), 1e-2 * (5 if prefix == "layer5." else 1)
+        for _ in range(repeats):  # the first step: each repetition starts its buffer anew
+            p = p - rate * (gradients[name].double() + 2e-4 * p)
+        torch.testing.assert_close(stage.student.get_parameter(name).double(), p, rtol=1e-5, atol=1e-7)
+
+
+def self_labeling(quirks: Quirks) -> SelfLabelingStage:
+    torch.manual_seed(3)
+    prototypes = torch.randn(inputs.K, 32)
+    method = SelfLabelingSettings(pixels=8, queue_length=32)
+    return SelfLabelingStage(network(), prototypes, inputs.PRIOR, OPTIMISATION, method, quirks, BatchDraws(0))
+
+
+@pytest.mark.parametrize(
+    ("quirks", "train"), [(only("ema_train_mode"), True), (NONE, False)], ids=["on", "off"]
+)
+def test_ema_train_mode(quirks: Quirks, train: bool) -> None:
+    _, target = inputs.batches()
+    stage, alone = self_labeling(quirks), network().train(train)
+    torch.manual_seed(5)
+    seen = stage.teacher_view(target)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        expected = alone(target.whole)
+    torch.testing.assert_close(seen.feats, expected.feats)
+    torch.testing.assert_close(seen.logits, expected.logits)
+
+
+@pytest.mark.parametrize(
+    ("quirks", "probs"), [(only("kd_probabilities"), True), (NONE, False)], ids=["on", "off"]
+)
+def test_kd_probabilities(quirks: Quirks, probs: bool) -> None:
+    source, target = inputs.batches()
+    student, teacher = without_dropout(network(0)), network(1)
+    stage = DistillationStage(student, teacher, OPTIMISATION, DistillationSettings(1.0), quirks)
+    seen: list[Tensor] = []
+    student.register_forward_hook(lambda _, __, output: seen.append(output.logits.detach()))
+    got = float(stage.step(source, target)["distill"])
+    with torch.no_grad():
+        t = F.interpolate(teacher(target.strong).logits, (12, 16), mode="bilinear", align_corners=True)
+        s = F.interpolate(seen[1], (12, 16), mode="bilinear", align_corners=True)
+    t, s = t.double().softmax(1), s.double().softmax(1)
+    expected = (t * (t.log() - (s if probs else s.log()))).mean()
+    assert got == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "names", ["flat_replay", "translate_by_height", "flat_replay,translate_by_height", "none"]
+)
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_replay_switches_reach_the_replay(names: str, kind: str) -> None:
+    twice = StrongRecord(operations=(("TranslateX", 20), ("TranslateX", -9)))
+    records = [twice, inputs.STRONG_RECORDS[0]]
+    flags = ("flat_replay" in names, "translate_by_height" in names)
+    stage = SourceOnlyStage(network(), OPTIMISATION, Quirks.parse(names))
+    if kind == "labels":
+        maps = inputs.hard_label()[:, ::4, ::4]
+        outcomes = {f: replay_strong_label(maps, records, 4, 250, *f) for f in _all_flags()}
+    else:
+        maps = inputs.quarter_soft_label()
+        outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in _all_flags()}
+    replayed = stage.replay(maps, records)
+    assert [f for f, outcome in outcomes.items() if torch.equal(replayed, outcome)] == [flags]
+
+
+def _all_flags() -> list[tuple[bool, bool]]:
+    return [(flat, height) for flat in (True, False) for height in (True, False)]
+
+
+@pytest.mark.parametrize(
+    ("quirks", "scale"), [(only("source_replay_scale"), 4), (NONE, 8)], ids=["on", "off"]
+)
+def test_source_replay_scale(quirks: Quirks, scale: int) -> None:
+    source, target = inputs.batches()
+    source = replace(source, strong=source.image.flip(3), strong_records=inputs.STRONG_RECORDS)
+    student = without_dropout(network())
+    seen: list[Tensor] = []
+    student.register_forward_hook(lambda _, __, output: seen.append(output.logits.detach()))
+    discriminator = FCDiscriminator(inputs.K, 4)
+    stage = WarmUpStage(student, discriminator, OPTIMISATION, quirks, strong_source_weight=1.0)
+    got = float(stage.step(source, target)["source"])
+    h, w = seen[0].shape[2:]
+    rows, columns = torch.arange(h) * 48 // h, torch.arange(w) * 64 // w  # nearest
+    label = source.label[:, rows][:, :, columns]
+    flags = (quirks.flat_replay, quirks.translate_by_height)
+    label = replay_strong_label(label, inputs.STRONG_RECORDS, scale, 250, *flags)
+    log_probs = seen[0].double().log_softmax(1)
+    picked = [
+        float(log_probs[b, label[b, y, x], y, x])
+        for b in range(2) for y in range(h) for x in range(w) if label[b, y, x] != 250
+    ]  # fmt: skip
+    assert got == pytest.approx(-sum(picked) / len(picked), rel=1e-5)

@@ -1,0 +1,101 @@
+"""A run beside the published one: loss and mIoU over iterations, GTA5 → Cityscapes.
+
+    python -m utils.milestones logs/NAME --stage stage1 [--log PUBLISHED_LOG]
+
+Writes logs/NAME/milestones.png. PUBLISHED_LOG: any log in the released form, such as another run's run.log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.files import replace_when_whole
+
+Points = Sequence[tuple[int, float]]  # (Iter, value)
+
+
+class Published(NamedTuple):
+    """What the logs of a released stage show, by the counter that they print."""
+
+    miou: Points  # percent; the best and the last one included
+    loss: Points  # the first lines
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "stage1": Published(
+        [(1000, 44.8), (5000, 49.7), (13000, 52.4), (70000, 55.66), (81000, 54.69)],
+        [(20, 7.04), (40, 4.74), (60, 4.92)],
+    ),
+    "stage2": Published([(1000, 36.1), (68000, 59.41), (80500, 59.17)], []),
+    "stage3": Published([(1000, 55.9), (48000, 60.77), (76000, 60.25)], []),
+}
+
+_LINE = re.compile(r"Iter \[(\d+)/\d+\](.*)")
+_VALUE = re.compile(r"([\w/]+): ([-+.\deE]+)")
+
+
+def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every named value of a log in the released form, `… Iter [20/90000]  loss: 7.04  loss_CTS: …`."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = _LINE.search(line)
+        for name, value in _VALUE.findall(found[2]) if found else ():
+            try:
+                series.setdefault(name, []).append((int(found[1]), float(value)))
+            except ValueError:
+                continue  # a word that only looks like a number
+    if not series:
+        raise ValueError(f"{path}: has no line of the form 'Iter [20/90000]  loss: 7.04'")
+    return series
+
+
+def compare(run: Path, stage: str, other: Path | None) -> Path:
+    """Draw a run's curves, the published milestones of its stage and another log into one picture."""
+    from matplotlib.figure import Figure  # no window, no global state
+
+    published, target = PUBLISHED[stage], run / "milestones.png"
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    logs = {run.name: read_log(run / "run.log")} | ({other.stem: read_log(other)} if other else {})
+    for name, series in logs.items():
+        if "loss" in series:
+            losses.plot(*zip(*series["loss"], strict=True), label=name)
+        if "mIoU" in series:
+            scores.plot(*zip(*series["mIoU"], strict=True), label=name, marker=".")
+    for axis, points in ((losses, published.loss), (scores, published.miou)):
+        if points:
+            axis.plot(*zip(*points, strict=True), "k*", linestyle="none", label=f"published {stage}")
+        axis.set_xscale("log")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    losses.set(xlabel="Iter", ylabel="loss")
+    scores.set(xlabel="Iter", ylabel="mIoU (19) on val")
+    with replace_when_whole(target) as file:
+        figure.savefig(file, format="png", dpi=100)
+    return target
+
+
+def main() -> None:
+    """Parse and draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument(
+        "--stage", choices=PUBLISHED, default="stage1", help="whose milestones (default: stage1)"
+    )
+    parser.add_argument("--log", type=Path, help="another log in the released form")
+    o = parser.parse_args()
+    try:
+        print(f"wrote {compare(o.run, o.stage, o.log)}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
