@@ -7,7 +7,7 @@ SEED ?= 0
 # Threads that wait for one another sleep instead of spinning: on a busy machine spinning costs up to 20 times.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow test-gpu lint fixup setup setup-dev clean
+.PHONY: demo test test-slow test-gpu fidelity lint fixup setup setup-dev clean
 
 demo: setup
 	$(RUN) reproduce.py --config configs/mini.yaml --seed $(SEED)
@@ -20,6 +20,10 @@ test-slow: setup-dev
 
 test-gpu: setup-dev
 	$(RUN) -m pytest -q -m gpu
+
+fidelity: setup-dev
+	OMP_NUM_THREADS=2 $(RUN) -m tests.golden.measure
+	$(RUN) -m tests.golden.measure_quirks
 
 lint: setup-dev
 	$(RUN) -m ruff check .

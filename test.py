@@ -16,7 +16,7 @@ from stages.predict import evaluate
 from utils.files import save_image, save_json
 from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
-from utils.render import colourise
+from utils.render import palette_picture
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def _writer(o: Options):
 
     def write(name: str, prediction: np.ndarray) -> None:
         save_image(Image.fromarray(prediction), o.save_pred / f"{name}.png")
-        save_image(Image.fromarray(colourise(prediction, colours)), o.save_pred / f"{name}_color.png")
+        save_image(palette_picture(prediction, colours), o.save_pred / f"{name}_color.png")
 
     return write
 

@@ -17,7 +17,7 @@ from PIL import Image
 from data.dataset import open_image, resize_label
 from data.labels import IGNORE
 from utils.files import load_array, save_array, save_image
-from utils.render import colourise
+from utils.render import palette_picture
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ def write_hard(
 ) -> None:
     """label and confidence (H, W), colours (K, 3). The label comes last: it vouches for the rest."""
     save_array(confidence.astype(np.float16), folder / f"{name}_conf.npy")
-    save_image(Image.fromarray(colourise(label, colours)), folder / f"{name}_color.png")
+    save_image(palette_picture(label, colours), folder / f"{name}_color.png")
     save_image(Image.fromarray(label.astype(np.uint8)), folder / f"{name}.png")

@@ -13,6 +13,13 @@ def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return table[label]
 
 
+def palette_picture(label: np.ndarray, colours: np.ndarray) -> Image.Image:
+    """The same as a palette picture (mode P), whose pixels still are the train ids."""
+    picture = Image.fromarray(label.astype(np.uint8))
+    picture.putpalette(colours.tobytes() + bytes(3 * (256 - len(colours))))
+    return picture
+
+
 def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:
     """A grid of pictures (H, W, 3) uint8 with a title above each column, each `width` pixels wide."""
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])

@@ -9,15 +9,15 @@ from skimage import color
 from data.colour_transfer import colour_statistics, lab_to_rgb, rgb_to_lab, transfer_colours
 
 
-def image(seed: int, low: int = 0, high: int = 256) -> np.ndarray:
-    return np.random.default_rng(seed).integers(low, high, (24, 31, 3), dtype=np.uint8)
+def image(seed: int, low: int = 0, high: int = 256, size: tuple[int, int] = (24, 31)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, high, (*size, 3), dtype=np.uint8)
 
 
-def smooth(seed: int) -> np.ndarray:
+def smooth(seed: int, size: tuple[int, int] = (24, 31)) -> np.ndarray:
     """Few levels near each other, as in a dark photograph."""
     rng = np.random.default_rng(seed)
-    base = np.linspace(10, 90, 24 * 31).reshape(24, 31, 1) * np.array([1.0, 0.8, 0.5])
-    return (base + rng.normal(0, 4, (24, 31, 3))).clip(0, 255).astype(np.uint8)
+    base = np.linspace(10, 90, size[0] * size[1]).reshape(*size, 1) * np.array([1.0, 0.8, 0.5])
+    return (base + rng.normal(0, 4, (*size, 3))).clip(0, 255).astype(np.uint8)
 
 
 def skimage_transfer(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -63,7 +63,13 @@ def test_statistics_are_of_the_population():
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [(image(0), smooth(1)), (smooth(1), image(0)), (smooth(2), image(4, 100, 180))]
+    ("source", "target"),
+    [
+        (image(0), smooth(1)),
+        (smooth(1), image(0)),
+        (smooth(2), image(4, 100, 180)),
+        (image(5, size=(1024, 2048)), smooth(6, (1024, 2048))),  # the size at which GTA5 is read
+    ],
 )
 def test_transfer_agrees_with_skimage_to_a_grey_level(source, target):
     ours = transfer_colours(source, *colour_statistics(target))

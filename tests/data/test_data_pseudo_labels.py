@@ -48,6 +48,7 @@ def test_hard_files_have_the_released_form(folder):
     assert stored.dtype == np.float16
     np.testing.assert_array_equal(stored, confidence().astype(np.float16))
     with Image.open(folder / "a_leftImg8bit_color.png") as image:
+        assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image.convert("RGB")), COLOURS[label()])
 
 
@@ -125,7 +126,7 @@ def test_confidence_of_another_size_is_named(folder):
 
 
 def test_colour_picture_as_label_is_refused(folder):
-    (folder / "a_leftImg8bit_color.png").rename(folder / "a_leftImg8bit.png")
+    Image.fromarray(COLOURS[label()]).save(folder / "a_leftImg8bit.png")
     with pytest.raises(ValueError) as raised:
         PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
     assert str(folder / "a_leftImg8bit.png") in str(raised.value)
