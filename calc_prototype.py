@@ -16,7 +16,9 @@ from stages.build import load_for_inference, prepare_device, source_data, target
 from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole
-from utils.options import parse, run_script
+from utils.launch import joined
+from utils.options import Options, parse, run_script
+from utils.processes import Processes
 
 PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
 
@@ -24,21 +26,35 @@ PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
 def main() -> None:
     """Parse, predict, average, write."""
     o = parse("prototypes", __doc__)
-    device = prepare_device(o)
-    o, network = load_for_inference(o, device)
+    with joined(o) as processes:
+        calculate(o, processes)
+
+
+def calculate(o: Options, processes: Processes) -> None:
+    """Class means of every image, each process its share; the first averages and writes."""
+    device = prepare_device(o, processes)
+    o, network = load_for_inference(o, device, processes)
     data: DataSet = source_data(o) if o.source else target_data(o, "train")
-    means, present = [], []
-    for item in predict(network, data, device, o.num_workers, with_labels=o.source, title="prototypes"):
+    means = [torch.zeros(0, o.n_class, network.feat_channels)]
+    present = [torch.zeros(0, o.n_class, dtype=torch.bool)]
+    for item in predict(network, data, device, o.num_workers, o.source, "prototypes", processes):
         mean, found = class_means(item.output.feats, item.output.logits, item.label)
-        means.append(mean.cpu())
-        present.append(found.cpu())
-    centroids, counts = running_centroids(torch.stack(means), torch.stack(present))
+        means.append(mean.cpu()[None])
+        present.append(found.cpu()[None])
+    every_mean = processes.gather_dealt(torch.cat(means), len(data))
+    every_present = processes.gather_dealt(torch.cat(present), len(data))
+    if processes.first:
+        write(o, *running_centroids(every_mean, every_present), len(data))
+
+
+def write(o: Options, centroids: Tensor, counts: Tensor, images: int) -> None:
+    """Save the centroids and say where."""
     path = prototype_path(o)
     with replace_when_whole(path) as file:
         torch.save(centroids, file)
     absent = int((counts == 0).sum())
     note = f"; {absent} classes were never predicted and stay 0" if absent else ""
-    print(f"wrote prototypes {tuple(centroids.shape)} from {len(data)} images to {path}{note}")
+    print(f"wrote prototypes {tuple(centroids.shape)} from {images} images to {path}{note}")
 
 
 @torch.no_grad()

@@ -8,28 +8,44 @@ Writes SAVE_PATH/class_distribution.npy, (K,) float64 summing to 1.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from data.labels import class_names
 from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
-from utils.options import parse, run_script
+from utils.launch import joined
+from utils.options import Options, parse, run_script
+from utils.processes import Processes
 
 
 def main() -> None:
     """Parse, predict, count, write."""
     o = parse("distribution", __doc__)
-    device = prepare_device(o)
-    o, network = load_for_inference(o, device)
+    with joined(o) as processes:
+        count(o, processes)
+
+
+def count(o: Options, processes: Processes) -> None:
+    """Every process its share of the images; the first writes."""
+    device = prepare_device(o, processes)
+    o, network = load_for_inference(o, device, processes)
     data = target_data(o, "train")
-    counts = np.zeros(o.n_class, dtype=np.int64)
-    for item in predict(network, data, device, o.num_workers, title="class distribution"):
-        counts += np.bincount(item.output.logits.argmax(dim=1).flatten().cpu().numpy(), minlength=o.n_class)
+    counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)
+    for item in predict(network, data, device, o.num_workers, False, "class distribution", processes):
+        counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)
+    counts = processes.sum(counts).cpu().numpy()
+    if processes.first:
+        write(o, counts, len(data))
+
+
+def write(o: Options, counts: np.ndarray, images: int) -> None:
+    """Save the shares and print them."""
     path = distribution_path(o)
     save_distribution(counts, path)
     for name, share in zip(class_names(o.n_class), counts / counts.sum(), strict=True):
         print(f"{name:<14}{share:9.6f}")
-    print(f"wrote the class distribution of {len(data)} images to {path}")
+    print(f"wrote the class distribution of {images} images to {path}")
 
 
 if __name__ == "__main__":

@@ -16,24 +16,32 @@ from data.pseudo_labels import write_hard, write_soft
 from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import Prediction, predict
 from stages.stage import resize_logits
-from utils.options import parse, run_script
+from utils.launch import joined
+from utils.options import Options, parse, run_script
+from utils.processes import Processes
 
 
 def main() -> None:
     """Parse, predict, write."""
     o = parse("pseudo_label", __doc__)
-    device = prepare_device(o)
-    o, network = load_for_inference(o, device)
+    with joined(o) as processes:
+        generate(o, processes)
+
+
+def generate(o: Options, processes: Processes) -> None:
+    """Every process its share of the images."""
+    device = prepare_device(o, processes)
+    o, network = load_for_inference(o, device, processes)
     data = target_data(o, "train")
     folder, colours = o.save_path / o.name, palette(o.n_class)
-    for item in predict(network, data, device, o.num_workers, title="pseudo labels"):
+    for item in predict(network, data, device, o.num_workers, False, "pseudo labels", processes):
         if o.soft:
             write_soft(folder, item.name, soft_label(network, item, o.flip)[0].cpu().numpy())
         else:
             scores = hard_scores(network, item, o.flip, o.quirks_on.grid_hard_labels)
             confidence, label = scores[0].max(dim=0)
             write_hard(folder, item.name, label.cpu().numpy(), confidence.cpu().numpy(), colours)
-    print(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
+    processes.say(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
 
 
 @torch.no_grad()

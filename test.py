@@ -14,23 +14,31 @@ from data.labels import class_names, palette, thirteen_of_sixteen
 from stages.build import load_for_inference, prepare_device, target_data
 from stages.predict import evaluate
 from utils.files import save_image, save_json
+from utils.launch import joined
 from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
+from utils.processes import Processes
 from utils.render import palette_picture
 
 
 def main() -> None:
     """Parse, predict, print."""
     o = parse("test", __doc__)
-    device = prepare_device(o)
-    o, network = load_for_inference(o, device)
+    with joined(o) as processes:
+        score(o, processes)
+
+
+def score(o: Options, processes: Processes) -> None:
+    """Every process its share of the images; the first tells."""
+    device = prepare_device(o, processes)
+    o, network = load_for_inference(o, device, processes)
     data = target_data(o, "val")
-    scores = evaluate(network, data, device, o.num_workers, _writer(o))
+    scores = evaluate(network, data, device, o.num_workers, _writer(o), processes)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     scores = {"checkpoint": str(o.resume_path), "classes": class_names(o.n_class)} | scores
-    print(_table(scores))
-    if o.result:
+    processes.say(_table(scores))
+    if o.result and processes.first:
         save_json(scores, o.result)
 
 

@@ -22,28 +22,37 @@ from stages.predict import evaluate
 from stages.stage import Stage
 from utils.checkpoint import checkpoint_path, save_checkpoint
 from utils.files import save_text
-from utils.logger import RunLog, get_logger
+from utils.launch import joined
+from utils.logger import RunLog, get_logger, silent_logger
 from utils.options import Options, parse, run_script
+from utils.processes import Processes
 
 
 def main() -> None:
     """Parse, build, loop."""
     o = parse("train", __doc__)
-    device = prepare_device(o)
+    with joined(o) as processes:
+        run(o, processes)
+
+
+def run(o: Options, processes: Processes) -> None:
+    """Build what the options ask for and train it."""
+    device = prepare_device(o, processes)
     folder = o.log_dir / o.name
-    logger = get_logger(folder)
+    logger = get_logger(folder) if processes.first else silent_logger()
     logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
     quirks = ", ".join(o.quirks_on.active()) or "none"
-    logger.info("torch %s on %s; quirks: %s", torch.__version__, device, quirks)
-    stage = build_stage(o, device, logger)
-    loaders = training_loaders(o, stage.target_parts)
+    logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
+    stage = build_stage(o, device, logger, processes)
+    loaders = training_loaders(o, stage.target_parts, processes)
     validation = target_data(o, "val")
-    save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
-    per_epoch = (loaders[1] or loaders[0]).batch_sampler.per_epoch
+    if processes.first:
+        save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
+    per_epoch = (loaders[0] if loaders[1] is None else loaders[1]).batch_sampler.per_epoch
     total = o.train_iters
     if "epochs" in o.changed():  # the default of 128 only bounds the released loop
         total = min(total, o.epochs * per_epoch)
-    log = RunLog(folder, logger, total, per_epoch, o.epochs)
+    log = RunLog(folder, logger, total, per_epoch, o.epochs, processes)
     try:
         train(o, stage, loaders, total, validation, log, device)
     finally:
@@ -62,7 +71,9 @@ def train(
     """The loop: load, step, log, validate and save. Lines and validations fall as in the released code."""
     source, target = loaders
     sources, targets = read(source), read(target) if target is not None else None
-    bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=None)
+    processes = stage.processes
+    silent = None if processes.first else True  # None: silent where there is no terminal
+    bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=silent)
     best, waited, lap = -1.0, 0.0, time.perf_counter()
     for iteration in bar:
         asked = time.perf_counter()
@@ -81,11 +92,12 @@ def train(
                 raise ValueError(f"a loss is not finite after {iteration} iterations: {means}; lower --lr?")
             waited, lap = 0.0, time.perf_counter()
         if validate:
-            scores = evaluate(stage.student, validation, device, o.num_workers)
+            scores = evaluate(stage.student, validation, device, o.num_workers, processes=processes)
             stage.train_mode()
             best = max(best, scores["miou"])
             log.write_scores(iteration, scores, best, class_names(o.n_class))
-            save(o, stage, iteration, best, is_best=scores["miou"] == best)
+            if processes.first:
+                save(o, stage, iteration, best, is_best=scores["miou"] == best)
             lap = time.perf_counter()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from data.colour_transfer import colour_statistics, transfer_colours
 from data.dataset import DataSet
@@ -23,6 +23,7 @@ from data.pseudo_labels import PseudoLabels
 from data.replay import soft_label_quarter
 from data.strong_augment import StrongRecord, draw_strong, strong_image
 from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_image, weak_label
+from utils.processes import ALONE, Processes
 
 _DOMAIN = {"source": 0, "target": 1}
 
@@ -175,15 +176,32 @@ class TargetSamples(Dataset):
 
 
 class EpochBatches(Sampler):
-    """An endless stream of batches of (epoch, index); batch number j depends on (seed, j) alone."""
+    """An endless stream of batches of (epoch, index); batch number j depends on (seed, j) alone.
 
-    def __init__(self, length: int, batch: int, seed: int, domain: str, shuffle: bool, drop_last: bool):
+    Of each batch, which several processes share, this process's part.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        seed: int,
+        domain: str,
+        shuffle: bool,
+        drop_last: bool,
+        processes: Processes = ALONE,
+    ):
         self.per_epoch = length // batch if drop_last else -(-length // batch)
         if self.per_epoch == 0:
             raise ValueError(
                 f"{length} {domain} images do not fill a batch of {batch}; lower --bs or add --no_droplast"
             )
-        self.length, self.batch, self.shuffle = length, batch, shuffle
+        last = batch if drop_last or length % batch == 0 else length % batch
+        for images, remedy in ((batch, "give another --bs"), (last, "leave out --no_droplast")):
+            if images % processes.size:
+                count = processes.size
+                raise ValueError(f"a batch of {images} does not divide among {count} processes; {remedy}")
+        self.length, self.batch, self.shuffle, self.processes = length, batch, shuffle, processes
         self.seed = [seed, 2, _DOMAIN[domain]]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -193,7 +211,7 @@ class EpochBatches(Sampler):
             if self.shuffle:
                 order = np.random.default_rng([*self.seed, epoch]).permutation(self.length)
             for b in range(self.per_epoch):
-                chosen = order[b * self.batch : (b + 1) * self.batch]
+                chosen = self.processes.part(order[b * self.batch : (b + 1) * self.batch])
                 yield [(epoch, int(index)) for index in chosen]
             epoch += 1
 
@@ -245,10 +263,12 @@ def training_loader(
     shuffle: bool,
     drop_last: bool,
     workers: int,
+    processes: Processes = ALONE,
 ) -> DataLoader:
-    """Endless batches of one domain."""
+    """Endless batches of one domain; batch: images over all processes."""
     source = isinstance(samples, SourceSamples)
-    order = EpochBatches(len(samples), batch, seed, "source" if source else "target", shuffle, drop_last)
+    domain = "source" if source else "target"
+    order = EpochBatches(len(samples), batch, seed, domain, shuffle, drop_last, processes)
     return DataLoader(
         _Guarded(samples),
         batch_sampler=order,
@@ -276,9 +296,13 @@ def _first(samples: list) -> Any:
     return samples[0]
 
 
-def inference_loader(data: DataSet, with_labels: bool, workers: int) -> DataLoader:
-    """One whole image after the other."""
+def inference_loader(
+    data: DataSet, with_labels: bool, workers: int, processes: Processes = ALONE
+) -> DataLoader:
+    """One whole image after the other; of several processes each is dealt every `size`-th."""
+    dealt = range(processes.rank, len(data), processes.size)
     return DataLoader(
-        _Guarded(WholeImages(data, with_labels)), batch_size=1, num_workers=workers, collate_fn=_first,
+        _Guarded(Subset(WholeImages(data, with_labels), dealt)),
+        batch_size=1, num_workers=workers, collate_fn=_first,
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loss.shares import Total, alone
+
 
 def cosines_to_prototypes(feats: Tensor, prototypes: Tensor) -> Tensor:
     """feats (B, D, h, w), prototypes (K, D) → cosine of each position with each prototype (B, K, h, w)."""
@@ -28,12 +30,13 @@ def rectified_label(weights: Tensor, soft_label: Tensor, threshold: float, ignor
 
 
 def prototype_consistency(
-    teacher_probs: Tensor, mask: Tensor, student_cosines: Tensor, temperature: float
+    teacher_probs: Tensor, mask: Tensor, student_cosines: Tensor, temperature: float, total: Total = alone
 ) -> Tensor:
     """KL(teacher ‖ student) of two maps of class probabilities, averaged over the entries kept by the mask.
 
     teacher_probs (B, K, h, w), constant; mask (B, K, h, w) bool; student_cosines (B, K, h, w) → scalar.
+    total: see loss.shares.
     """
     student_log_probs = (student_cosines / temperature).log_softmax(dim=1)
     kl = F.kl_div(student_log_probs, teacher_probs * mask, reduction="none")  # 0·ln 0 = 0
-    return (kl * mask).sum() / mask.sum().clamp(min=1)
+    return (kl * mask).sum() / total(mask.sum()).clamp(min=1)

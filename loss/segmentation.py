@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loss.shares import Total, alone
 
-def cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+
+def cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, total: Total = alone) -> Tensor:
     """Mean cross-entropy over the labelled pixels; 0 if there is none.
 
-    logits (B, K, H, W), label (B, H, W) int64 → scalar.
+    logits (B, K, H, W), label (B, H, W) int64 → scalar. total: see loss.shares.
     """
-    total = F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="sum")
-    return total / (label != ignore_index).sum().clamp(min=1)
+    summed = F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="sum")
+    return summed / total((label != ignore_index).sum()).clamp(min=1)
 
 
-def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
+def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, total: Total = alone) -> Tensor:
     """Cross-entropy with prediction and label exchanged (Wang et al. 2019, symmetric cross-entropy).
 
     −Σ_k p_k ln(onehot_k) with the label's zeros clamped to 1e-4 and p to at least 1e-7, averaged over
-    the labelled pixels. logits (B, K, H, W), label (B, H, W) int64 → scalar.
+    the labelled pixels. logits (B, K, H, W), label (B, H, W) int64 → scalar. total: see loss.shares.
     """
     probs = logits.softmax(dim=1).clamp(1e-7, 1.0)
     valid = label != ignore_index
@@ -28,15 +30,20 @@ def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int) -> T
     # ln(onehot) is ln(1e-4) everywhere but 0 at the label, so the sum needs no one-hot map.
     others = probs.sum(dim=1) - probs.gather(1, index).squeeze(1)  # (B, H, W)
     loss = -others * torch.log(torch.tensor(1e-4, dtype=probs.dtype, device=probs.device))
-    return (loss * valid).sum() / (valid.sum() + 1e-6)
+    return (loss * valid).sum() / (total(valid.sum()) + 1e-6)
 
 
 def symmetric_cross_entropy(
-    logits: Tensor, label: Tensor, ignore_index: int, alpha: float = 0.1, beta: float = 1.0
+    logits: Tensor,
+    label: Tensor,
+    ignore_index: int,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    total: Total = alone,
 ) -> Tensor:
     """alpha · cross-entropy + beta · reverse cross-entropy (`--rce`)."""
-    forward = cross_entropy(logits, label, ignore_index)
-    return alpha * forward + beta * reverse_cross_entropy(logits, label, ignore_index)
+    forward = cross_entropy(logits, label, ignore_index, total)
+    return alpha * forward + beta * reverse_cross_entropy(logits, label, ignore_index, total)
 
 
 def confidence_regulariser(logits: Tensor, kind: str) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loss.shares import Total, alone
 from loss.sinkhorn import sinkhorn
 
 
@@ -71,6 +72,8 @@ class SelfLabeling(nn.Module):
 
     prior (K,): the class marginal that the assignments follow. temperature: τ; epsilon, iterations: of
     Sinkhorn. raw_queue_scores: score queue rows by the prototypes as they are instead of normalised (Q6).
+    gather, rank: where several processes share a batch, what brings their parts together, (b, …) → (B, …),
+    and which part is this one's; the queues are then equal everywhere and the loss is a share (loss.shares).
     State: a ring queue each of features, labels and predictions. Gradients reach the prototypes only.
     """
 
@@ -83,6 +86,8 @@ class SelfLabeling(nn.Module):
         epsilon: float = 0.05,
         iterations: int = 3,
         raw_queue_scores: bool = True,
+        gather: Total = alone,
+        rank: int = 0,
     ):
         super().__init__()
         self.register_buffer("prior", prior.float())
@@ -91,6 +96,7 @@ class SelfLabeling(nn.Module):
         self.predictions = RingQueue(queue_length, len(prior))
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.raw_queue_scores = raw_queue_scores
+        self.gather, self.rank = gather, rank
 
     def forward(
         self, feats: Tensor, logits: Tensor, labels: Tensor, prototypes: Tensor
@@ -100,30 +106,35 @@ class SelfLabeling(nn.Module):
         Images enter the queues one after the other, so that an image sees those before it in the batch.
         Returns the loss and whether an image of the batch found the feature queue full.
         """
-        feats = F.normalize(feats.detach(), dim=2)
-        predictions = F.normalize(logits.detach(), dim=2)
-        centres = F.normalize(prototypes, dim=1)  # (K, D)
-        scores = feats @ centres.t()  # (B, P, K)
-        log_probs = (scores / self.temperature).log_softmax(dim=2)
-        queue_centres = (prototypes if self.raw_queue_scores else centres).detach()
+        own = range(self.rank * len(feats), (self.rank + 1) * len(feats))  # of the images of all processes
+        feats = self.gather(F.normalize(feats.detach(), dim=2))
+        predictions = self.gather(F.normalize(logits.detach(), dim=2))
+        labels = self.gather(labels).to(self.labels.rows.dtype)[..., None]  # (B, P, 1)
 
-        total = scores.new_zeros(())
+        total = prototypes.new_zeros(())
         found_full = False
         for i in range(len(feats)):
-            queued_scores = None
-            if self.features.is_full:
-                found_full = True
-                queued_scores = self.features.rows @ queue_centres.t()  # (N, K)
-            by_features = self._assign(queued_scores, scores[i].detach())
+            found_full |= self.features.is_full
+            if i in own:
+                total = total + self._image_loss(feats[i], predictions[i], prototypes)
             self.features.enqueue_(feats[i])
-            self.labels.enqueue_(labels[i, :, None].to(self.labels.rows.dtype))
-
-            queued_predictions = self.predictions.rows if self.predictions.is_full else None
-            by_predictions = self._assign(queued_predictions, predictions[i])
+            self.labels.enqueue_(labels[i])
             self.predictions.enqueue_(predictions[i])
-
-            total = total - ((by_features + by_predictions) * log_probs[i]).sum(dim=1).mean()
         return total / len(feats), found_full
+
+    def _image_loss(self, feats: Tensor, predictions: Tensor, prototypes: Tensor) -> Tensor:
+        """feats (P, D) and predictions (P, K), both normalised, of one image before it enters the queues."""
+        centres = F.normalize(prototypes, dim=1)  # (K, D)
+        scores = feats @ centres.t()  # (P, K)
+        queued_scores = queued_predictions = None
+        if self.features.is_full:
+            queue_centres = (prototypes if self.raw_queue_scores else centres).detach()
+            queued_scores = self.features.rows @ queue_centres.t()  # (N, K)
+        if self.predictions.is_full:
+            queued_predictions = self.predictions.rows
+        targets = self._assign(queued_scores, scores.detach())  # (P, K)
+        targets = targets + self._assign(queued_predictions, predictions)
+        return -(targets * (scores / self.temperature).log_softmax(dim=1)).sum(dim=1).mean()
 
     def _assign(self, queued: Tensor | None, scores: Tensor) -> Tensor:
         """Assignments (P, K) of the last rows of [queued; scores]."""

@@ -1,8 +1,9 @@
 """The networks and what fills, freezes and follows them."""
 
-from models.batch_norm import freeze_batch_norm
+from models.batch_norm import freeze_batch_norm, share_batch_norm
 from models.deeplabv2 import DeepLabV2, SegmentationOutput, deeplabv2
 from models.discriminator import FCDiscriminator
+from models.dropout import draw_dropout_from
 from models.ema import ema_copy, ema_update_
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "FCDiscriminator",
     "SegmentationOutput",
     "deeplabv2",
+    "draw_dropout_from",
     "ema_copy",
     "ema_update_",
     "freeze_batch_norm",
+    "share_batch_norm",
 ]

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.dropout import BatchDropout2d
+
 
 class SegmentationOutput(NamedTuple):
     """feats (B, D, h, w), after the head's dropout; logits (B, K, h, w)."""
@@ -79,7 +81,7 @@ class ASPPHead(nn.Module):
             nn.Conv2d(joined, feat_channels, 3, padding=1),
             nn.GroupNorm(32, feat_channels),
         )
-        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(feat_channels, num_classes, 1, bias=False))
+        self.head = nn.Sequential(BatchDropout2d(0.1), nn.Conv2d(feat_channels, num_classes, 1, bias=False))
 
     @staticmethod
     def _branch(inputs: int, outputs: int, kernel: int, dilation: int, padding: int) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from data.gta5 import gta5
 from data.labels import supported_class_counts
 from data.loaders import Augmentation, SourceSamples, TargetSamples, training_loader
 from data.synthia import synthia
-from models import DeepLabV2, FCDiscriminator, deeplabv2
+from models import DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.products import load_distribution, load_prototypes, require_pseudo_labels
@@ -23,21 +24,26 @@ from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import DISCRIMINATOR, NETWORK, load_checkpoint, load_file, without_module
 from utils.options import Options
+from utils.processes import Processes
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
 _RESUME_REMEDY = "download it or train the stage before, and give its path as --resume_path"
 
 
-def prepare_device(o: Options) -> torch.device:
-    """The device that --device names (auto: a GPU if there is one), with threads and seed set.
+def prepare_device(o: Options, processes: Processes) -> torch.device:
+    """This process's device, of the kind that --device names (auto: a GPU if there is one).
+
+    Sets threads and seed.
 
     Compute threads and loading processes share the cores: more threads than free cores make the threads wait
     for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
     """
     torch.manual_seed(o.seed)
-    torch.set_num_threads(o.threads or max(1, torch.get_num_threads() - o.num_workers))
-    name = "cuda" if o.device == "auto" and torch.cuda.is_available() else o.device
-    return torch.device("cpu" if name == "auto" else name)
+    cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
+    if o.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -54,8 +60,8 @@ def target_data(o: Options, split: str) -> DataSet:
     return cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size).first(o.max_images)
 
 
-def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
-    """Endless loaders of source and, if the stage looks at any part of it, target batches."""
+def training_loaders(o: Options, target_parts: frozenset[str], processes: Processes) -> tuple:
+    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches."""
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
@@ -68,6 +74,7 @@ def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
         "shuffle": not o.noshuffle,
         "drop_last": not o.no_droplast,
         "workers": o.num_workers,
+        "processes": processes,
     }
     source_loader = training_loader(source, **shared)
     if target is None:
@@ -81,20 +88,20 @@ def training_loaders(o: Options, target_parts: frozenset[str]) -> tuple:
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-def load_for_inference(o: Options, device: torch.device) -> tuple[Options, DeepLabV2]:
+def load_for_inference(o: Options, device: torch.device, processes: Processes) -> tuple[Options, DeepLabV2]:
     """The network of --resume_path, wholly loaded, in eval mode, and the options that it implies.
 
     --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
     one that was given and does not fit is an error.
     """
     state = load_checkpoint(o.resume_path, _RESUME_REMEDY)[NETWORK]["model_state"]
-    o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)))
+    o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
     return o, network.to(device).eval()
 
 
-def _as_checkpoint_says(o: Options, shape: NetworkShape) -> Options:
+def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
     """The options with backbone, classes and batch norm of a checkpoint."""
     if shape.num_classes not in supported_class_counts():
         raise ValueError(
@@ -108,7 +115,7 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape) -> Options:
             raise ValueError(f"{o.resume_path}: was made with another --{name}; {fits}")
     if other:
         taken = ", ".join(f"{name} {value}" for name, value in other.items())
-        print(f"taken from the checkpoint: {taken}")
+        processes.say(f"taken from the checkpoint: {taken}")
     return o.replaced(**other)
 
 
@@ -146,21 +153,25 @@ def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
 # --- stages -----------------------------------------------------------------------------------------------
 
 
-def build_stage(o: Options, device: torch.device, logger: logging.Logger) -> Stage:
+def build_stage(o: Options, device: torch.device, logger: logging.Logger, processes: Processes) -> Stage:
     """The stage that --stage names, on the device."""
     student = build_student(o, logger).to(device)
+    if processes.size > 1 and o.bn == "sync_bn":
+        student = share_batch_norm(student, device)
     head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0
     optimisation = OptimisationSettings(o.lr, head_multiple, o.train_iters, o.freeze_bn)
+    draws = BatchDraws(o.seed, processes)
     if o.stage == "source_only":
-        return SourceOnlyStage(student, optimisation, o.quirks_on)
+        return SourceOnlyStage(student, optimisation, o.quirks_on, draws=draws)
     if o.stage == "warm_up":
-        return _build_warm_up(o, student, optimisation, device, logger)
+        return _build_warm_up(o, student, optimisation, device, logger, draws)
     if o.stage == "stage1":
-        return _build_self_labeling(o, student, optimisation, device, logger)
+        return _build_self_labeling(o, student, optimisation, device, logger, draws)
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
-    return DistillationStage(student, build_teacher(o, logger).to(device), optimisation, method, o.quirks_on)
+    teacher = build_teacher(o, logger).to(device)
+    return DistillationStage(student, teacher, optimisation, method, o.quirks_on, draws)
 
 
 def _build_warm_up(
@@ -169,6 +180,7 @@ def _build_warm_up(
     optimisation: OptimisationSettings,
     device: torch.device,
     logger: logging.Logger,
+    draws: BatchDraws,
 ) -> WarmUpStage:
     width = 16 if o.backbone == "mini" else 64
     discriminator = FCDiscriminator(o.n_class, width).to(device)
@@ -180,7 +192,7 @@ def _build_warm_up(
         else:
             logger.info("discriminator: random weights (%s has none)", o.resume_path)
     return WarmUpStage(
-        student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src, o.disc_lr
+        student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src, o.disc_lr, draws
     )
 
 
@@ -190,6 +202,7 @@ def _build_self_labeling(
     optimisation: OptimisationSettings,
     device: torch.device,
     logger: logging.Logger,
+    draws: BatchDraws,
 ) -> SelfLabelingStage:
     prototypes, path = load_prototypes(o, student.feat_channels)
     prior, told = load_distribution(o)
@@ -213,5 +226,4 @@ def _build_self_labeling(
         sinkhorn_iterations=o.sinkhorn_iterations,
         learn_prototypes=not o.finetune,
     )
-    draws = BatchDraws(o.seed)
     return SelfLabelingStage(student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import confidence_regulariser, cross_entropy, distillation_loss, symmetric_cross_entropy
-from stages.stage import OptimisationSettings, Stage, quarter, resize_logits
+from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.quirks import Quirks
 
 
@@ -39,8 +39,9 @@ class DistillationStage(Stage):
         optimisation: OptimisationSettings,
         method: DistillationSettings,
         quirks: Quirks,
+        draws: BatchDraws | None = None,
     ):
-        super().__init__(student, optimisation, quirks)
+        super().__init__(student, optimisation, quirks, draws=draws)
         self.teacher = teacher.requires_grad_(False).eval()
         self.method = method
 
@@ -48,7 +49,7 @@ class DistillationStage(Stage):
         """One iteration."""
         source_loss = self.learn_source(source)
         size = quarter(target.strong.shape[2:])
-        student_logits = resize_logits(self.student(target.strong).logits, size)  # (B, K, H/4, W/4)
+        student_logits = resize_logits(self.learner(target.strong).logits, size)  # (B, K, H/4, W/4)
         label = self.training_label(target)
 
         losses = {"CTS": self.self_train(student_logits, label)}
@@ -56,14 +57,13 @@ class DistillationStage(Stage):
         if self.method.distillation_weight > 0:
             with torch.no_grad():
                 teacher_logits = resize_logits(self.teacher(target.strong).logits, size)
-            losses["distill"] = distillation_loss(
-                student_logits, teacher_logits, self.quirks.kd_probabilities
-            )
+            divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)
+            losses["distill"] = divergence / self.processes.size
         total = losses["CTS"] + self.method.distillation_weight * losses["distill"]
         if self.method.regulariser_weight > 0:
             regulariser = confidence_regulariser(student_logits, self.method.regulariser)
-            total = total + self.method.regulariser_weight * regulariser
-        total.backward()
+            total = total + self.method.regulariser_weight * regulariser / self.processes.size
+        self.backward(total)
         self.advance()
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
@@ -77,5 +77,6 @@ class DistillationStage(Stage):
     def self_train(self, logits: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy or symmetric cross-entropy on the pseudo labels."""
         if self.method.symmetric:
-            return symmetric_cross_entropy(logits, label, IGNORE, self.method.rce_alpha, self.method.rce_beta)
-        return cross_entropy(logits, label, IGNORE)
+            alpha, beta = self.method.rce_alpha, self.method.rce_beta
+            return symmetric_cross_entropy(logits, label, IGNORE, alpha, beta, self.processes.sum)
+        return cross_entropy(logits, label, IGNORE, self.processes.sum)

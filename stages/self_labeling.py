@@ -26,7 +26,7 @@ from loss import (
     rectified_label,
     symmetric_cross_entropy,
 )
-from models import SegmentationOutput, ema_copy, ema_update_
+from models import SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
 from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
@@ -80,7 +80,7 @@ class SelfLabelingStage(Stage):
         quirks: Quirks,
         draws: BatchDraws,
     ):
-        self.method, self.draws = method, draws
+        self.method = method
         self.prototypes = nn.Parameter(F.normalize(prototypes, dim=1), requires_grad=method.learn_prototypes)
         self.prototypes_ema = self.prototypes.detach().clone()
         own = {
@@ -90,7 +90,9 @@ class SelfLabelingStage(Stage):
             "name": "prototypes",
         }
         self.ema = ema_copy(student)
-        super().__init__(student, optimisation, quirks, [own] if method.learn_prototypes else [])
+        extra = [own] if method.learn_prototypes else []
+        super().__init__(student, optimisation, quirks, extra, draws)
+        draw_dropout_from(self.ema, draws.uniform)
         self.self_labeling = SelfLabeling(
             prior,
             prototypes.shape[1],
@@ -99,6 +101,8 @@ class SelfLabelingStage(Stage):
             method.epsilon,
             method.sinkhorn_iterations,
             quirks.raw_queue_scores,
+            self.processes.gather,
+            self.processes.rank,
         ).to(prototypes.device)
 
     @property
@@ -129,9 +133,11 @@ class SelfLabelingStage(Stage):
             losses["contrast"] = self.contrast(weak, seen, label)
         losses["consist"] = self.consistency(strong, seen, target)
         if self.method.regulariser_weight > 0:
-            losses["regular"] = confidence_regulariser(weak.logits, self.method.regulariser)
+            regulariser = confidence_regulariser(weak.logits, self.method.regulariser)
+            losses["regular"] = regulariser / self.processes.size
         total = self.weigh(losses)
-        total.backward()
+        self.backward(total)
+        self._sum_prototype_gradients()
         self.advance()
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
@@ -155,10 +161,10 @@ class SelfLabelingStage(Stage):
     ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
         """Outputs to self-train on (weak, with CutMix; or strong, never mixed) and on the strong view."""
         if self.method.train_on_strong:
-            output = self.student(target.strong)
+            output = self.learner(target.strong)
             return output, output
-        weak = self.student(_paste(target.weak, source.image, box))
-        return weak, self.student(target.strong) if self.method.consistency_weight > 0 else None
+        weak = self.learner(_paste(target.weak, source.image, box))
+        return weak, self.learner(target.strong) if self.method.consistency_weight > 0 else None
 
     def training_label(
         self, source: SourceBatch, target: TargetBatch, seen: TeacherView, box: Box | None
@@ -175,8 +181,9 @@ class SelfLabelingStage(Stage):
         """Cross-entropy, or symmetric cross-entropy, of the target."""
         logits = resize_logits(output.logits, label.shape[1:])
         if self.method.symmetric:
-            return symmetric_cross_entropy(logits, label, IGNORE, self.method.rce_alpha, self.method.rce_beta)
-        return cross_entropy(logits, label, IGNORE)
+            alpha, beta = self.method.rce_alpha, self.method.rce_beta
+            return symmetric_cross_entropy(logits, label, IGNORE, alpha, beta, self.processes.sum)
+        return cross_entropy(logits, label, IGNORE, self.processes.sum)
 
     def queue_labels(self, target: TargetBatch, seen: TeacherView, pixels: Tensor) -> Tensor:
         """Labels (B, P) that enter the queue with the sampled pixels of the whole image."""
@@ -209,7 +216,8 @@ class SelfLabelingStage(Stage):
         anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
         anchor_labels = grid_label.gather(1, pixels.to(grid_label.device)).flatten()
         queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
-        return queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
+        loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
+        return loss / self.processes.size
 
     def consistency(
         self, strong: SegmentationOutput | None, seen: TeacherView, target: TargetBatch
@@ -221,7 +229,7 @@ class SelfLabelingStage(Stage):
         mask = replayed != IGNORE
         feats = resize_logits(strong.feats, quarter(target.strong.shape[2:]))
         cosines = cosines_to_prototypes(feats, self.prototypes_ema)
-        return prototype_consistency(replayed, mask, cosines, self.method.temperature)
+        return prototype_consistency(replayed, mask, cosines, self.method.temperature, self.processes.sum)
 
     def weigh(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is differentiated; the source's loss already was."""
@@ -234,6 +242,12 @@ class SelfLabelingStage(Stage):
             "regular": method.regulariser_weight,
         }
         return sum(weights[name] * loss for name, loss in losses.items())
+
+    def _sum_prototype_gradients(self) -> None:
+        """`backward` has scaled shares for the network, whose gradients become a mean; this is a sum."""
+        if self.prototypes.grad is not None and self.processes.size > 1:
+            self.prototypes.grad.div_(self.processes.size)
+            self.processes.sum_gradients([self.prototypes])
 
     def advance(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,10 @@ from data.loaders import SourceBatch, TargetBatch
 from data.replay import replay_strong, replay_strong_label
 from data.strong_augment import StrongRecord
 from loss import cross_entropy
-from models import SegmentationOutput, freeze_batch_norm
+from models import SegmentationOutput, draw_dropout_from, freeze_batch_norm
 from utils.checkpoint import NETWORK
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
+from utils.processes import ALONE, Processes
 from utils.quirks import Quirks
 
 
@@ -32,10 +34,14 @@ class OptimisationSettings:
 
 
 class BatchDraws:
-    """Random choices about a whole batch, from one CPU generator that is equal on every process."""
+    """Random choices about a whole batch, from one CPU generator that is equal on every process.
 
-    def __init__(self, seed: int):
+    What differs between images is drawn for all of them, and each process takes its part.
+    """
+
+    def __init__(self, seed: int, processes: Processes = ALONE):
         self.generator = torch.Generator().manual_seed(seed)
+        self.processes = processes
 
     def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """With probability 0.5 a box (y1, y2, x1, x2) of half the area of H×W, else None."""
@@ -48,11 +54,19 @@ class BatchDraws:
         return y1, y1 + box_height, x1, x1 + box_width
 
     def pixels(self, images: int, positions: int, count: int) -> Tensor:
-        """(images, count) int64: for each image, `count` different flat positions."""
+        """(images, count) int64: for each image of this process, `count` different flat positions."""
         if positions < count:
             raise ValueError(f"a grid of {positions} positions has no {count} pixels to sample; lower --fbs")
-        drawn = [torch.randperm(positions, generator=self.generator)[:count] for _ in range(images)]
-        return torch.stack(drawn)
+        drawn = [
+            torch.randperm(positions, generator=self.generator)[:count]
+            for _ in range(images * self.processes.size)
+        ]
+        return self.processes.part(torch.stack(drawn))
+
+    def uniform(self, images: int, channels: int) -> Tensor:
+        """(images, channels) in [0, 1), for the dropout of each image of this process."""
+        shape = (images * self.processes.size, channels)
+        return self.processes.part(torch.rand(shape, generator=self.generator))
 
 
 def resize_logits(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -65,8 +79,20 @@ def quarter(size: Sequence[int]) -> tuple[int, int]:
     return size[0] // 4, size[1] // 4
 
 
+def _synchronised(network: nn.Module) -> nn.Module:
+    """Adds up gradients over the processes, in buckets, while the rest is still being computed."""
+    device = next(network.parameters()).device
+    ids = [device.index] if device.type == "cuda" else None
+    # Buffers are equal everywhere already: statistics are over the whole batch.
+    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+
 class Stage:
-    """A student trained from a source and a target batch an iteration; see the subclasses' `step`."""
+    """A student trained from a source and a target batch an iteration; see the subclasses' `step`.
+
+    Where several processes share the batch, each holds its part; losses are shares (see loss.shares) and the
+    gradients of all are added up once, in the backward pass before `advance`.
+    """
 
     target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `step` looks at
 
@@ -76,10 +102,16 @@ class Stage:
         settings: OptimisationSettings,
         quirks: Quirks,
         extra_groups: Sequence[dict] = (),
+        draws: BatchDraws | None = None,
     ):
         self.student, self.settings, self.quirks = student, settings, quirks
+        self.draws = draws or BatchDraws(0)
+        self.processes = self.draws.processes
         self.iteration = 0  # iterations done
         self.train_mode()
+        draw_dropout_from(student, self.draws.uniform)
+        # Called to learn; `student` itself is what is stored. It adds up gradients while they are computed.
+        self.learner = student if self.processes.size == 1 else _synchronised(student)
         groups = parameter_groups(student, settings.lr, settings.head_multiple, quirks.repeated_updates)
         self.optimizer = RepeatedSGD([*groups, *extra_groups], lr=settings.lr)
         self.schedule = poly_schedule(self.optimizer, settings.train_iters)
@@ -94,17 +126,25 @@ class Stage:
         if self.settings.freeze_bn:
             freeze_batch_norm(self.student)
 
-    def learn_source(self, source: SourceBatch) -> Tensor:
-        """Source cross-entropy at full resolution; backward at once, which frees its graph."""
-        output = self.student(source.image)
-        loss = self.source_loss(output, source.label)
-        loss.backward()
+    def learn_source(self, source: SourceBatch, last: bool = False) -> Tensor:
+        """Source cross-entropy at full resolution; backward at once, which frees its graph.
+
+        last: no other backward pass follows in this iteration.
+        """
+        with nullcontext() if last or self.processes.size == 1 else self.learner.no_sync():
+            output = self.learner(source.image)
+            loss = self.source_loss(output, source.label)
+            self.backward(loss)
         return loss.detach()
 
-    @staticmethod
-    def source_loss(output: SegmentationOutput, label: Tensor) -> Tensor:
+    def source_loss(self, output: SegmentationOutput, label: Tensor) -> Tensor:
         """Cross-entropy of the logits, up to the size of the label (B, H, W)."""
-        return cross_entropy(resize_logits(output.logits, label.shape[1:]), label, IGNORE)
+        logits = resize_logits(output.logits, label.shape[1:])
+        return cross_entropy(logits, label, IGNORE, self.processes.sum)
+
+    def backward(self, share: Tensor) -> None:
+        """Differentiate a share. DistributedDataParallel takes means of gradients; shares want sums."""
+        (share if self.processes.size == 1 else share * self.processes.size).backward()
 
     def replay(self, maps: Tensor, records: Sequence[StrongRecord], scale: int = 4) -> Tensor:
         """Maps of the weak crops at 1/scale, as the strong views show them (Q5, Q7; see data.replay).

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
-from stages.stage import OptimisationSettings, Stage, resize_logits
+from stages.stage import BatchDraws, OptimisationSettings, Stage, resize_logits
 from utils.checkpoint import DISCRIMINATOR
 from utils.optim import poly_schedule
 from utils.quirks import Quirks
@@ -19,7 +19,7 @@ class SourceOnlyStage(Stage):
 
     def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
         """One iteration."""
-        loss = self.learn_source(source)
+        loss = self.learn_source(source, last=True)
         self.advance()
         return {"source": loss}
 
@@ -43,8 +43,9 @@ class WarmUpStage(Stage):
         gan: str = "LS",
         strong_source_weight: float = 0.0,
         disc_lr: float = 1e-4,
+        draws: BatchDraws | None = None,
     ):
-        super().__init__(student, settings, quirks)
+        super().__init__(student, settings, quirks, draws=draws)
         self.discriminator = discriminator.train()
         self.adversarial_weight, self.gan = adversarial_weight, gan
         self.strong_source_weight = strong_source_weight
@@ -55,17 +56,19 @@ class WarmUpStage(Stage):
         """One iteration: the segmenter against the frozen discriminator, then the discriminator."""
         self.discriminator.requires_grad_(False)
         source_logits, source_loss = self._see_source(source)
-        target_logits = resize_logits(self.student(target.weak).logits, target.weak.shape[2:])
+        target_logits = resize_logits(self.learner(target.weak).logits, target.weak.shape[2:])
         source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
 
-        deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan)
+        deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan) / self.processes.size
         adversarial = self.adversarial_weight * deceived
-        (source_loss + adversarial).backward()
+        self.backward(source_loss + adversarial)
 
         self.discriminator.requires_grad_(True)
         disc_loss = domain_loss(self.discriminator(source_probs.detach()), SOURCE, self.gan)
         disc_loss = disc_loss + domain_loss(self.discriminator(target_probs.detach()), TARGET, self.gan)
+        disc_loss = disc_loss / self.processes.size
         disc_loss.backward()
+        self.processes.sum_gradients(self.discriminator.parameters())
 
         self.advance()
         losses = {"source": source_loss, "adversarial": adversarial, "discriminator": disc_loss}
@@ -75,11 +78,11 @@ class WarmUpStage(Stage):
         """Logits up to the crop (B, K, H, W) and the supervised loss."""
         size = source.label.shape[1:]
         if self.strong_source_weight <= 0:
-            logits = resize_logits(self.student(source.image).logits, size)
-            return logits, cross_entropy(logits, source.label, IGNORE)
-        logits = self.student(source.strong).logits  # (B, K, h, w)
+            logits = resize_logits(self.learner(source.image).logits, size)
+            return logits, cross_entropy(logits, source.label, IGNORE, self.processes.sum)
+        logits = self.learner(source.strong).logits  # (B, K, h, w)
         label = self._replayed_source_label(source, logits.shape[2:])
-        loss = self.strong_source_weight * cross_entropy(logits, label, IGNORE)
+        loss = self.strong_source_weight * cross_entropy(logits, label, IGNORE, self.processes.sum)
         return resize_logits(logits, size), loss
 
     def _replayed_source_label(self, source: SourceBatch, grid: torch.Size) -> Tensor:

@@ -7,8 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
 import tqdm
 from torch import Tensor
+
+from utils.processes import ALONE, Processes
 
 
 class _AboveTheBar(logging.Handler):
@@ -37,22 +40,40 @@ def get_logger(folder: Path | None = None, file_name: str = "run.log") -> loggin
     return logger
 
 
+def silent_logger() -> logging.Logger:
+    """For processes that leave the talking to the first."""
+    logger = logging.Logger("silent")
+    logger.addHandler(logging.NullHandler())
+    return logger
+
+
 class RunLog:
     """Collects the losses of a run; reads them from the device only when a line is due.
 
     Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`, and lines in the form of the
     released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total] there, and j in
     the other two places.
-    total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs.
+    total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs. Of several processes
+    each holds shares of the losses (loss.shares); they are added up when a line is due, and the first writes.
     """
 
-    def __init__(self, folder: Path, logger: logging.Logger, total: int, per_epoch: int, epochs: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
+    def __init__(
+        self,
+        folder: Path,
+        logger: logging.Logger,
+        total: int,
+        per_epoch: int,
+        epochs: int,
+        processes: Processes = ALONE,
+    ):
+        self._lines = self._curves = None
+        if processes.first:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "log.jsonl").open("w", encoding="utf-8")
-        self._curves = SummaryWriter(str(folder / "tensorboard"))
-        self._logger = logger
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lines = (folder / "log.jsonl").open("w", encoding="utf-8")
+            self._curves = SummaryWriter(str(folder / "tensorboard"))
+        self._logger, self._processes = logger, processes
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -69,7 +90,8 @@ class RunLog:
         step, data: seconds since then, in all and waiting for the loader.
         """
         seconds = {"step": step / self._count, "data": data / self._count}
-        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        sums = self._processes.sum(torch.stack([x.double() for x in self._sums.values()])).tolist()
+        means = {name: value / self._count for name, value in zip(self._sums, sums, strict=True)}
         self._sums, self._count = {}, 0
         scalars = {f"loss/{k}": v for k, v in means.items()}
         scalars |= {f"lr/{k}": v for k, v in rates.items()} | {f"time/{k}": v for k, v in seconds.items()}
@@ -93,6 +115,8 @@ class RunLog:
         return f"Epochs [{epoch}/{self._epochs}] Iter [{min(iteration + 1, self._total)}/{self._total}]"
 
     def _record(self, iteration: int, scalars: dict[str, float]) -> None:
+        if self._lines is None:
+            return
         self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
         self._lines.flush()
         for name, value in scalars.items():
@@ -100,5 +124,6 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._lines.close()
-        self._curves.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._curves.close()

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.processes import Processes
+
 
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs, kept on the device as integers."""
@@ -21,6 +23,11 @@ class ConfusionMatrix:
         index = label[valid].long() * self.n_class + prediction[valid].long()
         self.counts += torch.bincount(index, minlength=self.n_class**2).view_as(self.counts)
         self.images += len(label)
+
+    def add_up(self, processes: Processes) -> None:
+        """Count what all processes have counted."""
+        self.counts = processes.sum(self.counts)
+        self.images = int(processes.sum(torch.tensor(self.images)))
 
     def scores(self) -> dict:
         """Overall and mean accuracy, frequency-weighted and mean IoU, IoU per class (nan: class absent)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,8 +135,9 @@ def _path(text: str) -> Path:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        """One line instead of the whole usage."""
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        """One line instead of the whole usage, from the first of several processes."""
+        line = f"{self.prog}: error: {message} (see --help)\n"
+        self.exit(2, line if os.environ.get("RANK", "0") == "0" else None)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -166,6 +168,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--name", default="gta2city", help="name of the run; its files go to LOG_DIR/NAME")
     add("--log_dir", type=_path, default=Path("logs"), help="folder of all runs")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
+    add("--gpus", type=int, metavar="N", help="use at most N GPUs of this machine; default: all visible ones")
     add("--seed", type=int, default=6523, help="the same seed gives the same run")
     add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
     add("--threads", type=int, help="CPU threads for computing; default: the cores less those that load data")
@@ -347,6 +350,7 @@ def _first_problem(o: Options, script: str) -> str | None:
             "--device cuda: no GPU is visible; use --device cpu",
         ),
         (o.threads is not None and o.threads < 1, f"--threads {o.threads}: must be at least 1"),
+        (o.gpus is not None and o.gpus < 1, f"--gpus {o.gpus}: must be at least 1"),
         (o.seed < 0, f"--seed {o.seed}: must be at least 0"),
         (o.num_workers < 0, f"--num_workers {o.num_workers}: must be at least 0"),
         (o.fbs > o.queue_length, f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"),
@@ -412,9 +416,17 @@ def run_script(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (OSError, ValueError, ArithmeticError) as error:
-        sys.exit(f"error: {error}")
-    except RuntimeError as error:
-        if "out of memory" in str(error):
-            sys.exit(f"error: {str(error).splitlines()[0]}; lower --bs or --rcrop")
-        raise
+    except Exception as error:
+        message = one_line(error)
+        if message is None:
+            raise
+        sys.exit(f"error: {message}")
+
+
+def one_line(error: Exception) -> str | None:
+    """What to tell a user of an expected error; None for one that needs its traceback."""
+    if isinstance(error, OSError | ValueError | ArithmeticError):
+        return str(error)
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):
+        return f"{str(error).splitlines()[0]}; lower --bs or --rcrop"
+    return None

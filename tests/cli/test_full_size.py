@@ -1,4 +1,4 @@
-"""Every inference script on a 2048×1024 image with the whole ResNet-101: shapes, types and names of the files."""
+"""Every inference script on a 2048×1024 image with the whole ResNet-101: shapes, types and names."""
 
 from __future__ import annotations
 

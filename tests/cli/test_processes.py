@@ -1,0 +1,174 @@
+"""The scripts with several processes, as torchrun starts them: the same files, and how a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_tools import MINI, PROJECT, load, start
+
+SMALL = "--img_size 256,128 --num_workers 0 --device cpu"
+CHECKPOINT = "from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
+
+
+def torchrun(processes: int, command: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a script's command with several processes."""
+    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    script, *options = command.split()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONWARNINGS", None)
+    whole = [sys.executable, *words, str(PROJECT / script), *options]
+    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def shared(processes: int, command: str, cwd: Path) -> str:
+    """What a command with several processes prints when it ends well."""
+    done = torchrun(processes, command, cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def seven(tmp_path_factory, networks) -> Path:
+    """A folder with seven target images, seven of val, and what one process makes of them, in ./one."""
+    folder = tmp_path_factory.mktemp("seven")
+    words = ["dataset", "--size", "256,128", "--source", "8", "--target", "8", "--val", "7"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "data.mini", *words],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    (folder / "model.pkl").symlink_to(networks / "k19.pkl")
+    for command in commands("one"):
+        done = start(f"python {command}", folder)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def commands(out: str) -> list[str]:
+    """Every inference script on seven images; what they make goes to the folder `out`."""
+    common = f"--resume_path model.pkl --max_images 7 {SMALL}"
+    return [
+        f"generate_pseudo_label.py --soft --name soft --save_path {out} {common}",
+        f"generate_pseudo_label.py --flip --name hard --save_path {out} {common}",
+        f"calc_prototype.py --prototypes {out}/prototypes {common}",
+        f"generate_class_distribution.py --save_path {out} {common}",
+        f"test.py --result {out}/scores.json --save_pred {out}/seen {common}",
+    ]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_same_files_and_figures(seven, processes):
+    out = f"by_{processes}"
+    for command in commands(out):
+        printed = shared(processes, command, seven)
+        alone = start(f"python {command}", seven).stdout if command.startswith("test.py") else None
+        if alone is not None:
+            assert printed == alone  # said once, and the same
+    one, several = files(seven / "one"), files(seven / out)
+    assert one.keys() == several.keys()
+    # Files of tensors hold a name; their content is compared below.
+    different = [name for name in one if one[name] != several[name] and name != "prototypes"]
+    assert different == []
+    assert np.array_equal(load(seven / "one" / "prototypes"), load(seven / out / "prototypes"))
+    assert json.loads(several["scores.json"])["images"] == 7
+
+
+TRAIN = (
+    f"train.py --stage warm_up --no_resume --freeze_bn {MINI} {SMALL} --train_iters 3 --bs 4 --rcrop 64,32"
+)
+TRAIN += " --resize 256 --val_interval 100 --print_interval 1"
+
+
+def test_training_with_two_processes_is_training_with_one(seven):
+    shared(2, f"{TRAIN} --name two", seven)
+    assert start(f"python {TRAIN} --name one", seven).returncode == 0
+    logs = [
+        [json.loads(line) for line in (seven / "logs" / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    for one, two in zip(*logs, strict=True):
+        losses = {k: v for k, v in one.items() if k.startswith(("loss/", "lr/"))}
+        assert {k: two[k] for k in losses} == pytest.approx(losses, rel=1e-5)
+    states = [load(seven / "logs" / n / CHECKPOINT)["ResNet101"]["model_state"] for n in ("one", "two")]
+    for key, value in states[0].items():
+        assert float((value - states[1][key]).double().norm()) <= 1e-5 * float(value.double().norm()), key
+    assert len((seven / "logs" / "two" / "run.log").read_text().splitlines()) == len(
+        (seven / "logs" / "one" / "run.log").read_text().splitlines()
+    )
+
+
+def test_a_batch_that_does_not_divide_is_refused_once(seven):
+    done = torchrun(2, f"{TRAIN} --name odd --bs 3", seven)
+    assert done.returncode != 0
+    assert done.stderr.count("a batch of 3 does not divide among 2 processes") == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(PROJECT) not in done.stderr
+
+
+def test_an_error_of_one_process_is_said_once_and_ends_all(seven, tmp_path):
+    folder = tmp_path / "dataset" / "cityscapes" / "leftImg8bit" / "val" / "only"
+    labels = tmp_path / "dataset" / "cityscapes" / "gtFine" / "val" / "only"
+    folder.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    source = sorted((seven / "dataset" / "cityscapes" / "leftImg8bit" / "val").rglob("*.png"))[0]
+    label = sorted((seven / "dataset" / "cityscapes" / "gtFine" / "val").rglob("*_labelIds.png"))[0]
+    for i in range(4):
+        content = source.read_bytes()
+        (folder / f"a_{i}_leftImg8bit.png").write_bytes(
+            content if i != 1 else content[:500]
+        )  # process 1's first
+        (labels / f"a_{i}_gtFine_labelIds.png").write_bytes(label.read_bytes())
+    (tmp_path / "model.pkl").symlink_to(seven / "model.pkl")
+    began = time.monotonic()
+    done = torchrun(2, f"test.py --resume_path model.pkl {SMALL}", tmp_path)
+    assert done.returncode != 0 and time.monotonic() - began < 60
+    assert done.stderr.count("error: ") - done.stderr.count("error: another process") >= 1
+    assert done.stderr.count("a_1_leftImg8bit.png") == 1
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other(seven, victim):
+    """Without torchrun, whose own watch would end the others."""
+    command = [
+        sys.executable,
+        str(PROJECT / "train.py"),
+        *f"{TRAIN} --name dying --train_iters 5000".split()[1:],
+    ]
+    port = str(20000 + os.getpid() % 20000 + victim)
+    environment = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "OMP_NUM_THREADS": "1",
+    }
+    running = [
+        subprocess.Popen(command, cwd=seven, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]  # fmt: skip
+    log = seven / "logs" / "dying" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") > 3):
+        assert time.monotonic() < deadline and running[0].poll() is None
+        time.sleep(0.2)
+    running[victim].send_signal(signal.SIGKILL)
+    _, said = running[1 - victim].communicate(timeout=30)
+    running[victim].communicate()
+    assert running[1 - victim].returncode not in (0, None)
+    assert "error: another process of this run ended without a word" in said
+    assert "Traceback" not in said
+    log.unlink()

@@ -1,0 +1,191 @@
+"""Stages on a batch of four images that 1, 2 or 4 processes share; run as a program by the tests.
+
+    python shared_cases.py OUT    (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun sets them)
+
+Writes OUT/SIZE.pt: for each case the losses of five iterations and every tensor of the state after them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data.loaders import SourceBatch, TargetBatch
+from data.strong_augment import StrongRecord
+from data.weak_augment import WeakRecord
+from models import DeepLabV2, FCDiscriminator, share_batch_norm
+from stages.distillation import DistillationSettings, DistillationStage
+from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from stages.stage import BatchDraws, OptimisationSettings, Stage
+from stages.warm_up import SourceOnlyStage, WarmUpStage
+from tests.golden import inputs
+from utils.processes import Processes
+from utils.quirks import Quirks
+
+IMAGES, ITERATIONS, D = 4, 5, 64
+RATE = OptimisationSettings(1e-4, 5.0, 100)
+METHOD = SelfLabelingSettings(symmetric=True, pixels=8, queue_length=64)
+CPU = torch.device("cpu")
+
+
+class Mixed(BatchDraws):
+    """Always CutMix."""
+
+    def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        return 8, 32, 8, 40
+
+
+class Unmixed(BatchDraws):
+    """Never CutMix."""
+
+    def cutmix_box(self, height: int, width: int) -> None:
+        return None
+
+
+def network(salt: str, processes: Processes, norm: bool = False) -> DeepLabV2:
+    net = DeepLabV2(inputs.K, (1, 1, 1, 1), 8, D, norm).to(torch.get_default_dtype())
+    inputs.fill(net.state_dict(), salt)
+    return share_batch_norm(net, CPU) if processes.size > 1 else net
+
+
+def stage1(
+    processes: Processes, draws: type[BatchDraws], queue_length: int = 64, strong: bool = False
+) -> Stage:
+    method = replace(METHOD, queue_length=queue_length, train_on_strong=strong)
+    prototypes = inputs.normal("objective", inputs.K, D).to(torch.get_default_dtype())
+    net = network("", processes)
+    stage = SelfLabelingStage(net, prototypes, inputs.PRIOR, RATE, method, Quirks(), draws(1, processes))
+    stage.self_labeling.to(prototypes.dtype)
+    return stage
+
+
+def warm_up(processes: Processes, strong: float = 0.0) -> Stage:
+    net = network("", processes)
+    discriminator = FCDiscriminator(inputs.K, 4).to(torch.get_default_dtype())
+    inputs.fill(discriminator.state_dict(), "disc.")
+    draws = BatchDraws(7, processes)
+    return WarmUpStage(net, discriminator, RATE, Quirks(), strong_source_weight=strong, draws=draws)
+
+
+def stage2(processes: Processes, norm: bool, frozen: bool = False) -> Stage:
+    rate, draws = replace(RATE, freeze_bn=frozen), BatchDraws(7, processes)
+    teacher = network("teacher.", processes, norm)
+    return DistillationStage(
+        network("", processes, norm),
+        teacher,
+        rate,
+        DistillationSettings(1.0, symmetric=True),
+        Quirks(),
+        draws,
+    )
+
+
+CASES: dict[str, Callable[[Processes], Stage]] = {
+    "source_only": lambda p: SourceOnlyStage(network("", p), RATE, Quirks(), draws=BatchDraws(7, p)),
+    "warm_up": warm_up,
+    "warm_up, strong source": lambda p: warm_up(p, 1.0),
+    "stage1, queue filling and then full": lambda p: stage1(p, BatchDraws),
+    "stage1, queue never full": lambda p: stage1(p, BatchDraws, 1000),
+    "stage1, CutMix": lambda p: stage1(p, Mixed),
+    "stage1, no CutMix": lambda p: stage1(p, Unmixed),
+    "stage1, strong": lambda p: stage1(p, Unmixed, 64, True),
+    "stage2": lambda p: stage2(p, False),
+    "stage2, bn_clr": lambda p: stage2(p, True),
+    "stage2, frozen": lambda p: stage2(p, False, True),
+}
+
+
+MAIN_CASES = (  # for more than two processes, which are slow on few cores
+    "warm_up",
+    "stage1, queue filling and then full",
+    "stage1, CutMix",
+    "stage1, no CutMix",
+    "stage2",
+    "stage2, bn_clr",
+)
+
+
+def batches(iteration: int) -> tuple[SourceBatch, TargetBatch]:
+    """Four images of each domain, of which each image has another number of labelled pixels."""
+    label = inputs.integers(f"lab{iteration}", inputs.K, IMAGES, *inputs.CROP)
+    pseudo = inputs.integers(f"lp{iteration}", inputs.K, IMAGES, *inputs.CROP)
+    for image in range(IMAGES):
+        label[image, : 7 * image] = 250
+        pseudo[image, :, : 9 * image] = 250
+    weak = [inputs.WEAK_RECORDS[i % 2] for i in range(IMAGES)]
+    weak[2] = WeakRecord((60, 120), (2, 50, 10, 74), True)
+    strong = [inputs.STRONG_RECORDS[i % 2] for i in range(IMAGES)]
+    strong[3] = StrongRecord(flip=True, operations=(("ShearY", -0.2),))
+    dtype = torch.get_default_dtype()
+
+    def image(name: str, size: tuple[int, int]) -> Tensor:
+        return inputs.uniform(f"{name}{iteration}", IMAGES, 3, *size).to(dtype)
+
+    soft = inputs.normal(f"soft{iteration}", IMAGES, inputs.K, 12, 16, scale=2.0).to(dtype).softmax(1)
+    source = SourceBatch(image("src", inputs.CROP), label, image("srcstrong", inputs.CROP), strong)
+    target = TargetBatch(
+        ["a", "b", "c", "d"],
+        weak,
+        strong,
+        weak=image("tgt", inputs.CROP),
+        strong=image("strong", inputs.CROP),
+        whole=image("full", inputs.WHOLE),
+        soft_quarter=soft,
+        label=pseudo,
+    )
+    return source, target
+
+
+def own_part(batch: SourceBatch | TargetBatch, processes: Processes) -> SourceBatch | TargetBatch:
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    return type(batch)(**{k: v if v is None else processes.part(v) for k, v in values.items()})
+
+
+def state_of(stage: Stage) -> dict[str, Tensor]:
+    state = {f"student.{k}": v for k, v in stage.student.state_dict().items()}
+    for name in ("ema", "self_labeling", "discriminator"):
+        if hasattr(stage, name):
+            state |= {f"{name}.{k}": v for k, v in getattr(stage, name).state_dict().items()}
+    for name in ("prototypes", "prototypes_ema"):
+        if hasattr(stage, name):
+            state[name] = getattr(stage, name).detach()
+    return state
+
+
+def run(name: str, processes: Processes) -> dict:
+    """Losses (iterations × names) of the whole batch, and the state; equal on every process."""
+    stage, losses = CASES[name](processes), []
+    for iteration in range(ITERATIONS):
+        source, target = (own_part(batch, processes) for batch in batches(iteration))
+        shares = stage.step(source, target)
+        losses.append({k: float(processes.sum(v)) for k, v in shares.items()})
+    state = state_of(stage)
+    for key, value in state.items():  # no process may drift from the others
+        every = processes.gather(value.double()[None])
+        assert bool((every == every[0]).all()), f"{name}: {key} differs between the processes"
+    return {"losses": losses, "state": {k: v.clone() for k, v in state.items()}}
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    processes = Processes(dist.get_rank(), dist.get_world_size())
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        for name in CASES if processes.size <= 2 else MAIN_CASES:
+            results[name, str(dtype)] = run(name, processes)
+    if processes.first:
+        torch.save(results, out / f"{processes.size}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Losses and states do not depend on the number of processes: 1 × 4, 2 × 2 and 4 × 1 images."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+PROJECT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("shared_cases.py")
+MAIN_CASES = [
+    "warm_up", "stage1, queue filling and then full", "stage1, CutMix", "stage1, no CutMix", "stage2",
+    "stage2, bn_clr",
+]  # fmt: skip
+MORE_CASES = [
+    "source_only", "warm_up, strong source", "stage1, queue never full", "stage1, strong", "stage2, frozen"
+]  # fmt: skip
+RUNS = [(case, size) for case in MAIN_CASES for size in (2, 4)] + [(case, 2) for case in MORE_CASES]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    """By number of processes."""
+    out = tmp_path_factory.mktemp("shared")
+    for size in (1, 2, 4):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
+        shared |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+        running = [
+            subprocess.Popen([sys.executable, PROGRAM, out], env=os.environ | shared | {"RANK": str(rank)})
+            for rank in range(size)
+        ]
+        assert [process.wait(300) for process in running] == [0] * size
+    return {size: torch.load(out / f"{size}.pt") for size in (1, 2, 4)}
+
+
+def part_of(key: str) -> str:
+    """student, ema, …; a queue by its own name."""
+    return key.rsplit(".", 1)[0] if key.startswith("self_labeling") else key.split(".")[0]
+
+
+def deviations(alone: dict[str, Tensor], shared: dict[str, Tensor], by_tensor: bool) -> dict[str, float]:
+    """‖alone − shared‖ / ‖alone‖ of every tensor or of every part."""
+    assert alone.keys() == shared.keys()
+    sums: dict[str, list[float]] = {}
+    for key in alone:
+        one, other = alone[key].double(), shared[key].double()
+        squares = sums.setdefault(key if by_tensor else part_of(key), [0.0, 0.0])
+        squares[0] += float((one - other).square().sum())
+        squares[1] += float(one.square().sum())
+    return {key: (difference / (size or 1.0)) ** 0.5 for key, (difference, size) in sums.items()}
+
+
+@pytest.mark.parametrize(("case", "size"), RUNS)
+def test_same_losses_and_state_in_float64(results, case, size):
+    one, several = results[1][case, "torch.float64"], results[size][case, "torch.float64"]
+    for alone, shared in zip(one["losses"], several["losses"], strict=True):
+        assert shared == pytest.approx(alone, rel=1e-10, abs=1e-12)
+    found = deviations(one["state"], several["state"], by_tensor=True)
+    assert max(found.values()) <= 1e-10, max(found, key=found.get)
+
+
+@pytest.mark.parametrize(("case", "size"), RUNS)
+def test_same_losses_and_state_in_float32(results, case, size):
+    """Single small tensors may deviate more: rounding turns a ReLU on or off (float64 shows the cause)."""
+    one, several = results[1][case, "torch.float32"], results[size][case, "torch.float32"]
+    for alone, shared in zip(one["losses"], several["losses"], strict=True):
+        assert shared == pytest.approx(alone, rel=1e-5, abs=1e-8)
+    found = deviations(one["state"], several["state"], by_tensor=False)
+    assert max(found.values()) <= 1e-5, max(found, key=found.get)
+    found = deviations(one["state"], several["state"], by_tensor=True)
+    assert max(found.values()) <= 1e-3, max(found, key=found.get)
+
+
+def test_the_cases_do_what_they_say(results):
+    assert {name for name, _ in results[1]} == {*MAIN_CASES, *MORE_CASES}
+
+    def contrasts(case: str) -> list[bool]:
+        return [row["contrast"] > 0 for row in results[1][case, "torch.float64"]["losses"]]
+
+    # 32 rows an iteration: 64 are there when the third begins.
+    assert contrasts("stage1, no CutMix") == [False, False, True, True, True]
+    assert not any(contrasts("stage1, CutMix")) and not any(contrasts("stage1, queue never full"))
+    assert len({*contrasts("stage1, queue filling and then full")[2:]}) == 2  # CutMix on and off

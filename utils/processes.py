@@ -1,0 +1,75 @@
+"""The processes that share every batch, and what they tell one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Process `rank` of `size`. A batch is cut into `size` equal parts, in the order of the ranks.
+
+    `Processes()` is one process alone: nothing is sent. Every method must be called by all processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print once."""
+        if self.first:
+            print(text)
+
+    def part(self, items: Sequence | Tensor) -> Any:
+        """This process's part of a batch whose length the number of processes divides."""
+        own = len(items) // self.size
+        return items[self.rank * own : (self.rank + 1) * own]
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Summed over the processes, without gradient; `x` is left alone."""
+        if self.size == 1:
+            return x
+        summed = x.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(b, …) of each → (b·size, …) in the order of the ranks, without gradient."""
+        if self.size == 1:
+            return x
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x.detach().contiguous())
+        return torch.cat(parts)
+
+    def gather_dealt(self, x: Tensor, count: int) -> Tensor:
+        """Rows of each, where row j of all `count` was dealt to process j % size → (count, …) in order."""
+        if self.size == 1:
+            return x
+        most = -(-count // self.size)
+        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
+        every = self.gather(padded).unflatten(0, (self.size, most))
+        return every.transpose(0, 1).flatten(0, 1)[:count]
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the gradients of all processes, in one message."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        summed = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(summed)
+        for gradient, total in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+ALONE = Processes()
