@@ -66,7 +66,7 @@ class BatchDraws:
     def uniform(self, images: int, channels: int) -> Tensor:
         """(images, channels) in [0, 1), for the dropout of each image of this process."""
         shape = (images * self.processes.size, channels)
-        return self.processes.part(torch.rand(shape, generator=self.generator))
+        return self.processes.part(torch.rand(shape, generator=self.generator, dtype=torch.float32))
 
 
 def resize_logits(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -104,8 +104,6 @@ CASES: dict[str, Callable[[Processes], Stage]] = {
 MAIN_CASES = (  # for more than two processes, which are slow on few cores
     "warm_up",
     "stage1, queue filling and then full",
-    "stage1, CutMix",
-    "stage1, no CutMix",
     "stage2",
     "stage2, bn_clr",
 )

@@ -15,11 +15,11 @@ from torch import Tensor
 PROJECT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("shared_cases.py")
 MAIN_CASES = [
-    "warm_up", "stage1, queue filling and then full", "stage1, CutMix", "stage1, no CutMix", "stage2",
-    "stage2, bn_clr",
+    "warm_up", "stage1, queue filling and then full", "stage2", "stage2, bn_clr"
 ]  # fmt: skip
 MORE_CASES = [
-    "source_only", "warm_up, strong source", "stage1, queue never full", "stage1, strong", "stage2, frozen"
+    "source_only", "warm_up, strong source", "stage1, queue never full", "stage1, CutMix",
+    "stage1, no CutMix", "stage1, strong", "stage2, frozen",
 ]  # fmt: skip
 RUNS = [(case, size) for case in MAIN_CASES for size in (2, 4)] + [(case, 2) for case in MORE_CASES]
 

@@ -98,7 +98,9 @@ COMPONENTS: dict[str, Callable[[], Tensor]] = {
 def component(name: str) -> Pair:
     """A piece by its golden name."""
     with np.load(HERE / "components.npz") as file:
-        return pair(name, COMPONENTS[name](), np.asarray(file[name]))
+        # Of replayed probabilities, 1; the ignore id among them is no magnitude.
+        scale = 1.0 if name == "strong_soft" else None
+        return pair(name, COMPONENTS[name](), np.asarray(file[name]), scale)
 
 
 def forward() -> list[Pair]:
