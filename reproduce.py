@@ -27,7 +27,7 @@ def main() -> None:
     recipe = read_recipe(args.config, args.seed, dict(map(_assignment, args.set)))
     chosen = choose(recipe, args.start, args.only)
     if args.dry_run:
-        print("\n".join(step.shell() for step in chosen))
+        print("\n".join(f"{step.shell()}  # {step.name}" for step in chosen))
         return
     began = time.time()
     run(recipe, chosen, force=args.only is not None or args.start is not None)

@@ -38,7 +38,7 @@ class PseudoLabels:
         missing = [n + e for n in names for e in endings if not (self.folder / (n + e)).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder / missing[0]}: missing, as are in all {len(missing)} of "
+                f"{self.folder / missing[0]}: missing, one of {len(missing)} missing among "
                 f"{len(names) * len(endings)} pseudo label files; "
                 f"make them with: {command}"
             )

@@ -225,7 +225,7 @@ def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe):
     lines = succeed(f"python reproduce.py --config {recipe} --dry_run", tmp_path).splitlines()
     scripts = []
     for line in lines:
-        python, script, *words = shlex.split(line)
+        python, script, *words = shlex.split(line, comments=True)
         assert python == "python"
         if script == "-m":
             assert (PROJECT / (words[0].replace(".", "/") + ".py")).is_file()
@@ -284,6 +284,8 @@ def test_choosing_steps(recipe, monkeypatch, capsys):
         lines = capsys.readouterr().out.splitlines()
         return [line.split()[1].removesuffix(".py") for line in lines]
 
+    output = succeed(f"{RUN} --dry_run", recipe).splitlines()
+    assert [line.split("  # ")[1] for line in output] == ["baseline", "test_baseline", "shares"]
     assert names("") == ["train", "test", "generate_class_distribution"]
     assert names("--only test_baseline") == ["test"]
     assert names("--from test_baseline") == ["test", "generate_class_distribution"]
