@@ -32,7 +32,7 @@ def main() -> None:
 
 def calculate(o: Options, processes: Processes) -> None:
     """Class means of every image, each process its share; the first averages and writes."""
-    device = prepare_device(o, processes)
+    device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data: DataSet = source_data(o) if o.source else target_data(o, "train")
     means = [torch.zeros(0, o.n_class, network.feat_channels)]

@@ -28,7 +28,7 @@ def main() -> None:
 
 def count(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first writes."""
-    device = prepare_device(o, processes)
+    device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data = target_data(o, "train")
     counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)

@@ -30,27 +30,19 @@ def main() -> None:
 
 def generate(o: Options, processes: Processes) -> None:
     """Every process its share of the images."""
-    device = prepare_device(o, processes)
+    device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data = target_data(o, "train")
     folder, colours = o.save_path / o.name, palette(o.n_class)
     for item in predict(network, data, device, o.num_workers, False, "pseudo labels", processes):
         if o.soft:
-            write_soft(folder, item.name, soft_label(network, item, o.flip)[0].cpu().numpy())
+            write_soft(folder, item.name, item.output.logits.softmax(dim=1)[0].cpu().numpy())
         else:
             scores = hard_scores(network, item, o.flip, o.quirks_on.grid_hard_labels)
             confidence, label = scores[0].max(dim=0)
             write_hard(folder, item.name, label.cpu().numpy(), confidence.cpu().numpy(), colours)
+    processes.wait()
     processes.say(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
-
-
-@torch.no_grad()
-def soft_label(network: nn.Module, item: Prediction, flip: bool) -> Tensor:
-    """Probabilities (1, K, h, w) at the grid; flip: averaged with the mirrored image's, mirrored back."""
-    probs = item.output.logits.softmax(dim=1)
-    if flip:
-        probs = (probs + network(item.image.flip(3)).logits.softmax(dim=1).flip(3)) / 2
-    return probs
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def main() -> None:
 
 def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
-    device = prepare_device(o, processes)
+    device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data = target_data(o, "val")
     scores = evaluate(network, data, device, o.num_workers, _writer(o), processes)

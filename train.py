@@ -37,7 +37,7 @@ def main() -> None:
 
 def run(o: Options, processes: Processes) -> None:
     """Build what the options ask for and train it."""
-    device = prepare_device(o, processes)
+    device = prepare_device(o)
     folder = o.log_dir / o.name
     logger = get_logger(folder) if processes.first else silent_logger()
     logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
@@ -92,6 +92,8 @@ def train(
                 raise ValueError(f"a loss is not finite after {iteration} iterations: {means}; lower --lr?")
             waited, lap = 0.0, time.perf_counter()
         if validate:
+            if o.bn == "bn":  # each process has statistics of its own; those of the first are saved
+                processes.copy_from_first(stage.student.buffers())
             scores = evaluate(stage.student, validation, device, o.num_workers, processes=processes)
             stage.train_mode()
             best = max(best, scores["miou"])

@@ -63,6 +63,11 @@ class Batch:
                 moved[field.name] = value
         return replace(self, **moved)
 
+    def pin_memory(self) -> Any:
+        """In page-locked memory, from which a GPU copies without waiting; a DataLoader asks for it."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v.pin_memory() for k, v in tensors.items() if isinstance(v, Tensor)})
+
 
 @dataclass(frozen=True)
 class SourceBatch(Batch):
@@ -196,11 +201,15 @@ class EpochBatches(Sampler):
             raise ValueError(
                 f"{length} {domain} images do not fill a batch of {batch}; lower --bs or add --no_droplast"
             )
-        last = batch if drop_last or length % batch == 0 else length % batch
-        for images, remedy in ((batch, "give another --bs"), (last, "leave out --no_droplast")):
-            if images % processes.size:
-                count = processes.size
-                raise ValueError(f"a batch of {images} does not divide among {count} processes; {remedy}")
+        count = processes.size
+        if batch % count:
+            fits = max(n for n in range(1, count) if batch % n == 0)
+            raise ValueError(
+                f"--bs {batch} does not divide among {count} processes; "
+                f"use {fits} (--gpus {fits}) or another --bs"
+            )
+        if count > 1 and not drop_last and length % batch:
+            raise ValueError(f"--no_droplast with {count} processes: the last batch is smaller; leave it out")
         self.length, self.batch, self.shuffle, self.processes = length, batch, shuffle, processes
         self.seed = [seed, 2, _DOMAIN[domain]]
 
@@ -264,8 +273,9 @@ def training_loader(
     drop_last: bool,
     workers: int,
     processes: Processes = ALONE,
+    pin: bool = False,
 ) -> DataLoader:
-    """Endless batches of one domain; batch: images over all processes."""
+    """Endless batches of one domain; batch: images over all processes; pin: for copies to a GPU."""
     source = isinstance(samples, SourceSamples)
     domain = "source" if source else "target"
     order = EpochBatches(len(samples), batch, seed, domain, shuffle, drop_last, processes)
@@ -274,7 +284,7 @@ def training_loader(
         batch_sampler=order,
         num_workers=workers,
         collate_fn=partial(_collate, SourceBatch if source else TargetBatch),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )
 
 

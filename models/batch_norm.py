@@ -24,11 +24,9 @@ def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with every batch norm taking its statistics over all processes; names stay as they are."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if type(child) is nn.BatchNorm2d:
-                child.__class__ = SharedBatchNorm2d
-                setattr(parent, name, child)
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SharedBatchNorm2d  # the same parameters and buffers, another forward
     return network
 
 

@@ -24,13 +24,13 @@ from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import DISCRIMINATOR, NETWORK, load_checkpoint, load_file, without_module
 from utils.options import Options
-from utils.processes import Processes
+from utils.processes import ALONE, Processes
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
 _RESUME_REMEDY = "download it or train the stage before, and give its path as --resume_path"
 
 
-def prepare_device(o: Options, processes: Processes) -> torch.device:
+def prepare_device(o: Options) -> torch.device:
     """This process's device, of the kind that --device names (auto: a GPU if there is one).
 
     Sets threads and seed.
@@ -75,6 +75,7 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
         "drop_last": not o.no_droplast,
         "workers": o.num_workers,
         "processes": processes,
+        "pin": torch.cuda.is_available() and o.device != "cpu",
     }
     source_loader = training_loader(source, **shared)
     if target is None:
@@ -119,7 +120,7 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -
     return o.replaced(**other)
 
 
-def build_student(o: Options, logger: logging.Logger) -> DeepLabV2:
+def build_student(o: Options, logger: logging.Logger, processes: Processes = ALONE) -> DeepLabV2:
     """The student from --resume_path, or with --no_resume from backbone weights."""
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     if o.stage != "source_only" and not o.no_resume:
@@ -137,7 +138,9 @@ def build_student(o: Options, logger: logging.Logger) -> DeepLabV2:
     elif o.backbone == "mini":
         logger.info("student: random weights (there are none for --backbone mini)")
     else:
-        logger.info("student: %s", load_backbone(network, imagenet_state(), "ImageNet (torchvision)"))
+        with processes.one_before_the_others():
+            state = imagenet_state()
+        logger.info("student: %s", load_backbone(network, state, "ImageNet (torchvision)"))
     return network
 
 
@@ -155,7 +158,7 @@ def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
 
 def build_stage(o: Options, device: torch.device, logger: logging.Logger, processes: Processes) -> Stage:
     """The stage that --stage names, on the device."""
-    student = build_student(o, logger).to(device)
+    student = build_student(o, logger, processes).to(device)
     if processes.size > 1 and o.bn == "sync_bn":
         student = share_batch_norm(student, device)
     head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0

@@ -99,7 +99,7 @@ def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Ten
             f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}"
         )
     # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
-    values = np.maximum(values, 1e-6)
+    values = np.where(values > 0, values, 1e-6)
     return torch.from_numpy(values / values.sum()).float()
 
 

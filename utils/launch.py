@@ -1,16 +1,17 @@
-"""One process a GPU: joining the processes of a run, starting them, ending them together."""
+"""One process a GPU: starting the processes of a run, joining them, ending them together."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import TracebackType
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,16 @@ from utils.options import Options, one_line
 from utils.processes import Processes
 
 PATIENCE = timedelta(minutes=30)  # the longest that one process may keep the others waiting
-GRACE = 10.0  # seconds between asking a process to end and ending it
+SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
+_GRACE = 10.0  # seconds that a copy has for ending
+_LOST = (
+    "closed by peer",
+    "reset by peer",
+    "remote process exited",
+    "remoteerror",
+    "broken pipe",
+    "timed out",
+)
 
 
 @contextmanager
@@ -29,46 +39,108 @@ def joined(o: Options) -> Iterator[Processes]:
     Under torchrun those that it started. Otherwise one for each GPU that is visible and --gpus admits: with
     more than one, this process only starts copies of itself and ends as they end.
     """
-    if "RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ:
         gpus = 0 if o.device == "cpu" else torch.cuda.device_count()
         count = min(gpus, o.gpus or gpus)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield Processes()
         return
-    on_gpu = o.device != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-    try:
-        yield Processes(rank, size)
-        dist.barrier()  # nobody leaves before all have written what they have
-    except Exception as error:
-        if not _is_first_to_fail(store):
-            sys.exit(1)  # the reason has been said
-        if _is_loss_of_another(error):
-            sys.exit("error: another process of this run ended without a word (killed?); start the run again")
-        message = one_line(error)
-        if message is None:
-            raise
-        sys.exit(f"error: {message}")
+    watch = _Watch()
+    with watch:
+        processes = _join(o)
+        yield processes
+        processes.wait()  # nobody leaves before all have written what they have
     dist.destroy_process_group()
 
 
-def _is_first_to_fail(store: dist.Store) -> bool:
-    """Whether no other process has failed before. True also where the store is gone with its process."""
-    try:
-        return store.add("failed", 1) == 1
-    except RuntimeError:
-        return True
+def _join(o: Options) -> Processes:
+    """Meet the others: over NCCL on GPUs, over gloo on CPUs."""
+    local_rank, device = int(os.environ["LOCAL_RANK"]), torch.device("cpu")
+    if o.device != "cpu" and torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"{local_rank + 1} processes for {torch.cuda.device_count()} GPUs; start one a GPU"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), device, local_rank)
 
 
-def _is_loss_of_another(error: Exception) -> bool:
-    """Whether a message to another process could not be sent."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+class _Watch:
+    """Ends this process when another has failed or gone, and tells the others when this one fails.
+
+    A thread, for the main one may be waiting for a message that nobody sends. It meets the others at a store
+    of keys: `failed`, counted up by those that fail, the first of which says why; `alive/RANK`, a sign of
+    life that another process watches, as one that is killed says nothing.
+    """
+
+    def __init__(self):
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if error is None or not isinstance(error, Exception):
+            return
+        if not self._is_first_to_fail():
+            _leave(None)
+        message = one_line(error)
+        if any(sign in str(error).lower() for sign in _LOST) and isinstance(error, RuntimeError):
+            reason = str(error).splitlines()[0]
+            _leave(f"error: another process of this run ended without a word ({reason}); start the run again")
+        if message is None:
+            sys.excepthook(kind, error, trace)
+        _leave(f"error: {message}" if message else None)
+
+    def _connect(self, patience: timedelta) -> dist.Store:
+        """A connection of one's own: a shared one is blocked by whoever waits for a key."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
+        return dist.PrefixStore(f"cpsl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+    def _is_first_to_fail(self) -> bool:
+        """Also where the store is gone with the process that held it."""
+        try:
+            return self._connect(timedelta(seconds=2)).add("failed", 1) == 1
+        except (RuntimeError, OSError):
+            return True
+
+    def _keep_watch(self) -> None:
+        watched, seen, since = (self.rank + 1) % self.size, -1, time.monotonic()
+        try:
+            store = self._connect(PATIENCE)
+            while not self._done.wait(1.0):
+                store.add(f"alive/{self.rank}", 1)
+                beats = store.add(f"alive/{watched}", 0)
+                if beats != seen:
+                    seen, since = beats, time.monotonic()
+                failed = store.add("failed", 0)
+                silent = seen > 0 and time.monotonic() - since > SILENCE
+                if not failed and silent and store.add("failed", 1) == 1:
+                    _leave(f"error: process {watched} of this run is silent (killed?); start the run again")
+                if (failed or silent) and not self._done.wait(3.0):
+                    _leave(None)  # the reason has been said
+        except (RuntimeError, OSError):
+            if not self._done.wait(5.0):
+                _leave("error: the first process of this run has gone; start the run again")
+
+
+def _leave(message: str | None) -> None:
+    """End at once: tidying up would wait for processes that are no longer there."""
+    if message:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def start_copies(count: int, argv: Sequence[str]) -> int:
@@ -76,47 +148,47 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
 
     As soon as one fails the others are ended.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
-    copies = [
-        subprocess.Popen(
-            [sys.executable, *argv], env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(count)
-    ]
-    before = signal.signal(signal.SIGTERM, lambda *_: _end(copies))
+    # Held here, so that no process takes the store along when it fails.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
+    shared |= {"LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    copies: list[subprocess.Popen] = []
+    patience = 0.0
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            copies.append(subprocess.Popen([sys.executable, *argv], env=os.environ | shared | own))
         while True:
             codes = [copy.poll() for copy in copies]
-            failed = [(rank, code) for rank, code in enumerate(codes) if code]
-            if failed:
+            if any(codes):
+                patience = _GRACE  # the others notice and end by themselves
                 break
             if None not in codes:
                 return 0
             time.sleep(0.1)
     except KeyboardInterrupt:  # the terminal has told the copies as well
-        failed = [(0, 130)]
+        patience = _GRACE
+        return 130
     finally:
+        _end(copies, patience)
         signal.signal(signal.SIGTERM, before)
-        _end(copies)
-    rank, code = failed[0]
+    rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
     if code < 0:
         print(f"error: process {rank} was ended by signal {-code}; the run was stopped", file=sys.stderr)
     return code if code > 0 else 128 - code
 
 
-def _end(copies: Sequence[subprocess.Popen]) -> None:
-    """Ask those that still run to end, then make them."""
+def _end(copies: Sequence[subprocess.Popen], patience: float) -> None:
+    """Let those that still run end by themselves for `patience` seconds, ask them, then make them."""
+    for seconds, ask in ((patience, subprocess.Popen.terminate), (_GRACE, subprocess.Popen.kill)):
+        deadline = time.monotonic() + seconds
+        for copy in copies:
+            with suppress(subprocess.TimeoutExpired):
+                copy.wait(max(0.0, deadline - time.monotonic()))
+        for copy in copies:
+            if copy.poll() is None:
+                ask(copy)
     for copy in copies:
-        with suppress(ProcessLookupError):
-            copy.terminate()
-    deadline = time.monotonic() + GRACE
-    for copy in copies:
-        try:
-            copy.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            copy.kill()
-            copy.wait()
+        copy.wait()

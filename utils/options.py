@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -137,7 +138,10 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """One line instead of the whole usage, from the first of several processes."""
         line = f"{self.prog}: error: {message} (see --help)\n"
-        self.exit(2, line if os.environ.get("RANK", "0") == "0" else None)
+        if os.environ.get("RANK", "0") == "0":
+            self.exit(2, line)
+        time.sleep(5.0)  # an earlier end of this process would end the first before it has spoken
+        self.exit(2)
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -330,7 +334,11 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
         labels = script == "pseudo_label"
         soft = "write probabilities (K, h, w) instead of hard labels" if labels else _COMPATIBLE
         add("--soft", action="store_true", help=soft)
-        add("--flip", action="store_true", help="average image and mirrored image" if labels else _COMPATIBLE)
+        add(
+            "--flip",
+            action="store_true",
+            help="hard labels of the mean of image and mirror image" if labels else _COMPATIBLE,
+        )
     if script == "distribution":
         add("--portion", type=float, default=0.6, help=_COMPATIBLE)
 

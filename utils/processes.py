@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Processes:
     """Process `rank` of `size`. A batch is cut into `size` equal parts, in the order of the ranks.
 
-    `Processes()` is one process alone: nothing is sent. Every method must be called by all processes.
+    `Processes()` is one process alone: nothing is sent. device: through which tensors travel (NCCL knows only
+    its GPU); results come back on the device of what was given. local_rank: among those of this machine.
+    Every method but `say` and `part` must be called by all processes.
     """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
+    local_rank: int = 0
 
     @property
     def first(self) -> bool:
@@ -36,21 +43,36 @@ class Processes:
         own = len(items) // self.size
         return items[self.rank * own : (self.rank + 1) * own]
 
+    def wait(self) -> None:
+        """Until all have come so far."""
+        if self.size > 1:
+            dist.all_reduce(torch.zeros((), device=self.device))
+
+    @contextmanager
+    def one_before_the_others(self) -> Iterator[None]:
+        """The first process of each machine does the block alone (a download), then the others do it."""
+        if self.local_rank != 0:
+            self.wait()
+        yield
+        if self.local_rank == 0:
+            self.wait()
+
     def sum(self, x: Tensor) -> Tensor:
         """Summed over the processes, without gradient; `x` is left alone."""
         if self.size == 1:
             return x
-        summed = x.detach().clone()
+        summed = x.detach().to(self.device, copy=True)
         dist.all_reduce(summed)
-        return summed
+        return summed.to(x.device)
 
     def gather(self, x: Tensor) -> Tensor:
         """(b, …) of each → (b·size, …) in the order of the ranks, without gradient."""
         if self.size == 1:
             return x
-        parts = [torch.empty_like(x) for _ in range(self.size)]
-        dist.all_gather(parts, x.detach().contiguous())
-        return torch.cat(parts)
+        sent = x.detach().to(self.device).contiguous()
+        parts = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(parts, sent)
+        return torch.cat(parts).to(x.device)
 
     def gather_dealt(self, x: Tensor, count: int) -> Tensor:
         """Rows of each, where row j of all `count` was dealt to process j % size → (count, …) in order."""
@@ -60,6 +82,12 @@ class Processes:
         padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])])
         every = self.gather(padded).unflatten(0, (self.size, most))
         return every.transpose(0, 1).flatten(0, 1)[:count]
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors by those of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message."""

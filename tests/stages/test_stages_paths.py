@@ -129,7 +129,7 @@ def test_labels_of_the_strong_view(quirks: Quirks) -> None:
     assert weak is strong
     seen_by_student = []
     stage.student.register_forward_pre_hook(lambda _, images: seen_by_student.append(images[0]))
-    stage.forward_target(source, target, (8, 32, 8, 40))  # its label is not mixed, so neither is the image
+    stage.forward_target(source, target, (8, 32, 8, 40))  # CutMix pastes into weak images alone
     assert torch.equal(seen_by_student[0], target.strong)
     flags = (quirks.flat_replay, quirks.translate_by_height)
     replayed = replay_strong_label(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
