@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.dataset import DataSet
-from stages.build import load_for_inference, prepare_device, source_data, target_data
+from stages.build import inference_data, load_for_inference, prepare_device, source_data
 from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole
@@ -34,7 +34,7 @@ def calculate(o: Options, processes: Processes) -> None:
     """Class means of every image, each process its share; the first averages and writes."""
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
-    data: DataSet = source_data(o) if o.source else target_data(o, "train")
+    data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
     means = [torch.zeros(0, o.n_class, network.feat_channels)]
     present = [torch.zeros(0, o.n_class, dtype=torch.bool)]
     for item in predict(network, data, device, o.num_workers, o.source, "prototypes", processes):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.labels import class_names
-from stages.build import load_for_inference, prepare_device, target_data
+from stages.build import inference_data, load_for_inference, prepare_device
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
 from utils.launch import joined
@@ -30,7 +30,7 @@ def count(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first writes."""
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
-    data = target_data(o, "train")
+    data = inference_data(o, "train", processes)
     counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)
     for item in predict(network, data, device, o.num_workers, False, "class distribution", processes):
         counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.labels import palette
 from data.pseudo_labels import write_hard, write_soft
-from stages.build import load_for_inference, prepare_device, target_data
+from stages.build import inference_data, load_for_inference, prepare_device
 from stages.predict import Prediction, predict
 from stages.stage import resize_logits
 from utils.launch import joined
@@ -32,7 +32,7 @@ def generate(o: Options, processes: Processes) -> None:
     """Every process its share of the images."""
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
-    data = target_data(o, "train")
+    data = inference_data(o, "train", processes)
     folder, colours = o.save_path / o.name, palette(o.n_class)
     for item in predict(network, data, device, o.num_workers, False, "pseudo labels", processes):
         if o.soft:

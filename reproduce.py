@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from data.labels import palette
-from stages.build import target_data
+from stages.build import SIMCLR_FILE, SIMCLR_REMEDY, target_data
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report import write_report
@@ -29,6 +29,7 @@ def main() -> None:
     if args.dry_run:
         print("\n".join(f"{step.shell()}  # {step.name}" for step in chosen))
         return
+    require_files(recipe, chosen)
     began = time.time()
     run(recipe, chosen, force=args.only is not None or args.start is not None)
     for path in report(recipe):
@@ -76,6 +77,17 @@ def choose(recipe: Recipe, start: str | None, only: str | None) -> list[Step]:
     if only is not None:
         return [step for step in recipe.steps if step.name == only]
     return list(recipe.steps[names.index(start) if start else 0 :])
+
+
+def require_files(recipe: Recipe, chosen: list[Step]) -> None:
+    """Refuse to start what would stop days later for a file that no step makes."""
+    done = Done(recipe.folder)
+    for step in chosen:
+        simclr = step.options.get("student_init") == "simclr" and step.options.get("no_resume")
+        if step.script == "train" and simclr and not done.read(step) and not SIMCLR_FILE.is_file():
+            raise FileNotFoundError(
+                f"{SIMCLR_FILE}: no such file, but step {step.name} needs it; {SIMCLR_REMEDY}"
+            )
 
 
 def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.labels import class_names, palette, thirteen_of_sixteen
-from stages.build import load_for_inference, prepare_device, target_data
+from stages.build import inference_data, load_for_inference, prepare_device
 from stages.predict import evaluate
 from utils.files import save_image, save_json
 from utils.launch import joined
@@ -32,7 +32,7 @@ def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
-    data = target_data(o, "val")
+    data = inference_data(o, "val", processes)
     scores = evaluate(network, data, device, o.num_workers, _writer(o), processes)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])

@@ -32,6 +32,22 @@ class DataSet:
         """The same with only its first `count` images."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
+    def size_on_disk(self) -> tuple[int, int]:
+        """(W, H) of the first image's file; of no more than its header."""
+        try:
+            with Image.open(self.images[0]) as image:
+                return image.size
+        except (
+            UnidentifiedImageError,
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise ValueError(
+                f"{self.images[0]}: not a readable image ({error}); copy or download it again"
+            ) from None
+
     def read_image(self, index: int) -> Image.Image:
         """RGB image of `size`, bilinear where the file has another."""
         image = open_image(self.images[index]).convert("RGB")

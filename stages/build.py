@@ -27,6 +27,7 @@ from utils.options import Options
 from utils.processes import ALONE, Processes
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
+SIMCLR_REMEDY = "download the SimCLRv2 ResNet-101 (r101_1x_sk0) there, or use --student_init imagenet"
 _RESUME_REMEDY = "download it or train the stage before, and give its path as --resume_path"
 
 
@@ -58,6 +59,16 @@ def source_data(o: Options) -> DataSet:
 def target_data(o: Options, split: str) -> DataSet:
     """The target domain's split "train" or "val"."""
     return cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size).first(o.max_images)
+
+
+def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
+    """The target domain's split; says where its images are read at another size than they have."""
+    data = target_data(o, split)
+    found = data.size_on_disk()
+    if found != data.size and not o.given("img_size"):
+        sizes = [f"{width}×{height}" for width, height in (found, data.size)]
+        processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
+    return data
 
 
 def training_loaders(o: Options, target_parts: frozenset[str], processes: Processes) -> tuple:
@@ -128,8 +139,7 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
         load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
         logger.info("student: every tensor loaded from %s", o.resume_path)
     elif o.student_init == "simclr":
-        remedy = "download the SimCLRv2 ResNet-101 (r101_1x_sk0) there, or use --student_init imagenet"
-        content = load_file(SIMCLR_FILE, remedy)
+        content = load_file(SIMCLR_FILE, SIMCLR_REMEDY)
         if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
             raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict'; download it again")
         logger.info(

@@ -16,10 +16,22 @@ import yaml
 from utils.quirks import Quirks
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
+_COUNTS = (
+    *("bs", "train_iters", "epochs", "resize", "fbs", "queue_length", "print_interval", "val_interval"),
+    *("max_images", "sinkhorn_iterations", "threads", "gpus"),
+)
 _WEIGHTS = (
     *("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w"),
     *("proto_consistW", "distillation", "SL_lambda", "contrast_lambda"),
 )
+_RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
+    (_COUNTS, lambda v: v >= 1, "at least 1"),
+    (("seed", "num_workers"), lambda v: v >= 0, "at least 0"),
+    (("lr", "disc_lr", "temperature", "epsilon"), lambda v: 0 < v < math.inf, "above 0"),
+    (("threshold", "train_thred"), lambda v: 0 <= v < 1, "in [0, 1)"),
+    (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
+    (_WEIGHTS, lambda v: 0 <= v < math.inf, "a number of at least 0"),
+]
 _COMPATIBLE = "accepted for compatibility, without effect"
 
 
@@ -345,66 +357,57 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
 
 def _first_problem(o: Options, script: str) -> str | None:
     """What is impossible among the values, as one line; None if nothing is."""
-    width, height = o.rcrop
-    checks: list[tuple[bool, str]] = [
-        (o.n_class not in (19, 16, 13), f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes"),
-        (
-            width < 8 or height < 8 or width % 8 or height % 8,
-            f"--rcrop {width},{height}: both must be multiples of 8",
-        ),
-        (bool(o.img_size) and min(o.img_size or (8,)) < 8, "--img_size: both sides must be at least 8"),
-        (
-            o.device == "cuda" and not torch.cuda.is_available(),
-            "--device cuda: no GPU is visible; use --device cpu",
-        ),
-        (o.threads is not None and o.threads < 1, f"--threads {o.threads}: must be at least 1"),
-        (o.gpus is not None and o.gpus < 1, f"--gpus {o.gpus}: must be at least 1"),
-        (o.seed < 0, f"--seed {o.seed}: must be at least 0"),
-        (o.num_workers < 0, f"--num_workers {o.num_workers}: must be at least 0"),
-        (o.fbs > o.queue_length, f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"),
-    ]
-    for name in (
-        "bs",
-        "train_iters",
-        "epochs",
-        "resize",
-        "fbs",
-        "queue_length",
-        "print_interval",
-        "val_interval",
-    ):
-        checks.append((getattr(o, name) < 1, f"--{name} {getattr(o, name)}: must be at least 1"))
-    checks.append((o.max_images is not None and o.max_images < 1, "--max_images: must be at least 1"))
-    checks.append((o.sinkhorn_iterations < 1, "--sinkhorn_iterations: must be at least 1"))
-    for name in ("lr", "disc_lr", "temperature", "epsilon"):
-        checks.append((not 0 < getattr(o, name) < math.inf, f"--{name} {getattr(o, name)}: must be above 0"))
-    for name in ("threshold", "train_thred"):
-        value = getattr(o, name)
-        checks.append((not 0 <= value < 1, f"--{name} {value}: must be in [0, 1)"))
-    checks.append((not 0 <= o.hflip <= 1, f"--hflip {o.hflip}: must be in [0, 1]"))
-    checks.append((not 0 <= o.jitter <= 1, f"--jitter {o.jitter}: must be in [0, 1]"))
-    for name in _WEIGHTS:
-        value = getattr(o, name)
-        checks.append((not 0 <= value < math.inf, f"--{name} {value}: must be a number of at least 0"))
+    problems = [_bad_number(o), _bad_choice(o)]
     if script == "train" and o.stage == "stage1":
-        crop, whole = _grid(*o.rcrop), _grid(*(o.img_size or (2048, 1024)))
-        few = f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop[0] * crop[1]}); lower it"
-        checks.append((crop[0] * crop[1] < o.fbs, few))
-        large = f"--rcrop {width},{height}: larger than the images, which stage 1 cannot label"
-        checks.append((crop[0] * crop[1] > whole[0] * whole[1], large))
-    needs = script == "train" and o.stage == "stage1" and not (o.ema and o.proto_rectify)
-    checks.append((needs, "--stage stage1 is defined with --ema and --proto_rectify; add both"))
-    unequal = script == "train" and o.stage == "stage1" and o.bn_clr != o.ema_bn
-    checks.append(
-        (unequal, "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither")
-    )
-    checks.append((_escapes(o.name), f"--name {o.name!r}: a name, not a path out of the folder"))
-    checks.append((_escapes(o.model_name), f"--model_name {o.model_name!r}: a name, not a path"))
+        problems.append(_bad_stage1(o))
+    return next(filter(None, problems), None)
+
+
+def _bad_number(o: Options) -> str | None:
+    """A number outside its range."""
+    for names, fits, what in _RANGES:
+        for name in names:
+            value = getattr(o, name)
+            if value is not None and not fits(value):
+                return f"--{name} {value}: must be {what}"
+    return None
+
+
+def _bad_choice(o: Options) -> str | None:
+    """A value that is no number and cannot be."""
+    width, height = o.rcrop
+    if o.n_class not in (19, 16, 13):
+        return f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes"
+    if width < 8 or height < 8 or width % 8 or height % 8:
+        return f"--rcrop {width},{height}: both must be multiples of 8"
+    if o.img_size and min(o.img_size) < 8:
+        return "--img_size: both sides must be at least 8"
+    if o.device == "cuda" and not torch.cuda.is_available():
+        return "--device cuda: no GPU is visible; use --device cpu"
+    if o.fbs > o.queue_length:
+        return f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"
+    for name in ("name", "model_name"):
+        if _escapes(getattr(o, name)):
+            return f"--{name} {getattr(o, name)!r}: a name, not a path out of the folder"
     try:
         Quirks.parse(o.quirks)
     except ValueError as error:
-        checks.append((True, f"--quirks: {error}"))
-    return next((message for bad, message in checks if bad), None)
+        return f"--quirks: {error}"
+    return None
+
+
+def _bad_stage1(o: Options) -> str | None:
+    """A combination that stage 1 is not defined with."""
+    if not (o.ema and o.proto_rectify):
+        return "--stage stage1 is defined with --ema and --proto_rectify; add both"
+    if o.bn_clr != o.ema_bn:
+        return "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither"
+    crop, whole = math.prod(_grid(*o.rcrop)), math.prod(_grid(*(o.img_size or (2048, 1024))))
+    if crop < o.fbs:
+        return f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop}); lower it"
+    if crop > whole:
+        return f"--rcrop {o.rcrop[0]},{o.rcrop[1]}: larger than the images, which stage 1 cannot label"
+    return None
 
 
 def _grid(width: int, height: int) -> tuple[int, int]:

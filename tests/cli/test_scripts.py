@@ -195,6 +195,13 @@ def test_the_checkpoint_says_what_the_command_line_does_not(desk, networks, scri
         assert np.load(desk / "Pseudo" / "class_distribution.npy").shape == (classes,)
 
 
+def test_images_read_at_another_size_than_they_have_are_told(desk):
+    words = "--num_workers 0 --device cpu --max_images 1"
+    output = succeed(f"python generate_class_distribution.py {MODEL} {words}", desk)
+    assert "images of 256×128 are read at 2048×1024; --img_size" in output
+    assert "are read at" not in succeed(f"python generate_class_distribution.py {MODEL} {MINI} {SMALL}", desk)
+
+
 # --- calc_prototype.py ------------------------------------------------------------------------------------
 
 
@@ -327,6 +334,14 @@ def test_a_failing_step_ends_the_recipe(recipe):
     assert "step baseline" in done.stderr.splitlines()[-1]
     assert "elsewhere/cityscapes" in done.stderr
     assert "shares" not in done.stdout
+
+
+def test_what_no_step_makes_is_missed_before_the_first_step(recipe, monkeypatch):
+    step = "  - {name: stage2, script: train, options: {name: two, student_init: simclr, no_resume: true}}\n"
+    (recipe / "tiny.yaml").write_text(RECIPE + step)
+    line = refused_here(RUN, recipe, monkeypatch)
+    assert "pretrained_models/r101_1x_sk0.pth" in line and "step stage2" in line and "download" in line
+    assert not (recipe / "runs").exists()
 
 
 def test_a_seed_of_its_own(recipe, monkeypatch, capsys):
