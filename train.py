@@ -85,7 +85,9 @@ def train(
 
         counted = iteration + 1  # the released counter is one ahead
         validate = iteration == total or (counted % o.val_interval == 0 and counted < total)
-        if validate or counted % o.print_interval == 0:
+        # The line of the last iteration follows at once, unless each has its own.
+        due = counted % o.print_interval == 0 and (counted < total or o.print_interval == 1)
+        if validate or due:
             means = log.write(iteration, rates, time.perf_counter() - lap, waited)
             bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
             if not all(math.isfinite(v) for v in means.values()):

@@ -80,9 +80,14 @@ def write_curves(recipe: Recipe, path: Path) -> None:
     for column, step in enumerate(trainings):
         lines = [json.loads(line) for line in _log_of(step.options).read_text().splitlines()]
         losses, scores = axes[0, column], axes[1, column]
-        for name in sorted({k for line in lines for k in line if k.startswith("loss/")}):
-            points = [(line["iteration"], line[name]) for line in lines if name in line]
-            losses.plot(*zip(*points, strict=True), label=name.removeprefix("loss/"))
+        names = sorted({k.removeprefix("loss/") for line in lines for k in line if k.startswith("loss/")})
+        for index, name in enumerate(names):
+            points = [(line["iteration"], line[f"loss/{name}"]) for line in lines if f"loss/{name}" in line]
+            # Before its small weight the contrast dwarfs the others.
+            axis, label = (losses.twinx(), "contrast (right)") if name == "contrast" else (losses, name)
+            (curve,) = axis.plot(*zip(*points, strict=True), color=f"C{index}", label=label)
+            if axis is not losses:
+                losses.plot([], [], color=curve.get_color(), label=label)  # for the legend
         points = [(line["iteration"], 100 * line["val/miou"]) for line in lines if "val/miou" in line]
         if points:
             scores.plot(*zip(*points, strict=True), marker="o")
