@@ -12,8 +12,9 @@ export OMP_WAIT_POLICY = passive
 demo: setup
 	$(RUN) reproduce.py --config configs/mini.yaml --seed $(SEED)
 
+# A process a core, each test file whole in one of them.
 test: setup-dev
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadscope
 
 test-slow: setup-dev
 	$(RUN) -m pytest -q -m slow

@@ -38,8 +38,8 @@ class PseudoLabels:
         missing = [n + e for n in names for e in endings if not (self.folder / (n + e)).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder / missing[0]}: missing, one of {len(missing)} missing among "
-                f"{len(names) * len(endings)} pseudo label files; "
+                f"{self.folder / missing[0]}: missing, as {len(missing)} of "
+                f"{len(names) * len(endings)} pseudo label files are; "
                 f"make them with: {command}"
             )
 

@@ -88,7 +88,7 @@ def test_a_run_leaves_its_options_and_its_losses(trained):
     rates = [line["lr/backbone"] for line in losses]
     assert rates[0] == pytest.approx(1e-4) and rates == sorted(rates, reverse=True)
     told = (folder / "run.log").read_text()
-    assert "Epochs [1/128] Iter [2/3]  loss_source: " in told and "Epochs [2/128] Iter [3/3]  mIoU: " in told
+    assert "Epochs [1/128] Iter [2/3]  loss_source: " in told and "Epochs [3/128] Iter [3/3]  mIoU: " in told
     assert any((folder / "tensorboard").iterdir())
 
 
