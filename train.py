@@ -72,8 +72,7 @@ def train(
     source, target = loaders
     sources, targets = read(source), read(target) if target is not None else None
     processes = stage.processes
-    silent = None if processes.first else True  # None: silent where there is no terminal
-    bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=silent)
+    bar = tqdm.tqdm(range(1, total + 1), desc=o.stage, unit="it", disable=processes.no_bar)
     best, waited, lap = -1.0, 0.0, time.perf_counter()
     for iteration in bar:
         asked = time.perf_counter()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,19 +35,8 @@ class DataSet:
 
     def size_on_disk(self) -> tuple[int, int]:
         """(W, H) of the first image's file; of no more than its header."""
-        try:
-            with Image.open(self.images[0]) as image:
-                return image.size
-        except (
-            UnidentifiedImageError,
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise ValueError(
-                f"{self.images[0]}: not a readable image ({error}); copy or download it again"
-            ) from None
+        with _naming(self.images[0]), Image.open(self.images[0]) as image:
+            return image.size
 
     def read_image(self, index: int) -> Image.Image:
         """RGB image of `size`, bilinear where the file has another."""
@@ -62,18 +52,24 @@ class DataSet:
         return resize_label(train_ids, self.size)
 
 
-def open_image(path: Path) -> Image.Image:
-    """A wholly decoded image; a broken or missing file is an error that names it."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of an image file that is broken or missing name it and the remedy."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no such image; did it vanish or move since the run began?"
         ) from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
+
+
+def open_image(path: Path) -> Image.Image:
+    """A wholly decoded image; a broken or missing file is an error that names it."""
+    with _naming(path), Image.open(path) as image:
+        image.load()
+        return image
 
 
 def read_label_image(path: Path) -> np.ndarray:

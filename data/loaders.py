@@ -307,12 +307,12 @@ def _first(samples: list) -> Any:
 
 
 def inference_loader(
-    data: DataSet, with_labels: bool, workers: int, processes: Processes = ALONE
+    data: DataSet, with_labels: bool, workers: int, processes: Processes = ALONE, pin: bool = False
 ) -> DataLoader:
     """One whole image after the other; of several processes each is dealt every `size`-th."""
     dealt = range(processes.rank, len(data), processes.size)
     return DataLoader(
         _Guarded(Subset(WholeImages(data, with_labels), dealt)),
         batch_size=1, num_workers=workers, collate_fn=_first,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )  # fmt: skip

@@ -5,11 +5,13 @@ Letters: K classes, D feature channels, P pixels sampled per image, N queue rows
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss.shares import Total, alone
+from loss.shares import alone
 from loss.sinkhorn import sinkhorn
 
 
@@ -86,7 +88,7 @@ class SelfLabeling(nn.Module):
         epsilon: float = 0.05,
         iterations: int = 3,
         raw_queue_scores: bool = True,
-        gather: Total = alone,
+        gather: Callable[[Tensor], Tensor] = alone,
         rank: int = 0,
     ):
         super().__init__()
@@ -111,24 +113,30 @@ class SelfLabeling(nn.Module):
         predictions = self.gather(F.normalize(logits.detach(), dim=2))
         labels = self.gather(labels).to(self.labels.rows.dtype)[..., None]  # (B, P, 1)
 
+        centres = F.normalize(prototypes, dim=1)  # (K, D)
+        queue_centres = (prototypes if self.raw_queue_scores else centres).detach()
+
         total = prototypes.new_zeros(())
         found_full = False
         for i in range(len(feats)):
             found_full |= self.features.is_full
             if i in own:
-                total = total + self._image_loss(feats[i], predictions[i], prototypes)
+                total = total + self._image_loss(feats[i], predictions[i], centres, queue_centres)
             self.features.enqueue_(feats[i])
             self.labels.enqueue_(labels[i])
             self.predictions.enqueue_(predictions[i])
         return total / len(feats), found_full
 
-    def _image_loss(self, feats: Tensor, predictions: Tensor, prototypes: Tensor) -> Tensor:
-        """feats (P, D) and predictions (P, K), both normalised, of one image before it enters the queues."""
-        centres = F.normalize(prototypes, dim=1)  # (K, D)
+    def _image_loss(
+        self, feats: Tensor, predictions: Tensor, centres: Tensor, queue_centres: Tensor
+    ) -> Tensor:
+        """feats (P, D) and predictions (P, K), both normalised, of one image before it enters the queues.
+
+        centres, queue_centres (K, D): what the image's and the queue's features are scored by.
+        """
         scores = feats @ centres.t()  # (P, K)
         queued_scores = queued_predictions = None
         if self.features.is_full:
-            queue_centres = (prototypes if self.raw_queue_scores else centres).detach()
             queued_scores = self.features.rows @ queue_centres.t()  # (N, K)
         if self.predictions.is_full:
             queued_predictions = self.predictions.rows

@@ -22,7 +22,7 @@ from stages.products import load_distribution, load_prototypes, require_pseudo_l
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.checkpoint import DISCRIMINATOR, NETWORK, load_checkpoint, load_file, without_module
+from utils.checkpoint import DISCRIMINATOR, NETWORK, is_state, load_checkpoint, load_file, without_module
 from utils.options import Options
 from utils.processes import ALONE, Processes
 
@@ -42,9 +42,7 @@ def prepare_device(o: Options) -> torch.device:
     torch.manual_seed(o.seed)
     cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
-    if o.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cuda", torch.cuda.current_device()) if o.on_gpu else torch.device("cpu")
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -86,7 +84,7 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
         "drop_last": not o.no_droplast,
         "workers": o.num_workers,
         "processes": processes,
-        "pin": torch.cuda.is_available() and o.device != "cpu",
+        "pin": o.on_gpu,
     }
     source_loader = training_loader(source, **shared)
     if target is None:
@@ -116,9 +114,8 @@ def load_for_inference(o: Options, device: torch.device, processes: Processes) -
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
     """The options with backbone, classes and batch norm of a checkpoint."""
     if shape.num_classes not in supported_class_counts():
-        raise ValueError(
-            f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for 19, 16, 13"
-        )
+        known = ", ".join(map(str, supported_class_counts()))
+        raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}")
     says = {"backbone": shape.backbone, "n_class": shape.num_classes, "bn_clr": shape.pretrain_norm}
     other = {name: value for name, value in says.items() if getattr(o, name) != value}
     for name, value in other.items():
@@ -140,8 +137,8 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
         logger.info("student: every tensor loaded from %s", o.resume_path)
     elif o.student_init == "simclr":
         content = load_file(SIMCLR_FILE, SIMCLR_REMEDY)
-        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-            raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict'; download it again")
+        if not isinstance(content, dict) or not is_state(content.get("state_dict")):
+            raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict' of tensors; download it again")
         logger.info(
             "student: %s", load_backbone(network, without_module(content["state_dict"]), str(SIMCLR_FILE))
         )

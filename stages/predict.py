@@ -42,9 +42,10 @@ def predict(
     Of several processes each sees every `size`-th image, from the `rank`-th on.
     """
     network.eval()
-    loader = inference_loader(data, with_labels, workers, processes)
-    silent = None if processes.first else True  # None: silent where there is no terminal
-    bar = tqdm.tqdm(read(loader), desc=title, total=len(loader), unit="img", leave=False, disable=silent)
+    loader = inference_loader(data, with_labels, workers, processes, device.type == "cuda")
+    bar = tqdm.tqdm(
+        read(loader), desc=title, total=len(loader), unit="img", leave=False, disable=processes.no_bar
+    )
     for name, image, label in bar:
         image = image.to(device, non_blocking=True)[None].float() / 255
         yield Prediction(name, image, label, network(image))

@@ -65,7 +65,7 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
     for part in (NETWORK, DISCRIMINATOR):
         if part in content:
             state = content[part].get("model_state") if isinstance(content[part], dict) else None
-            if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            if not is_state(state):
                 what = f"entry {part!r} has no 'model_state' of tensors"
                 raise ValueError(f"{path}: its {what}; is this a CPSL checkpoint?")
             content[part]["model_state"] = without_module(state)
@@ -73,6 +73,13 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
         found = ", ".join(map(repr, list(content)[:5]))
         raise ValueError(f"{path}: has no entry {NETWORK!r} (found {found}); is this a CPSL checkpoint?")
     return content
+
+
+def is_state(content: object) -> bool:
+    """Whether it is a state dict: names and tensors and nothing else."""
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    )
 
 
 def without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:

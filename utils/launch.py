@@ -40,7 +40,7 @@ def joined(o: Options) -> Iterator[Processes]:
     more than one, this process only starts copies of itself and ends as they end.
     """
     if "LOCAL_RANK" not in os.environ:
-        gpus = 0 if o.device == "cpu" else torch.cuda.device_count()
+        gpus = torch.cuda.device_count() if o.on_gpu else 0
         count = min(gpus, o.gpus or gpus)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
@@ -58,7 +58,7 @@ def joined(o: Options) -> Iterator[Processes]:
 def _join(o: Options) -> Processes:
     """Meet the others: over NCCL on GPUs, over gloo on CPUs."""
     local_rank, device = int(os.environ["LOCAL_RANK"]), torch.device("cpu")
-    if o.device != "cpu" and torch.cuda.is_available():
+    if o.on_gpu:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"{local_rank + 1} processes for {torch.cuda.device_count()} GPUs; start one a GPU"

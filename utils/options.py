@@ -55,6 +55,11 @@ class Options(argparse.Namespace):
         """Whether the command line or --config sets the option, be it to its default."""
         return name in self._given
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether --device admits a GPU and there is one."""
+        return self.device != "cpu" and torch.cuda.is_available()
+
     def replaced(self, **values: object) -> Options:
         """A copy with other values."""
         copy = Options(**(vars(self) | values | {"_frozen": False}))

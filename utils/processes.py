@@ -33,6 +33,11 @@ class Processes:
         """Whether this process speaks and writes for all."""
         return self.rank == 0
 
+    @property
+    def no_bar(self) -> bool | None:
+        """For tqdm's `disable`: only the first shows a bar, and None leaves it out where no terminal is."""
+        return None if self.first else True
+
     def say(self, text: str) -> None:
         """Print once."""
         if self.first:

@@ -12,16 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.distributed.shared_cases import CASES, MAIN_CASES
+
 PROJECT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("shared_cases.py")
-MAIN_CASES = [
-    "warm_up", "stage1, queue filling and then full", "stage2", "stage2, bn_clr"
-]  # fmt: skip
-MORE_CASES = [
-    "source_only", "warm_up, strong source", "stage1, queue never full", "stage1, CutMix",
-    "stage1, no CutMix", "stage1, strong", "stage2, frozen",
-]  # fmt: skip
-RUNS = [(case, size) for case in MAIN_CASES for size in (2, 4)] + [(case, 2) for case in MORE_CASES]
+RUNS = [(case, 2) for case in CASES] + [(case, 4) for case in MAIN_CASES]
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +54,34 @@ def deviations(alone: dict[str, Tensor], shared: dict[str, Tensor], by_tensor: b
     return {key: (difference / (size or 1.0)) ** 0.5 for key, (difference, size) in sums.items()}
 
 
+def states_after_the_same_losses(
+    results: dict, case: str, dtype: str, size: int, **tolerance: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The states that one and several processes end in, once their losses have been compared."""
+    one, several = results[1][case, dtype], results[size][case, dtype]
+    for alone, shared in zip(one["losses"], several["losses"], strict=True):
+        assert shared == pytest.approx(alone, **tolerance)
+    return one["state"], several["state"]
+
+
 @pytest.mark.parametrize(("case", "size"), RUNS)
 def test_same_losses_and_state_in_float64(results, case, size):
-    one, several = results[1][case, "torch.float64"], results[size][case, "torch.float64"]
-    for alone, shared in zip(one["losses"], several["losses"], strict=True):
-        assert shared == pytest.approx(alone, rel=1e-10, abs=1e-12)
-    found = deviations(one["state"], several["state"], by_tensor=True)
+    states = states_after_the_same_losses(results, case, "torch.float64", size, rel=1e-10, abs=1e-12)
+    found = deviations(*states, by_tensor=True)
     assert max(found.values()) <= 1e-10, max(found, key=found.get)
 
 
 @pytest.mark.parametrize(("case", "size"), RUNS)
 def test_same_losses_and_state_in_float32(results, case, size):
     """Single small tensors may deviate more: rounding turns a ReLU on or off (float64 shows the cause)."""
-    one, several = results[1][case, "torch.float32"], results[size][case, "torch.float32"]
-    for alone, shared in zip(one["losses"], several["losses"], strict=True):
-        assert shared == pytest.approx(alone, rel=1e-5, abs=1e-8)
-    found = deviations(one["state"], several["state"], by_tensor=False)
-    assert max(found.values()) <= 1e-5, max(found, key=found.get)
-    found = deviations(one["state"], several["state"], by_tensor=True)
-    assert max(found.values()) <= 1e-3, max(found, key=found.get)
+    states = states_after_the_same_losses(results, case, "torch.float32", size, rel=1e-5, abs=1e-8)
+    for by_tensor, tolerance in ((False, 1e-5), (True, 1e-3)):
+        found = deviations(*states, by_tensor)
+        assert max(found.values()) <= tolerance, max(found, key=found.get)
 
 
 def test_the_cases_do_what_they_say(results):
-    assert {name for name, _ in results[1]} == {*MAIN_CASES, *MORE_CASES}
+    assert {name for name, _ in results[1]} == set(CASES)
 
     def contrasts(case: str) -> list[bool]:
         return [row["contrast"] > 0 for row in results[1][case, "torch.float64"]["losses"]]

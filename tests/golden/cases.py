@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.replay import full_to_weak, replay_strong, replay_strong_label
-from loss import cosines_to_prototypes, queue_contrast, reverse_cross_entropy, sinkhorn
+from loss import RingQueue, cosines_to_prototypes, queue_contrast, reverse_cross_entropy, sinkhorn
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
@@ -166,43 +166,63 @@ def _rates(rates: list[float], golden: list[float]) -> Pair:
     return pair("learning rates", torch.tensor(rates).double(), torch.tensor(golden).double())
 
 
+def self_labeling_stage(
+    quirks: Quirks, box: tuple[int, int, int, int] | None = None, strong: bool = False
+) -> SelfLabelingStage:
+    """Stage 1 with full queues. box: of CutMix; strong: with --S_pseudo."""
+    method = SelfLabelingSettings(
+        consistency_weight=5.0, symmetric=True, pixels=inputs.P, queue_length=inputs.N, train_on_strong=strong
+    )
+    settings, draws = OptimisationSettings(1e-4, 5.0, 90000), FixedDraws(box)
+    stage = SelfLabelingStage(
+        small_network(), inputs.prototypes(), inputs.PRIOR, settings, method, quirks, draws
+    )
+    for ring, rows in zip(queues_of(stage).values(), inputs.full_queues(), strict=True):
+        ring.fill_(rows)
+    return stage
+
+
+def queues_of(stage: SelfLabelingStage) -> dict[str, RingQueue]:
+    """By their golden names."""
+    queues = stage.self_labeling
+    return {"q": queues.features, "ql": queues.labels, "qo": queues.predictions}
+
+
+def distillation_stage(quirks: Quirks, replay_labels: bool = True) -> DistillationStage:
+    """Stage 2; replay_labels: with --S_pseudo."""
+    settings = OptimisationSettings(6e-4, 10.0, 90000)
+    method = DistillationSettings(1.0, replay_labels)
+    return DistillationStage(small_network(), small_network("teacher."), settings, method, quirks)
+
+
+def warm_up_stage(quirks: Quirks, strong_source_weight: float = 0.0) -> WarmUpStage:
+    """strong_source_weight: --S_pseudo_src."""
+    discriminator = FCDiscriminator(inputs.K)
+    inputs.fill(discriminator.state_dict(), "disc.")
+    settings = OptimisationSettings(2.5e-4, 10.0, 90000)
+    return WarmUpStage(
+        small_network(), discriminator, settings, quirks, strong_source_weight=strong_source_weight
+    )
+
+
 def stage1(case: str, box: tuple[int, int, int, int] | None) -> Iterator[Pair]:
     """`stage1_nocutmix` or `stage1_cutmix`."""
-    stage = SelfLabelingStage(
-        small_network(),
-        inputs.prototypes(),
-        inputs.PRIOR,
-        OptimisationSettings(1e-4, 5.0, 90000),
-        SelfLabelingSettings(consistency_weight=5.0, symmetric=True, pixels=inputs.P, queue_length=inputs.N),
-        Quirks(),
-        FixedDraws(box),
-    )
-    queues = stage.self_labeling
-    rings = {"q": queues.features, "ql": queues.labels, "qo": queues.predictions}
-    for ring, rows in zip(rings.values(), inputs.full_queues(), strict=True):
-        ring.fill_(rows)
-    golden = STEPS[case]
+    stage, golden = self_labeling_stage(Quirks(), box), STEPS[case]
+    rings = queues_of(stage)
     yield from _losses(stage, ["total", "CTS", "consist", "SL", "contrast"], golden["losses"])
     yield from _tensors("student", stage.student.state_dict(), golden["student"])
     yield from _tensors("EMA", stage.ema.state_dict(), golden["ema"])
     prototypes = {"p": stage.prototypes, "pe": stage.prototypes_ema}
     yield from _tensors("prototypes", prototypes, golden["prototypes"])
     yield from _tensors("queue", {name: ring.rows for name, ring in rings.items()}, golden["queue"])
-    newest = queues.features.newest_first()[0].sum()
+    newest = rings["q"].newest_first()[0].sum()
     yield pair("newest queue row", newest, golden["queue_first_row_sum"], 1.0)
     yield _rates(list(stage.learning_rates().values()), golden["lr"])
 
 
 def distillation() -> Iterator[Pair]:
     """`distill`."""
-    stage = DistillationStage(
-        small_network(),
-        small_network("teacher."),
-        OptimisationSettings(6e-4, 10.0, 90000),
-        DistillationSettings(distillation_weight=1.0),
-        Quirks(),
-    )
-    golden = STEPS["distill"]
+    stage, golden = distillation_stage(Quirks()), STEPS["distill"]
     yield from _losses(stage, ["source", "total"], golden["losses"])
     yield from _tensors("student", stage.student.state_dict(), golden["student"])
     yield _rates(list(stage.learning_rates().values()), golden["lr"])
@@ -210,11 +230,7 @@ def distillation() -> Iterator[Pair]:
 
 def warm_up() -> Iterator[Pair]:
     """`warm_up`."""
-    discriminator = FCDiscriminator(inputs.K)
-    inputs.fill(discriminator.state_dict(), "disc.")
-    settings = OptimisationSettings(2.5e-4, 10.0, 90000)
-    stage = WarmUpStage(small_network(), discriminator, settings, Quirks())
-    golden = STEPS["warm_up"]
+    stage, golden = warm_up_stage(Quirks()), STEPS["warm_up"]
     yield from _losses(stage, ["source", "adversarial", "discriminator"], golden["losses"])
     yield from _tensors("student", stage.student.state_dict(), golden["student"])
     yield from _tensors("discriminator", stage.discriminator.state_dict(), golden["disc"])

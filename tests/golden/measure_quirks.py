@@ -11,64 +11,33 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from models import FCDiscriminator
-from stages.distillation import DistillationSettings, DistillationStage
-from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
-from stages.stage import OptimisationSettings, Stage
-from stages.warm_up import WarmUpStage
-from tests.golden import cases, inputs
+from stages.stage import Stage
+from tests.golden import inputs
+from tests.golden.cases import distillation_stage, self_labeling_stage, warm_up_stage
 from utils.quirks import Quirks
 
 
 def stage1(quirks: Quirks, strong: bool = False) -> Stage:
-    """As golden `stage1_nocutmix`; strong: with --S_pseudo."""
-    method = SelfLabelingSettings(
-        consistency_weight=5.0, symmetric=True, pixels=inputs.P, queue_length=inputs.N, train_on_strong=strong
-    )
-    settings, draws = OptimisationSettings(1e-4, 5.0, 90000), cases.FixedDraws(None)
-    stage = SelfLabelingStage(
-        cases.small_network(), inputs.prototypes(), inputs.PRIOR, settings, method, quirks, draws
-    )
-    # Prototypes off the unit sphere, as training leaves them, and queues whose labels meet the anchors'.
+    """As golden `stage1_nocutmix`, its prototypes off the unit sphere, as training leaves them."""
+    stage = self_labeling_stage(quirks, strong=strong)
     stage.prototypes.data *= torch.linspace(0.5, 2.0, inputs.K)[:, None]
-    queues = stage.self_labeling
-    for ring, rows in zip(
-        (queues.features, queues.labels, queues.predictions), inputs.full_queues(), strict=True
-    ):
-        ring.fill_(rows)
     return stage
-
-
-def distillation(quirks: Quirks, replay: bool = True) -> Stage:
-    """As golden `distill`; replay False: without --S_pseudo."""
-    settings = OptimisationSettings(6e-4, 10.0, 90000)
-    method = DistillationSettings(1.0, replay)
-    teacher = cases.small_network("teacher.")
-    return DistillationStage(cases.small_network(), teacher, settings, method, quirks)
-
-
-def warm_up(quirks: Quirks) -> Stage:
-    """As golden `warm_up`, on the strong source image."""
-    discriminator = FCDiscriminator(inputs.K)
-    inputs.fill(discriminator.state_dict(), "disc.")
-    settings = OptimisationSettings(2.5e-4, 10.0, 90000)
-    return WarmUpStage(cases.small_network(), discriminator, settings, quirks, strong_source_weight=1.0)
 
 
 WHERE: list[tuple[str, str, Callable[[Quirks], Stage]]] = [
     ("repeated_updates", "stage 1", stage1),
-    ("repeated_updates", "stage 2", distillation),
+    ("repeated_updates", "stage 2", distillation_stage),
     ("ema_train_mode", "stage 1", stage1),
-    ("kd_probabilities", "stage 2", distillation),
+    ("kd_probabilities", "stage 2", distillation_stage),
     ("unshuffled_labels", "stage 1", stage1),
     ("flat_replay", "stage 1", stage1),
-    ("flat_replay", "stage 2", distillation),
+    ("flat_replay", "stage 2", distillation_stage),
     ("raw_queue_scores", "stage 1", stage1),
     ("translate_by_height", "stage 1", stage1),
-    ("translate_by_height", "stage 2", distillation),
-    ("source_replay_scale", "warm-up with --S_pseudo_src", warm_up),
+    ("translate_by_height", "stage 2", distillation_stage),
+    ("source_replay_scale", "warm-up with --S_pseudo_src", lambda q: warm_up_stage(q, 1.0)),
     ("unreplayed_labels", "stage 1 with --S_pseudo", lambda q: stage1(q, strong=True)),
-    ("unreplayed_labels", "stage 2 without --S_pseudo", lambda q: distillation(q, replay=False)),
+    ("unreplayed_labels", "stage 2 without --S_pseudo", lambda q: distillation_stage(q, False)),
 ]
 
 

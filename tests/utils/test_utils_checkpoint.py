@@ -172,8 +172,13 @@ def test_a_missing_file_is_named_with_the_remedy(tmp_path):
         {"ResNet101": {"weights": {}}},
         {"ResNet101": torch.ones(1)},
         {"ResNet101": {"model_state": {}}, "FCDiscriminator": {}},
+        {"ResNet101": {"model_state": {1: torch.ones(1)}}},
+        {"ResNet101": {"model_state": {"conv1.weight": "text"}}},
     ],
-    ids=["tensor", "list", "simclr", "empty", "no state", "no dict", "no discriminator state"],
+    ids=[
+        *("tensor", "list", "simclr", "empty", "no state", "no dict", "no discriminator state"),
+        *("a key that is no name", "a value that is no tensor"),
+    ],
 )
 def test_other_layouts_are_named(tmp_path, content):
     path = saved(content, tmp_path / "c.pkl")
