@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.dataset import DataSet
-from stages.build import inference_data, load_for_inference, prepare_device, source_data
+from stages.build import inference_data, load_for_inference, prepare_device, source_data, whole_images
 from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole
@@ -37,7 +37,8 @@ def calculate(o: Options, processes: Processes) -> None:
     data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
     means = [torch.zeros(0, o.n_class, network.feat_channels)]
     present = [torch.zeros(0, o.n_class, dtype=torch.bool)]
-    for item in predict(network, data, device, o.num_workers, o.source, "prototypes", processes):
+    loader = whole_images(o, data, processes, with_labels=o.source)
+    for item in predict(network, loader, device, "prototypes", processes=processes):
         mean, found = class_means(item.output.feats, item.output.logits, item.label)
         means.append(mean.cpu()[None])
         present.append(found.cpu()[None])
@@ -69,7 +70,7 @@ def class_means(feats: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Te
     flat = feats[0].flatten(1).t()  # (h·w, D)
     if label is not None:
         small = F.interpolate(label[None, None].float(), size=logits.shape[2:], mode="nearest").flatten()
-        agrees = small.to(predicted.device).long() == predicted
+        agrees = small.long() == predicted
         predicted, flat = predicted[agrees], flat[agrees]
     counts = torch.bincount(predicted, minlength=n_class)
     sums = flat.new_zeros(n_class, flat.shape[1]).index_add_(0, predicted, flat)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.labels import class_names
-from stages.build import inference_data, load_for_inference, prepare_device
+from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
 from utils.launch import joined
@@ -32,7 +32,8 @@ def count(o: Options, processes: Processes) -> None:
     o, network = load_for_inference(o, device, processes)
     data = inference_data(o, "train", processes)
     counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)
-    for item in predict(network, data, device, o.num_workers, False, "class distribution", processes):
+    loader = whole_images(o, data, processes)
+    for item in predict(network, loader, device, "class distribution", processes=processes):
         counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)
     counts = processes.sum(counts).cpu().numpy()
     if processes.first:

@@ -9,13 +9,14 @@ Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.labels import palette
 from data.pseudo_labels import write_hard, write_soft
-from stages.build import inference_data, load_for_inference, prepare_device
+from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import Prediction, predict
 from stages.stage import resize_logits
+from utils.background import BackgroundWriter
 from utils.launch import joined
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
@@ -33,32 +34,33 @@ def generate(o: Options, processes: Processes) -> None:
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data = inference_data(o, "train", processes)
-    folder, colours = o.save_path / o.name, palette(o.n_class)
-    for item in predict(network, data, device, o.num_workers, False, "pseudo labels", processes):
-        if o.soft:
-            write_soft(folder, item.name, item.output.logits.softmax(dim=1)[0].cpu().numpy())
-        else:
-            scores = hard_scores(network, item, o.flip, o.quirks_on.grid_hard_labels)
-            confidence, label = scores[0].max(dim=0)
-            write_hard(folder, item.name, label.cpu().numpy(), confidence.cpu().numpy(), colours)
+    loader = whole_images(o, data, processes)
+    folder, colours, mirror = o.save_path / o.name, palette(o.n_class), o.flip and not o.soft
+    with BackgroundWriter() as writer:
+        for item in predict(network, loader, device, "pseudo labels", mirror, processes):
+            if o.soft:
+                probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
+                writer.do(write_soft, folder, item.name, probs, o.soft_dtype)
+            else:
+                confidence, label = hard_scores(item, o.quirks_on.grid_hard_labels)[0].max(dim=0)
+                label, confidence = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
+                writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
     processes.wait()
     processes.say(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
 
 
-@torch.no_grad()
-def hard_scores(network: nn.Module, item: Prediction, flip: bool, grid: bool) -> Tensor:
+def hard_scores(item: Prediction, grid: bool) -> Tensor:
     """Scores (1, K, h, w) whose argmax is the label and whose maximum the confidence.
 
-    flip: mean of both views' probabilities, each brought to full size. Otherwise probabilities at full size,
-    or with `grid` (quirk Q9) the logits as they are.
+    With a mirrored view the mean of both views' probabilities, each brought to full size. Otherwise
+    probabilities at full size, or with `grid` (quirk Q9) the logits as they are.
     """
     size = item.image.shape[2:]
-    if not flip and grid:
+    if item.mirrored is None and grid:
         return item.output.logits
     probs = resize_logits(item.output.logits.softmax(dim=1), size)
-    if flip:
-        mirrored = network(item.image.flip(3)).logits.softmax(dim=1)
-        probs = (probs + resize_logits(mirrored, size).flip(3)) / 2
+    if item.mirrored is not None:
+        probs = (probs + resize_logits(item.mirrored.logits.softmax(dim=1), size).flip(3)) / 2
     return probs
 
 

@@ -7,12 +7,16 @@ Prints IoU per class; --result FILE also writes the scores, --save_pred DIR the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from data.labels import class_names, palette, thirteen_of_sixteen
-from stages.build import inference_data, load_for_inference, prepare_device
+from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import evaluate
+from utils.background import BackgroundWriter
 from utils.files import save_image, save_json
 from utils.launch import joined
 from utils.metrics import nan_mean
@@ -33,7 +37,9 @@ def score(o: Options, processes: Processes) -> None:
     device = prepare_device(o)
     o, network = load_for_inference(o, device, processes)
     data = inference_data(o, "val", processes)
-    scores = evaluate(network, data, device, o.num_workers, _writer(o), processes)
+    loader = whole_images(o, data, processes, with_labels=True)
+    with BackgroundWriter() as writer:
+        scores = evaluate(network, loader, o.n_class, device, _on_prediction(o, writer), processes)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     scores = {"checkpoint": str(o.resume_path), "classes": class_names(o.n_class)} | scores
@@ -42,17 +48,16 @@ def score(o: Options, processes: Processes) -> None:
         save_json(scores, o.result)
 
 
-def _writer(o: Options):
+def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.ndarray], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
-    colours = palette(o.n_class)
+    return lambda name, prediction: writer.do(_write, o.save_pred, name, prediction, palette(o.n_class))
 
-    def write(name: str, prediction: np.ndarray) -> None:
-        save_image(Image.fromarray(prediction), o.save_pred / f"{name}.png")
-        save_image(palette_picture(prediction, colours), o.save_pred / f"{name}_color.png")
 
-    return write
+def _write(folder: Path, name: str, prediction: np.ndarray, colours: np.ndarray) -> None:
+    save_image(Image.fromarray(prediction), folder / f"{name}.png")
+    save_image(palette_picture(prediction, colours), folder / f"{name}_color.png")
 
 
 def _table(scores: dict) -> str:

@@ -13,11 +13,11 @@ import time
 import torch
 import tqdm
 import yaml
+from torch.utils.data import DataLoader
 
-from data.dataset import DataSet
 from data.labels import class_names
 from data.loaders import read
-from stages.build import build_stage, prepare_device, target_data, training_loaders
+from stages.build import build_stage, prepare_device, target_data, training_loaders, whole_images
 from stages.predict import evaluate
 from stages.stage import Stage
 from utils.checkpoint import checkpoint_path, save_checkpoint
@@ -45,7 +45,7 @@ def run(o: Options, processes: Processes) -> None:
     logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
     stage = build_stage(o, device, logger, processes)
     loaders = training_loaders(o, stage.target_parts, processes)
-    validation = target_data(o, "val")
+    validation = whole_images(o, target_data(o, "val"), processes, with_labels=True, again=True)
     if processes.first:
         save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
     per_epoch = (loaders[0] if loaders[1] is None else loaders[1]).batch_sampler.per_epoch
@@ -64,7 +64,7 @@ def train(
     stage: Stage,
     loaders: tuple,
     total: int,
-    validation: DataSet,
+    validation: DataLoader,
     log: RunLog,
     device: torch.device,
 ) -> None:
@@ -95,7 +95,7 @@ def train(
         if validate:
             if o.bn == "bn":  # each process has statistics of its own; those of the first are saved
                 processes.copy_from_first(stage.student.buffers())
-            scores = evaluate(stage.student, validation, device, o.num_workers, processes=processes)
+            scores = evaluate(stage.student, validation, o.n_class, device, processes=processes)
             stage.train_mode()
             best = max(best, scores["miou"])
             log.write_scores(iteration, scores, best, class_names(o.n_class))

@@ -1,48 +1,89 @@
-"""Statistics of one image's colours given to another, in CIELAB (D65, 2° observer; Reinhard et al. 2001)."""
+"""Statistics of one image's colours given to another, in CIELAB (D65, 2° observer; Reinhard et al. 2001).
+
+With f the cube roots of the white-scaled XYZ, CIELAB is linear in f: (L, a, b) = A·f + c. So moving an image
+to other means and standard deviations is one matrix on f. In float32, a few rows at a time, which stay near.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
+import torch
+from torch import Tensor
 
 _RGB_TO_XYZ = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )
-_XYZ_TO_RGB = np.linalg.inv(_RGB_TO_XYZ)
 _WHITE = np.array([0.95047, 1.0, 1.08883])
+_F_TO_LAB = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])  # A
+_LAB_OFFSET = np.array([-16.0, 0.0, 0.0])  # c
 _LEVELS = np.arange(256) / 255.0
-_LINEAR = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92)  # sRGB gamma
+_LINEAR = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
+_CHUNK = 16384  # pixels worked on at a time
 
 
-def rgb_to_lab(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB → (H, W, 3) float64 CIELAB."""
-    xyz = _LINEAR[image] @ (_RGB_TO_XYZ / _WHITE[:, None]).T
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16.0 / 116.0)
-    x, y, z = f[..., 0], f[..., 1], f[..., 2]
-    return np.stack([116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)], axis=-1)
+class ColourStatistics(NamedTuple):
+    """Mean and population standard deviation, (3,) float64 each, of an image in CIELAB."""
+
+    mean: np.ndarray
+    std: np.ndarray
 
 
-def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
-    """(H, W, 3) CIELAB → (H, W, 3) float64 sRGB, clipped to [0, 1]."""
-    y = (lab[..., 0] + 16.0) / 116.0
-    x = y + lab[..., 1] / 500.0
-    z = np.maximum(y - lab[..., 2] / 200.0, 0.0)
-    f = np.stack([x, y, z], axis=-1)
-    xyz = np.where(f > 0.2068966, f**3, (f - 16.0 / 116.0) / 7.787) * _WHITE
-    linear = xyz @ _XYZ_TO_RGB.T
-    srgb = np.where(linear > 0.0031308, 1.055 * np.maximum(linear, 0.0) ** (1 / 2.4) - 0.055, 12.92 * linear)
-    return srgb.clip(0.0, 1.0)
+def colour_statistics(image: np.ndarray) -> ColourStatistics:
+    """Of an image (H, W, 3) uint8."""
+    total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    to_lab, offset = _tensor(_F_TO_LAB), _tensor(_LAB_OFFSET)[:, None]
+    for chunk in _chunks(image):
+        lab = (to_lab @ _cube_roots(chunk) + offset).double()
+        total += lab.sum(dim=1)
+        squares += lab.square_().sum(dim=1)
+    count = image.shape[0] * image.shape[1]
+    mean = total / count
+    return ColourStatistics(mean.numpy(), (squares / count - mean.square()).clamp(min=0).sqrt().numpy())
 
 
-def colour_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population standard deviation (3,), (3,) of an image (H, W, 3) uint8 in CIELAB."""
-    lab = rgb_to_lab(image).reshape(-1, 3)
-    return lab.mean(axis=0), lab.std(axis=0)
+def transfer_colours(image: np.ndarray, own: ColourStatistics, wanted: ColourStatistics) -> np.ndarray:
+    """An image (H, W, 3) uint8 of statistics `own`, or part of it, given the `wanted` ones; uint8."""
+    scale = wanted.std / np.maximum(
+        own.std, 1e-8
+    )  # an image of one colour keeps it, moved to the wanted mean
+    back = np.linalg.inv(_F_TO_LAB)
+    shift = back @ (scale * (_LAB_OFFSET - own.mean) + wanted.mean - _LAB_OFFSET)
+    matrix, shift = _tensor(back @ np.diag(scale) @ _F_TO_LAB), _tensor(shift)[:, None]
+    moved = np.empty_like(image, order="C")
+    flat, start = moved.reshape(-1, 3), 0
+    for chunk in _chunks(image):
+        levels = _levels(torch.addmm(shift, matrix, _cube_roots(chunk)))
+        flat[start : start + len(chunk)] = levels.t().numpy()
+        start += len(chunk)
+    return moved
 
 
-def transfer_colours(image: np.ndarray, target_mean: np.ndarray, target_std: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) uint8 with the given CIELAB mean and standard deviation per channel, as uint8."""
-    lab = rgb_to_lab(image)
-    flat = lab.reshape(-1, 3)
-    std = np.maximum(flat.std(axis=0), 1e-8)  # an image of one colour keeps it, moved to the target's mean
-    moved = (lab - flat.mean(axis=0)) / std * target_std + target_mean
-    return (lab_to_rgb(moved) * 255.0).astype(np.uint8)
+def _chunks(image: np.ndarray) -> Iterator[np.ndarray]:
+    """The pixels (n, 3), some rows at a time."""
+    rows = max(1, _CHUNK // image.shape[1])
+    for start in range(0, len(image), rows):
+        yield image[start : start + rows].reshape(-1, 3)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).float()
+
+
+def _cube_roots(pixels: np.ndarray) -> Tensor:
+    """sRGB (n, 3) uint8 → f (3, n)."""
+    linear = torch.from_numpy(np.take(_LINEAR, pixels.T))
+    xyz = _tensor(_RGB_TO_XYZ / _WHITE[:, None]) @ linear
+    return torch.where(xyz > 0.008856, xyz.pow(1 / 3), 7.787 * xyz + 16.0 / 116.0)
+
+
+def _levels(f: Tensor) -> Tensor:
+    """f (3, n) → sRGB (3, n) uint8, clipped and truncated."""
+    f[2].clamp_(min=0.0)  # Z is no less than that of black's f
+    scaled = torch.where(f > 0.2068966, f * f * f, (f - 16.0 / 116.0) / 7.787)
+    linear = _tensor(np.linalg.inv(_RGB_TO_XYZ) * _WHITE) @ scaled
+    curved = linear.clamp(min=0.0).pow(1 / 2.4).mul_(1.055).sub_(0.055)
+    srgb = torch.where(linear > 0.0031308, curved, 12.92 * linear)
+    return srgb.clamp_(0.0, 1.0).mul_(255.0).to(torch.uint8)

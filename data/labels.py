@@ -90,10 +90,10 @@ def id_table(scheme: str, n_class: int) -> np.ndarray:
 
 def encode(label_ids: np.ndarray, table: np.ndarray, path: object) -> np.ndarray:
     """Label ids (H, W) of any integer type → train ids (H, W) uint8; others are an error."""
-    if label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
+    if label_ids.dtype != np.uint8 and label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
         bad = int(label_ids.min()) if label_ids.min() < 0 else int(label_ids.max())
         raise ValueError(f"{path}: label id {bad} does not exist in this data set")
-    train_ids = table[label_ids]
+    train_ids = np.take(table, label_ids)
     if (train_ids == _UNKNOWN).any():
         bad = sorted(np.unique(label_ids[train_ids == _UNKNOWN]).tolist())
         raise ValueError(

@@ -1,7 +1,8 @@
 """Pseudo labels on disk, written by label generation, read by stages 1 to 3.
 
-    soft   X.npy float32 (K, h, w) probabilities at grid resolution
-    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png for looking
+    soft   X.npy float32 (K, h, w) probabilities at grid resolution; or float16
+    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png for looking;
+           or X_conf.png instead of X_conf.npy, confidence in whole steps
 X is the image's file name without its ending.
 """
 
@@ -14,10 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.dataset import open_image, resize_label
+from data.dataset import crossings, load_rows, nearest_crossings, opened
 from data.labels import IGNORE
+from data.resize import Size
 from utils.files import load_array, save_array, save_image
 from utils.render import palette_picture
+
+STEPS = 200  # in which a confidence of X_conf.png is counted
+_LEVELS = (np.arange(STEPS + 1) / STEPS).astype(np.float16)
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,15 @@ class PseudoLabels:
             raise FileNotFoundError(
                 f"{self.folder}: no such folder of pseudo labels; make them with: {command}"
             )
-        endings = [ending] if ending == ".npy" or self.threshold <= 0 else [ending, "_conf.npy"]
-        missing = [n + e for n in names for e in endings if not (self.folder / (n + e)).is_file()]
+        wanted = [(ending,)]
+        if ending == ".png" and self.threshold > 0:
+            wanted.append(("_conf.npy", "_conf.png"))
+        there = {path.name for path in self.folder.iterdir()}
+        missing = [n + e[0] for n in names for e in wanted if not any(n + either in there for either in e)]
         if missing:
             raise FileNotFoundError(
                 f"{self.folder / missing[0]}: missing, as {len(missing)} of "
-                f"{len(names) * len(endings)} pseudo label files are; "
+                f"{len(names) * len(wanted)} pseudo label files are; "
                 f"make them with: {command}"
             )
 
@@ -53,36 +61,85 @@ class PseudoLabels:
             )
         return soft.astype(np.float32, copy=False)
 
-    def hard(self, name: str, size: tuple[int, int]) -> np.ndarray:
-        """Train ids (H, W) uint8 at size (W, H)."""
+    def hard(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Train ids (h, w) uint8 of the label read at `size`, where rows (h,) and columns (w,) cross."""
         path = self.folder / f"{name}.png"
-        label = np.asarray(open_image(path))
-        if label.ndim != 2:
-            raise ValueError(f"{path}: a hard pseudo label has one channel, this file has {label.shape}")
+        with opened(path) as image:
+            rows, columns = nearest_crossings(image.size, size, rows, columns)
+            load_rows(image, int(rows.max()) + 1)
+        if len(image.getbands()) != 1:
+            raise ValueError(f"{path}: a hard pseudo label has one channel, this file is {image.mode}")
+        label = crossings(np.array(image), rows, columns)
         if ((label >= self.n_class) & (label != IGNORE)).any():
             bad = int(label[(label >= self.n_class) & (label != IGNORE)].max())
             raise ValueError(
                 f"{path}: label {bad} with {self.n_class} classes; written with another --n_class?"
             )
         if self.threshold > 0:
-            confidence = load_array(self.folder / f"{name}_conf.npy")
-            if confidence.shape != label.shape:
-                raise ValueError(
-                    f"{self.folder / name}_conf.npy: shape {confidence.shape}, label {label.shape}"
-                )
-            label = np.where(confidence <= self.threshold, np.uint8(IGNORE), label)
-        return resize_label(label, size)
+            unsure = self._unsure(name, image.size, rows, columns)
+            label = np.where(unsure, np.uint8(IGNORE), label)
+        return label
+
+    def _unsure(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Where (h, w) the confidence of a label file of size (W, H) is at most the threshold."""
+        path = self.folder / f"{name}_conf.npy"
+        if path.is_file():
+            confidence, limit = load_array(path), self.threshold
+            found = confidence.shape[::-1]
+        else:
+            path, limit = path.with_suffix(".png"), _step_of(self.threshold, path.with_suffix(".png"))
+            with opened(path) as image:
+                load_rows(image, int(rows.max()) + 1)
+            confidence, found = np.asarray(image), image.size
+        if found != size or confidence.ndim != 2:
+            raise ValueError(f"{path}: size {found}, label {size}; write both anew")
+        return crossings(confidence, rows, columns) <= limit
 
 
-def write_soft(folder: Path, name: str, probs: np.ndarray) -> None:
-    """probs (K, h, w) float32."""
-    save_array(probs.astype(np.float32, copy=False), folder / f"{name}.npy")
+def in_steps(confidence: np.ndarray) -> np.ndarray:
+    """Confidences in [0, 1] as uint8 counts of steps, rounded up.
+
+    For each threshold of whole steps "at most the threshold" holds for the same pixels as in float16.
+    """
+    # The bits of float16 numbers from 0 on, read as integers, are in the order of the numbers.
+    bits = np.arange(int(_LEVELS[-1].view(np.uint16)) + 1, dtype=np.uint16)
+    table = np.searchsorted(_LEVELS.view(np.uint16), bits).astype(np.uint8)
+    return np.take(table, confidence.astype(np.float16).view(np.uint16), mode="clip")
+
+
+def _step_of(threshold: float, path: Path) -> int:
+    step = round(threshold * STEPS)
+    if abs(threshold * STEPS - step) > 1e-6:
+        raise ValueError(
+            f"{path}: holds confidences in steps of {1 / STEPS}; give a --threshold of whole steps "
+            f"({step / STEPS}), or write the labels with --conf_dtype float16"
+        )
+    return step
+
+
+def write_soft(folder: Path, name: str, probs: np.ndarray, dtype: str = "float32") -> None:
+    """probs (K, h, w); dtype: float32 as released, or float16 of half the size."""
+    save_array(probs.astype(dtype, copy=False), folder / f"{name}.npy")
 
 
 def write_hard(
-    folder: Path, name: str, label: np.ndarray, confidence: np.ndarray, colours: np.ndarray
+    folder: Path,
+    name: str,
+    label: np.ndarray,
+    confidence: np.ndarray,
+    colours: np.ndarray,
+    dtype: str = "float16",
 ) -> None:
-    """label and confidence (H, W), colours (K, 3). The label comes last: it vouches for the rest."""
-    save_array(confidence.astype(np.float16), folder / f"{name}_conf.npy")
+    """label and confidence (H, W), colours (K, 3). The label comes last: it vouches for the rest.
+
+    dtype: float16 as released, or uint8 for confidences in [0, 1] in steps, a fraction of the size.
+    """
+    kept, other = folder / f"{name}_conf.npy", folder / f"{name}_conf.png"
+    if dtype == "uint8":
+        kept, other = other, kept
+        save_image(Image.fromarray(in_steps(confidence)), kept)
+    else:
+        save_array(confidence.astype(np.float16), kept)
+    other.unlink(missing_ok=True)
     save_image(palette_picture(label, colours), folder / f"{name}_color.png")
     save_image(Image.fromarray(label.astype(np.uint8)), folder / f"{name}.png")

@@ -22,29 +22,38 @@ from data.weak_augment import WeakRecord
 
 def resize_matrix(inputs: int, outputs: int) -> np.ndarray:
     """(outputs, inputs) float64 matrix of bilinear resizing along one axis, corners aligned."""
-    position = np.linspace(0.0, inputs - 1.0, outputs) if outputs > 1 else np.zeros(1)
-    low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
-    weight = position - low
-    matrix = np.zeros((outputs, inputs))
-    rows = np.arange(outputs)
-    matrix[rows, low] += 1.0 - weight
-    matrix[rows, np.minimum(low + 1, inputs - 1)] += weight
-    return matrix
+    return _axis_matrix([inputs, outputs], 0, outputs, False)
 
 
 def _axis_matrix(
     sizes: Sequence[int], start: int, stop: int, flip: bool, last: int | None = None
 ) -> np.ndarray:
-    """Resize through `sizes`, cut [start, stop), mirror, resize to `last`: one matrix of a single axis."""
-    matrix = np.eye(sizes[0])
-    for inputs, outputs in pairwise(sizes):
-        matrix = resize_matrix(inputs, outputs) @ matrix
-    matrix = matrix[start:stop]
-    if flip:
-        matrix = matrix[::-1]
+    """Resize through `sizes`, cut [start, stop), mirror, resize to `last`: one matrix of a single axis.
+
+    Worked out backwards, from each output position to the few input positions that it is made of.
+    """
+    length = stop - start
+    position = np.arange(length if last is None else last)[:, None]  # (outputs, terms)
+    weight = np.ones_like(position, dtype=np.float64)
     if last is not None:
-        matrix = resize_matrix(len(matrix), last) @ matrix
-    return matrix
+        position, weight = _before_resize(position, weight, length, last)
+    position = start + (length - 1 - position if flip else position)
+    for inputs, outputs in reversed(list(pairwise(sizes))):
+        position, weight = _before_resize(position, weight, inputs, outputs)
+    flat = position + sizes[0] * np.arange(len(position))[:, None]
+    summed = np.bincount(flat.ravel(), weight.ravel(), minlength=len(position) * sizes[0])
+    return summed.reshape(len(position), sizes[0])
+
+
+def _before_resize(
+    position: np.ndarray, weight: np.ndarray, inputs: int, outputs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted positions after a resize from `inputs` to `outputs` → twice as many before it."""
+    exact = position * ((inputs - 1) / (outputs - 1)) if outputs > 1 else np.zeros_like(weight)
+    low = np.minimum(exact.astype(np.int64), max(inputs - 2, 0))
+    share = exact - low
+    both = [low, np.minimum(low + 1, inputs - 1)]
+    return np.concatenate(both, axis=1), np.concatenate([weight * (1.0 - share), weight * share], axis=1)
 
 
 def full_to_weak(maps: Tensor, records: Sequence[WeakRecord], image_size: tuple[int, int]) -> Tensor:
@@ -81,8 +90,15 @@ def soft_label_quarter(soft: Tensor, record: WeakRecord, image_size: tuple[int, 
     columns = _axis_matrix(
         [soft.shape[2], image_size[1], record.size[1]], x1, x2, record.flip, (x2 - x1) // 4
     )
-    left_side, right_side = (torch.from_numpy(np.ascontiguousarray(m)).to(soft) for m in (rows, columns))
-    return left_side @ soft @ right_side.t()
+    (left_side, top, bottom), (right_side, left, right) = (_without_zeros(m, soft) for m in (rows, columns))
+    return left_side @ soft[:, top:bottom, left:right] @ right_side.t()
+
+
+def _without_zeros(matrix: np.ndarray, like: Tensor) -> tuple[Tensor, int, int]:
+    """The columns [start, stop) of a matrix outside of which it is zero, and their ends."""
+    used = np.flatnonzero(matrix.any(axis=0))
+    start, stop = int(used[0]), int(used[-1]) + 1
+    return torch.from_numpy(np.ascontiguousarray(matrix[:, start:stop])).to(like), start, stop
 
 
 # --- strong: weak → strong --------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ record to maps of labels or probabilities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
-from torchvision.transforms import functional as TF
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps, ImageStat
 
 GREY = (127, 127, 127)
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
@@ -127,14 +127,37 @@ def _jitter(
     hue: float,
 ) -> Image.Image:
     adjustments = (
-        lambda x: TF.adjust_brightness(x, brightness),
-        lambda x: TF.adjust_contrast(x, contrast),
-        lambda x: TF.adjust_saturation(x, saturation),
-        lambda x: TF.adjust_hue(x, hue),
+        lambda x: _brighten(x, brightness),
+        lambda x: _contrast(x, contrast),
+        lambda x: ImageEnhance.Color(x).enhance(saturation),
+        lambda x: _turn_hue(x, hue),
     )
     for index in order:
         image = adjustments[index](image)
     return image
+
+
+def _brighten(image: Image.Image, factor: float) -> Image.Image:
+    """`ImageEnhance.Brightness`, looked up."""
+    return _by_level(image, lambda levels: ImageEnhance.Brightness(levels).enhance(factor))
+
+
+def _contrast(image: Image.Image, factor: float) -> Image.Image:
+    """`ImageEnhance.Contrast`, looked up."""
+    mean = int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5)
+    return _by_level(image, lambda levels: Image.blend(Image.new("L", levels.size, mean), levels, factor))
+
+
+def _by_level(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """A change that each value undergoes for itself, worked out for the 256 levels alone."""
+    levels = change(Image.frombytes("L", (256, 1), bytes(range(256))))
+    return image.point(3 * list(levels.tobytes()))
+
+
+def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    """torchvision's `adjust_hue`: hue in 256 steps, moved by a share of the circle."""
+    moved = [(hue + int(turn * 255)) % 256 for hue in range(256)]
+    return image.convert("HSV").point(moved + 2 * list(range(256))).convert("RGB")
 
 
 def affine_coefficients(name: str, value: float) -> tuple[float, ...]:
@@ -162,8 +185,16 @@ def _operate(image: Image.Image, name: str, value: float) -> Image.Image:
             return ImageOps.solarize(image, 256 - int(value))
         case "Rotate":
             return image.rotate(value, resample=bilinear, fillcolor=GREY)
-        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+        case "Brightness":
+            return _brighten(image, value)
+        case "Contrast":
+            return _contrast(image, value)
+        case "Color" | "Sharpness":
             return getattr(ImageEnhance, name)(image).enhance(value)
+        case "TranslateX" | "TranslateY":
+            moved = Image.new("RGB", image.size, GREY)
+            moved.paste(image, (-int(value), 0) if name == "TranslateX" else (0, -int(value)))
+            return moved
         case _:
             coefficients = affine_coefficients(name, value)
             return image.transform(image.size, Image.Transform.AFFINE, coefficients, bilinear, fillcolor=GREY)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from data.dataset import DataSet, require_folder
+from data.dataset import DataSet, crossings, nearest_crossings, require_folder
+from data.resize import Size
 
 SIZE = (1280, 760)
 
@@ -24,8 +25,11 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
     return DataSet("synthia", root, images, labels, "synthia", n_class, size or SIZE, read_synthia_ids)
 
 
-def read_synthia_ids(path: Path) -> np.ndarray:
-    """Label ids (H, W) uint16. Pillow would cut the 16 bits to the upper 8, that is to zeros."""
+def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Label ids uint16 read at `size`, where rows and columns cross.
+
+    Pillow would cut the 16 bits to the upper 8, that is to zeros.
+    """
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)
@@ -35,4 +39,5 @@ def read_synthia_ids(path: Path) -> np.ndarray:
     if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
         found = f"{pixels.shape[0]} channels of {pixels.dtype}"
         raise ValueError(f"{path}: a SYNTHIA label is a 16-bit RGB PNG, this one has {found}")
-    return pixels[0].numpy()
+    file = pixels.shape[2], pixels.shape[1]
+    return crossings(pixels[0].numpy(), *nearest_crossings(file, size, rows, columns))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from data.resize import Box, Size, nearest_index, needed_box, resize_box
+
 
 @dataclass(frozen=True)
 class WeakRecord:
@@ -57,20 +59,32 @@ def centred_record(image_size: tuple[int, int], crop_size: tuple[int, int]) -> W
     return WeakRecord((height, width), (y1, y1 + crop_height, x1, x1 + crop_width), False)
 
 
-def weak_image(image: Image.Image, record: WeakRecord) -> Image.Image:
-    """The weak view of an image (bilinear)."""
-    return _apply(image, record, Image.Resampling.BILINEAR)
+def weak_box(record: WeakRecord, size: Size) -> Box:
+    """The part (x1, y1, x2, y2) of an image of size (W, H) that its weak view shows."""
+    return needed_box(size, _size(record), _box(record))
 
 
-def weak_label(label: np.ndarray, record: WeakRecord) -> np.ndarray:
-    """The weak view of a label map (H, W) uint8 (nearest)."""
-    return np.asarray(_apply(Image.fromarray(label), record, Image.Resampling.NEAREST))
+def weak_image(region: np.ndarray, record: WeakRecord, size: Size) -> Image.Image:
+    """The weak view (bilinear) of an image of size (W, H), of which `region` is what `weak_box` says."""
+    left, top, _, _ = weak_box(record, size)
+    view = resize_box(
+        Image.fromarray(np.ascontiguousarray(region)), (left, top), size, _size(record), _box(record)
+    )
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if record.flip else view
 
 
-def _apply(image: Image.Image, record: WeakRecord, resample: Image.Resampling) -> Image.Image:
-    height, width = record.size
+def weak_index(record: WeakRecord, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of a label map of size (W, H) whose crossings are its weak view (nearest)."""
     y1, y2, x1, x2 = record.crop
-    if image.size != (width, height):
-        image = image.resize((width, height), resample)
-    image = image.crop((x1, y1, x2, y2))
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if record.flip else image
+    (width, height), (to_height, to_width) = size, record.size
+    columns = nearest_index(width, to_width)[x1:x2]
+    return nearest_index(height, to_height)[y1:y2], columns[::-1] if record.flip else columns
+
+
+def _size(record: WeakRecord) -> Size:
+    return record.size[1], record.size[0]
+
+
+def _box(record: WeakRecord) -> Box:
+    y1, y2, x1, x2 = record.crop
+    return x1, y1, x2, y2

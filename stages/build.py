@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from data.cityscapes import cityscapes
+from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet
 from data.gta5 import gta5
+from data.image_cache import ImageCache
 from data.labels import supported_class_counts
-from data.loaders import Augmentation, SourceSamples, TargetSamples, training_loader
+from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
 from data.synthia import synthia
 from models import DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
@@ -51,12 +54,13 @@ def prepare_device(o: Options) -> torch.device:
 def source_data(o: Options) -> DataSet:
     """The labelled source domain."""
     build = {"gta5": gta5, "synthia": synthia}[o.src_dataset]
-    return build(o.src_rootpath, o.n_class, o.img_size).first(o.max_images)
+    return build(o.src_rootpath, o.n_class, o.img_size).first(o.max_images).with_cache(_cache(o))
 
 
 def target_data(o: Options, split: str) -> DataSet:
     """The target domain's split "train" or "val"."""
-    return cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size).first(o.max_images)
+    data = cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size)
+    return data.first(o.max_images).with_cache(_cache(o))
 
 
 def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
@@ -69,6 +73,17 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     return data
 
 
+def _cache(o: Options) -> ImageCache | None:
+    return None if o.cache_dir is None else ImageCache(o.cache_dir, int(o.cache_limit * 1e9))
+
+
+def whole_images(
+    o: Options, data: DataSet, processes: Processes, with_labels: bool = False, again: bool = False
+) -> DataLoader:
+    """This process's share of a split as whole images; see `inference_loader`."""
+    return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
+
+
 def training_loaders(o: Options, target_parts: frozenset[str], processes: Processes) -> tuple:
     """Endless loaders of this process's part of the source and, if the stage looks at any, target batches."""
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
@@ -76,7 +91,8 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
     target = None if o.stage == "source_only" else target_data(o, "train")
     colours = target if o.src_dataset == "gta5" and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
-    source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours)
+    statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
+    source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours, statistics)
     shared = {
         "batch": o.bs,
         "seed": o.seed,

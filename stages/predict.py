@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import tqdm
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from data.dataset import DataSet
-from data.loaders import inference_loader, read
+from data.loaders import read
 from models import SegmentationOutput
 from stages.stage import resize_logits
 from utils.metrics import ConfusionMatrix
@@ -19,52 +19,63 @@ from utils.processes import ALONE, Processes
 
 
 class Prediction(NamedTuple):
-    """One image (1, 3, H, W) in [0, 1] with its name, label (H, W) uint8 or None, and the output."""
+    """One image (1, 3, H, W) in [0, 1] with its name, label (H, W) int64 or None, and the output.
+
+    mirrored: the output for the mirrored image, if that was asked for.
+    """
 
     name: str
     image: Tensor
     label: Tensor | None
     output: SegmentationOutput
+    mirrored: SegmentationOutput | None
 
 
 @torch.no_grad()
 def predict(
     network: nn.Module,
-    data: DataSet,
+    loader: DataLoader,
     device: torch.device,
-    workers: int,
-    with_labels: bool = False,
     title: str = "predicting",
+    mirror: bool = False,
     processes: Processes = ALONE,
 ) -> Iterator[Prediction]:
-    """The network's outputs on every image, in order, in eval mode. Progress goes to the terminal.
+    """The network's outputs on every image of an `inference_loader`, in order, in eval mode.
 
-    Of several processes each sees every `size`-th image, from the `rank`-th on.
+    Progress goes to the terminal.
     """
     network.eval()
-    loader = inference_loader(data, with_labels, workers, processes, device.type == "cuda")
-    bar = tqdm.tqdm(
-        read(loader), desc=title, total=len(loader), unit="img", leave=False, disable=processes.no_bar
-    )
-    for name, image, label in bar:
-        image = image.to(device, non_blocking=True)[None].float() / 255
-        yield Prediction(name, image, label, network(image))
+    total = len(loader.dataset)
+    with tqdm.tqdm(desc=title, total=total, unit="img", leave=False, disable=processes.no_bar) as bar:
+        for batch in read(loader):
+            batch = batch.to(device)
+            output = network(batch.image)
+            mirrored = network(batch.image.flip(3)) if mirror else None
+            for i, name in enumerate(batch.names):
+                label = None if batch.label is None else batch.label[i]
+                yield Prediction(name, batch.image[i : i + 1], label, _one(output, i), _one(mirrored, i))
+            bar.update(len(batch.names))
+
+
+def _one(output: SegmentationOutput | None, i: int) -> SegmentationOutput | None:
+    """The output for image i of a batch, as a batch of one."""
+    return None if output is None else SegmentationOutput(*(part[i : i + 1] for part in output))
 
 
 def evaluate(
     network: nn.Module,
-    data: DataSet,
+    loader: DataLoader,
+    n_class: int,
     device: torch.device,
-    workers: int,
     on_prediction: Callable[[str, np.ndarray], None] | None = None,
     processes: Processes = ALONE,
 ) -> dict:
     """Scores on labelled images; on_prediction(name, label map (H, W) uint8) sees each prediction."""
-    matrix = ConfusionMatrix(data.n_class, device)
-    for item in predict(network, data, device, workers, True, "evaluating", processes):
+    matrix = ConfusionMatrix(n_class, device)
+    for item in predict(network, loader, device, "evaluating", processes=processes):
         logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
-        matrix.update(item.label.to(device)[None], prediction)
+        matrix.update(item.label[None], prediction)
         if on_prediction is not None:
             on_prediction(item.name, prediction[0].to(torch.uint8).cpu().numpy())
     matrix.add_up(processes)

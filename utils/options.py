@@ -18,7 +18,7 @@ from utils.quirks import Quirks
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (
     *("bs", "train_iters", "epochs", "resize", "fbs", "queue_length", "print_interval", "val_interval"),
-    *("max_images", "sinkhorn_iterations", "threads", "gpus"),
+    *("max_images", "sinkhorn_iterations", "threads", "gpus", "infer_bs"),
 )
 _WEIGHTS = (
     *("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w"),
@@ -27,7 +27,7 @@ _WEIGHTS = (
 _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (_COUNTS, lambda v: v >= 1, "at least 1"),
     (("seed", "num_workers"), lambda v: v >= 0, "at least 0"),
-    (("lr", "disc_lr", "temperature", "epsilon"), lambda v: 0 < v < math.inf, "above 0"),
+    (("lr", "disc_lr", "temperature", "epsilon", "cache_limit"), lambda v: 0 < v < math.inf, "above 0"),
     (("threshold", "train_thred"), lambda v: 0 <= v < 1, "in [0, 1)"),
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
     (_WEIGHTS, lambda v: 0 <= v < math.inf, "a number of at least 0"),
@@ -192,6 +192,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--gpus", type=int, metavar="N", help="use at most N GPUs of this machine; default: all visible ones")
     add("--seed", type=int, default=6523, help="the same seed gives the same run")
     add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
+    add("--infer_bs", type=int, default=1, help="whole images at once in scripts and validation")
     add("--threads", type=int, help="CPU threads for computing; default: the cores less those that load data")
     add("--max_images", type=int, help="look at only the first N images of each data set")
     add(
@@ -228,6 +229,20 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
     add("--jitter", type=float, default=0.4, help="strength of the colour jitter of strong augmentation")
     add("--noaug", action="store_true", help="no augmentation")
     add("--noshuffle", action="store_true", help="images in their sorted order")
+    add(
+        "--cache_dir",
+        type=_path,
+        metavar="DIR",
+        help="keep decoded images there: reading one again is then faster than decoding it (6.3 MB an image, "
+        "and 2.1 MB a label, of 2048×1024)",
+    )
+    add(
+        "--cache_limit",
+        type=float,
+        default=100.0,
+        metavar="GB",
+        help="no more than this is kept in --cache_dir",
+    )
     add("--no_droplast", action="store_true", help="keep the last, smaller batch of an epoch")
 
 
@@ -356,16 +371,32 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
             action="store_true",
             help="hard labels of the mean of image and mirror image" if labels else _COMPATIBLE,
         )
+    if script == "pseudo_label":
+        add(
+            "--soft_dtype",
+            default="float32",
+            choices=["float32", "float16"],
+            help="float16 halves the soft labels (7.5 GB of the train split) and rounds them",
+        )
+        add(
+            "--conf_dtype",
+            default="float16",
+            choices=["float16", "uint8"],
+            help="uint8: confidences of hard labels as PNG in steps of 0.005, a fraction of 12.5 GB; "
+            "--threshold must then be in such steps",
+        )
     if script == "distribution":
         add("--portion", type=float, default=0.6, help=_COMPATIBLE)
 
 
 def _first_problem(o: Options, script: str) -> str | None:
     """What is impossible among the values, as one line; None if nothing is."""
-    problems = [_bad_number(o), _bad_choice(o)]
+    problem = _bad_number(o) or _bad_choice(o)
     if script == "train" and o.stage == "stage1":
-        problems.append(_bad_stage1(o))
-    return next(filter(None, problems), None)
+        problem = problem or _bad_stage1(o)
+    if script == "pseudo_label":
+        problem = problem or _bad_confidence(o)
+    return problem
 
 
 def _bad_number(o: Options) -> str | None:
@@ -412,6 +443,13 @@ def _bad_stage1(o: Options) -> str | None:
         return f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop}); lower it"
     if crop > whole:
         return f"--rcrop {o.rcrop[0]},{o.rcrop[1]}: larger than the images, which stage 1 cannot label"
+    return None
+
+
+def _bad_confidence(o: Options) -> str | None:
+    """Confidences that do not fit their type."""
+    if o.conf_dtype == "uint8" and not (o.flip or o.soft) and Quirks.parse(o.quirks).grid_hard_labels:
+        return "--conf_dtype uint8 needs --flip: without it the released behaviour (Q9) writes raw logits"
     return None
 
 

@@ -22,7 +22,7 @@ class Labelled(Protocol):
 
     images: tuple[Path, ...]
 
-    def read_image(self, index: int) -> Image.Image: ...
+    def read_image(self, index: int) -> np.ndarray: ...
 
     def read_label(self, index: int) -> np.ndarray: ...
 
@@ -62,7 +62,7 @@ def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: 
     """Image, label and the prediction of every named training, for a few images, evenly chosen."""
     rows = []
     for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
-        row = [np.asarray(data.read_image(index)), colourise(data.read_label(index), colours)]
+        row = [data.read_image(index), colourise(data.read_label(index), colours)]
         for name in names:
             path = recipe.prediction_folder(name) / f"{data.images[index].stem}.png"
             row.append(colourise(np.asarray(Image.open(path)), colours) if path.is_file() else row[1] * 0)

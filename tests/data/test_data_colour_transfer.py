@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage import color
 
-from data.colour_transfer import colour_statistics, lab_to_rgb, rgb_to_lab, transfer_colours
+from data.colour_transfer import colour_statistics, transfer_colours
 
 
 def image(seed: int, low: int = 0, high: int = 256, size: tuple[int, int] = (24, 31)) -> np.ndarray:
@@ -29,24 +29,43 @@ def skimage_transfer(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return (color.lab2rgb(ours).clip(0, 1) * 255).astype(np.uint8)
 
 
-def test_lab_is_that_of_skimage():
-    every_level = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 40)], -1).astype(np.uint8)[
-        None
-    ]
-    for picture in (image(0), smooth(1), every_level):
-        np.testing.assert_allclose(rgb_to_lab(picture), color.rgb2lab(picture), atol=1e-4)
+EVERY_LEVEL = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 40)], -1).astype(np.uint8)[None]
 
 
-def test_known_colours():
-    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0]]], dtype=np.uint8)
-    black, white, red = rgb_to_lab(colours)[0]
-    np.testing.assert_allclose(black, [0, 0, 0], atol=1e-3)
-    np.testing.assert_allclose(white, [100, 0, 0], atol=1e-2)
-    np.testing.assert_allclose(red, [53.24, 80.09, 67.20], atol=2e-2)
+def moved_to(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return transfer_colours(source, colour_statistics(source), colour_statistics(target))
 
 
-def test_there_and_back_is_the_identity():
-    np.testing.assert_allclose(lab_to_rgb(rgb_to_lab(image(2))) * 255, image(2), atol=0.02)
+@pytest.mark.parametrize("picture", [image(0), smooth(1), EVERY_LEVEL])
+def test_statistics_are_those_of_skimage(picture):
+    mean, std = colour_statistics(picture)
+    lab = color.rgb2lab(picture)
+    np.testing.assert_allclose(mean, lab.mean(axis=(0, 1)), atol=1e-4)
+    np.testing.assert_allclose(std, lab.std(axis=(0, 1)), atol=1e-4)
+
+
+KNOWN = {(0, 0, 0): (0, 0, 0), (255, 255, 255): (100, 0, 0), (255, 0, 0): (53.24, 80.09, 67.20)}
+
+
+@pytest.mark.parametrize(("colour", "lab"), KNOWN.items())
+def test_known_colours(colour, lab):
+    mean, std = colour_statistics(np.full((2, 3, 3), colour, dtype=np.uint8))
+    np.testing.assert_allclose(mean, lab, atol=2e-2)
+    np.testing.assert_allclose(std, 0, atol=1e-2)
+
+
+def test_an_images_own_statistics_leave_it_alone():
+    for picture in (image(2), EVERY_LEVEL):
+        difference = moved_to(picture, picture).astype(int) - picture
+        assert difference.min() >= -1 and difference.max() <= 0  # truncated, not rounded
+
+
+def test_a_part_is_moved_as_in_the_whole():
+    whole, wanted = image(3, size=(60, 700)), colour_statistics(smooth(1))
+    own = colour_statistics(whole)
+    part = transfer_colours(whole[20:45, 300:611], own, wanted)
+    difference = part.astype(int) - transfer_colours(whole, own, wanted)[20:45, 300:611]
+    assert np.abs(difference).max() <= 1 and (difference != 0).mean() < 1e-3
 
 
 def test_statistics_are_of_the_population():
@@ -72,7 +91,7 @@ def test_statistics_are_of_the_population():
     ],
 )
 def test_transfer_agrees_with_skimage_to_a_grey_level(source, target):
-    ours = transfer_colours(source, *colour_statistics(target))
+    ours = moved_to(source, target)
     assert ours.dtype == np.uint8 and ours.shape == source.shape
     difference = np.abs(ours.astype(int) - skimage_transfer(source, target).astype(int))
     assert difference.max() <= 1
@@ -81,7 +100,7 @@ def test_transfer_agrees_with_skimage_to_a_grey_level(source, target):
 
 def test_transfer_reaches_the_targets_statistics():
     target = image(4, 100, 140)
-    mean, std = colour_statistics(transfer_colours(smooth(2), *colour_statistics(target)))
+    mean, std = colour_statistics(moved_to(smooth(2), target))
     expected_mean, expected_std = colour_statistics(target)
     np.testing.assert_allclose(mean, expected_mean, atol=1.0)  # truncation darkens by half a level
     np.testing.assert_allclose(std, expected_std, atol=1.0)
@@ -89,5 +108,5 @@ def test_transfer_reaches_the_targets_statistics():
 
 def test_an_image_of_one_colour_stays_one_colour():
     flat = np.full((4, 5, 3), 90, dtype=np.uint8)
-    moved = transfer_colours(flat, *colour_statistics(image(5)))
+    moved = moved_to(flat, image(5))
     assert len(np.unique(moved.reshape(-1, 3), axis=0)) == 1

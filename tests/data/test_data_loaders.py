@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from data.colour_transfer import colour_statistics, transfer_colours
+from benchmarks import plain_samples as plain
+from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet, read_label_image
+from data.image_cache import ImageCache
 from data.loaders import (
     Augmentation,
     EpochBatches,
@@ -24,8 +25,7 @@ from data.loaders import (
     training_loader,
 )
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
-from data.strong_augment import strong_image
-from data.weak_augment import weak_image, weak_label
+from data.weak_augment import WeakRecord
 
 SIZE, CROP = (64, 32), (32, 16)  # (W, H)
 K = 19
@@ -34,16 +34,16 @@ PLAIN = Augmentation(resize=64, crop=CROP, flip=0.5, jitter=0.4, enabled=False)
 PARTS = frozenset({"weak", "strong", "whole", "soft_quarter", "soft_grid", "label"})
 
 
-def make_set(root: Path, name: str, count: int, seed: int) -> DataSet:
+def make_set(root: Path, name: str, count: int, seed: int, file_size: tuple[int, int] = SIZE) -> DataSet:
     rng = np.random.default_rng(seed)
     images, labels = [], []
     for i in range(count):
         image = rng.integers(0, 256, (SIZE[1] // 8, SIZE[0] // 8, 3), dtype=np.uint8)
         path, label_path = root / name / f"{i:03d}.png", root / name / f"{i:03d}_label.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).resize(SIZE, Image.Resampling.BICUBIC).save(path)
+        Image.fromarray(image).resize(file_size, Image.Resampling.BICUBIC).save(path)
         ids = np.kron(rng.choice([7, 8, 11, 0], (4, 8)), np.ones((8, 8))).astype(np.uint8)
-        Image.fromarray(ids).save(label_path)
+        Image.fromarray(ids).resize(file_size, Image.Resampling.NEAREST).save(label_path)
         images.append(path)
         labels.append(label_path)
     return DataSet(name, root, tuple(images), tuple(labels), "cityscapes", K, SIZE, read_label_image)
@@ -133,31 +133,71 @@ def test_global_generators_neither_matter_nor_move(source, target):
     assert torch.equal(first, samples[(0, 1)]["strong"])
 
 
-def as_image(tensor: Tensor) -> np.ndarray:
-    return tensor.permute(1, 2, 0).numpy()
+@pytest.mark.parametrize("key", [(2, 4), (0, 1), (5, 3), (7, 0)])
+def test_a_target_sample_is_the_plain_one(key, target, pseudo):
+    sample = target_samples(target, pseudo)[key]
+    record, index = sample["weak_records"], key[1]
+    whole = plain.read_image(target.images[index], SIZE)
+    weak = plain.weak(whole, record, Image.Resampling.BILINEAR)
+    name = f"{index:03d}"
+    assert sample["names"] == name
+    np.testing.assert_array_equal(sample["whole"].numpy(), np.asarray(whole))
+    np.testing.assert_array_equal(sample["weak"].numpy(), np.asarray(weak))
+    strong = plain.strong(weak, sample["strong_records"])
+    np.testing.assert_array_equal(sample["strong"].numpy(), np.asarray(strong))
+    label = plain.weak(Image.open(pseudo.folder / f"{name}.png"), record, Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(sample["label"].numpy(), np.asarray(label))
+    soft = np.load(pseudo.folder / f"{name}.npy")
+    np.testing.assert_array_equal(sample["soft_grid"].numpy(), soft)
+    quarter = plain.soft_quarter(soft, record, SIZE)
+    torch.testing.assert_close(sample["soft_quarter"], quarter, rtol=1e-5, atol=1e-5)
 
 
-def test_a_target_sample_is_what_its_records_say(target, pseudo):
-    sample = target_samples(target, pseudo)[(2, 4)]
-    weak_record, strong_record = sample["weak_records"], sample["strong_records"]
-    whole = target.read_image(4)
-    weak = weak_image(whole, weak_record)
-    assert sample["names"] == "004"
-    np.testing.assert_array_equal(as_image(sample["whole"]), np.asarray(whole))
-    np.testing.assert_array_equal(as_image(sample["weak"]), np.asarray(weak))
-    np.testing.assert_array_equal(as_image(sample["strong"]), np.asarray(strong_image(weak, strong_record)))
-    label = weak_label(pseudo.hard("004", SIZE), weak_record)
-    np.testing.assert_array_equal(sample["label"].numpy(), label)
-    soft = torch.from_numpy(pseudo.soft("004"))
-    assert torch.equal(sample["soft_grid"], soft)
-    y1, y2, x1, x2 = weak_record.crop
-    chain = soft[None]
-    for size in ((SIZE[1], SIZE[0]), weak_record.size):
-        chain = F.interpolate(chain, size=size, mode="bilinear", align_corners=True)
-    chain = chain[:, :, y1:y2, x1:x2]
-    chain = chain.flip(3) if weak_record.flip else chain
-    chain = F.interpolate(chain, scale_factor=0.25, mode="bilinear", align_corners=True)[0]
-    torch.testing.assert_close(sample["soft_quarter"], chain, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("transfer", [False, True])
+@pytest.mark.parametrize("file_size", [SIZE, (60, 33)])
+def test_a_source_sample_is_the_plain_one(transfer, file_size, target, tmp_path):
+    """Also where files have another size than images are read at. Colour transfer may turn a grey level."""
+    source = make_set(tmp_path, "gta5", 3, 7, file_size)
+    for epoch in range(4):
+        sample = source_samples(source, target, transfer=transfer)[(epoch, 2)]
+        record = sample_record(target, epoch, transfer)
+        image = plain.read_image(source.images[2], SIZE)
+        if transfer:
+            reference = int(rng_of(epoch).integers(len(target)))
+            image = plain.transfer(image, plain.read_image(target.images[reference], SIZE))
+        weak = np.asarray(plain.weak(image, record, Image.Resampling.BILINEAR))
+        difference = np.abs(sample["image"].numpy().astype(int) - weak)
+        assert difference.max() <= (1 if transfer else 0)
+        label = plain.read_label(source.labels[2], SIZE, "cityscapes", K)
+        label = plain.weak(label, record, Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(sample["label"].numpy(), np.asarray(label))
+
+
+def rng_of(epoch: int) -> np.random.Generator:
+    return np.random.default_rng([1, 0, epoch, 2])  # seed, source, epoch, index
+
+
+def sample_record(target: DataSet, epoch: int, transfer: bool) -> WeakRecord:
+    rng = rng_of(epoch)
+    if transfer:
+        rng.integers(len(target))
+    return AUGMENTATION.draw(rng, SIZE)[0]
+
+
+def test_samples_are_the_same_with_and_without_caches(source, target, pseudo, tmp_path):
+    """First filled, then read; images and labels; whatever the number of workers."""
+    cache, statistics = ImageCache(tmp_path / "cache", 10**9), KeptStatistics(tmp_path / "statistics.txt")
+    kept_source, kept_target = source.with_cache(cache), target.with_cache(cache)
+    ours = SourceSamples(kept_source, AUGMENTATION, 1, True, kept_target, statistics)
+    pairs = [(source_samples(source, target), ours)]
+    pairs.append((target_samples(target, pseudo), target_samples(kept_target, pseudo)))
+    for bare, kept in pairs:
+        wanted = batches(bare, 0, 6)
+        for workers in (0, 2):
+            for first, second in zip(wanted, batches(kept, workers, 6), strict=True):
+                assert_same(first, second)
+    assert len(list((tmp_path / "cache").glob("*.image"))) == 2 * len(source) + len(target)
+    assert (tmp_path / "statistics.txt").is_file()
 
 
 def test_only_the_parts_asked_for_are_read(target, tmp_path):
@@ -169,36 +209,12 @@ def test_only_the_parts_asked_for_are_read(target, tmp_path):
         assert getattr(batch, part) is None
 
 
-def test_a_source_sample_carries_the_targets_colours(source, target):
-    """The transferred image is that of one of the target images, and not always the same one."""
-    plain, chosen = source_samples(source, target, augmentation=PLAIN), set()
-    statistics = [colour_statistics(np.asarray(target.read_image(i))) for i in range(len(target))]
-    for epoch in range(8):
-        sample = plain[(epoch, 1)]
-        candidates = [
-            Image.fromarray(transfer_colours(np.asarray(source.read_image(1)), *s)) for s in statistics
-        ]
-        seen = [as_image(sample["image"]) == np.asarray(c.crop((16, 8, 48, 24))) for c in candidates]
-        matches = [i for i, same in enumerate(seen) if same.all()]
-        assert len(matches) == 1
-        chosen.add(matches[0])
-    assert len(chosen) > 2
-
-
-def test_without_transfer_colours_stay(source, target):
-    sample = source_samples(source, target, augmentation=PLAIN, transfer=False)[(0, 1)]
-    expected = np.asarray(source.read_image(1))[8:24, 16:48]
-    np.testing.assert_array_equal(as_image(sample["image"]), expected)
-    np.testing.assert_array_equal(sample["label"].numpy(), source.read_label(1)[8:24, 16:48])
-    np.testing.assert_array_equal(as_image(sample["strong"]), expected)
-
-
 def test_bytes_travel_and_floats_are_made_on_the_device(source, target, pseudo):
     first = batches(source_samples(source, target), 0, 1)[0]
     assert {first.image.dtype, first.label.dtype, first.strong.dtype} == {torch.uint8}
     moved = first.to(torch.device("cpu"))
     assert moved.image.dtype == torch.float32
-    torch.testing.assert_close(moved.image, first.image / 255)
+    torch.testing.assert_close(moved.image, first.image.permute(0, 3, 1, 2) / 255)
     assert float(moved.image.min()) >= 0
     assert 0.5 < float(moved.image.max()) <= 1
     assert moved.label.dtype == torch.int64
@@ -217,11 +233,12 @@ def test_bytes_travel_and_floats_are_made_on_the_device(source, target, pseudo):
 
 def test_batch_shapes(source, target, pseudo):
     first = batches(source_samples(source, target), 0, 1, batch=3)[0]
-    assert first.image.shape == first.strong.shape == (3, 3, 16, 32)
+    assert first.image.shape == first.strong.shape == (3, 16, 32, 3)
     assert first.label.shape == (3, 16, 32)
     second = batches(target_samples(target, pseudo), 0, 1, batch=3)[0]
-    assert second.weak.shape == second.strong.shape == (3, 3, 16, 32)
-    assert second.whole.shape == (3, 3, 32, 64)
+    assert second.weak.shape == second.strong.shape == (3, 16, 32, 3)
+    assert second.whole.shape == (3, 32, 64, 3)
+    assert second.to(torch.device("cpu")).whole.shape == (3, 3, 32, 64)
     assert second.soft_quarter.shape == (3, K, 4, 8)
     assert second.soft_grid.shape == (3, K, 5, 9)
     assert second.label.shape == (3, 16, 32)
@@ -269,10 +286,13 @@ def test_too_few_images_for_a_batch_name_the_options():
     assert sorted(order(1, length=2, batch=4)[0]) == [(0, 0), (0, 1)]
 
 
-def test_inference_reads_whole_images_in_order(target):
-    seen = list(inference_loader(target, True, 0))
-    assert [name for name, _, _ in seen] == [f"{i:03d}" for i in range(6)]
-    for i, (_, image, label) in enumerate(seen):
-        np.testing.assert_array_equal(as_image(image), np.asarray(target.read_image(i)))
-        np.testing.assert_array_equal(label.numpy(), target.read_label(i))
-    assert all(label is None for _, _, label in inference_loader(target, False, 0))
+@pytest.mark.parametrize("batch", [1, 4])
+def test_inference_reads_whole_images_in_order(batch, target):
+    seen = list(inference_loader(target, True, 0, batch=batch))
+    assert [name for part in seen for name in part.names] == [f"{i:03d}" for i in range(6)]
+    images, labels = torch.cat([p.image for p in seen]), torch.cat([p.label for p in seen])
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        np.testing.assert_array_equal(image.numpy(), np.asarray(plain.read_image(target.images[i], SIZE)))
+        wanted = plain.read_label(target.labels[i], SIZE, "cityscapes", K)
+        np.testing.assert_array_equal(label.numpy(), np.asarray(wanted))
+    assert all(part.label is None for part in inference_loader(target, False, 0))

@@ -24,6 +24,10 @@ def confidence() -> np.ndarray:
     return np.random.default_rng(1).choice(np.array([0.25, 0.5, 0.75, 1.0], dtype=np.float32), (H, W))
 
 
+def whole(width: int, height: int) -> tuple:
+    return (width, height), np.arange(height), np.arange(width)
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     write_hard(tmp_path / "lp", "a_leftImg8bit", label(), confidence(), COLOURS)
@@ -54,14 +58,14 @@ def test_hard_files_have_the_released_form(folder):
 
 def test_hard_round_trip_without_threshold_needs_no_confidence(folder):
     (folder / "a_leftImg8bit_conf.npy").unlink()
-    read = PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+    read = PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, label())
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
 def test_labels_of_at_most_the_threshold_become_void(folder, threshold):
-    read = PseudoLabels(folder, K, threshold).hard("a_leftImg8bit", (W, H))
+    read = PseudoLabels(folder, K, threshold).hard("a_leftImg8bit", *whole(W, H))
     expected = label()
     expected[confidence() <= threshold] = IGNORE
     assert (expected == IGNORE).any() and (expected != IGNORE).any()
@@ -69,7 +73,7 @@ def test_labels_of_at_most_the_threshold_become_void(folder, threshold):
 
 
 def test_threshold_is_applied_before_resizing(folder):
-    read = PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (2 * W, 2 * H))
+    read = PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(2 * W, 2 * H))
     expected = label()
     expected[confidence() <= 0.5] = IGNORE
     np.testing.assert_array_equal(read, expected.repeat(2, axis=0).repeat(2, axis=1))
@@ -79,12 +83,12 @@ def test_void_in_the_file_stays_void(tmp_path):
     void = label()
     void[0] = IGNORE
     write_hard(tmp_path, "v", void, confidence(), COLOURS)
-    np.testing.assert_array_equal(PseudoLabels(tmp_path, K).hard("v", (W, H)), void)
+    np.testing.assert_array_equal(PseudoLabels(tmp_path, K).hard("v", *whole(W, H)), void)
 
 
 def test_labels_of_more_classes_name_file_and_option(folder):
     with pytest.raises(ValueError, match="--n_class") as raised:
-        PseudoLabels(folder, 3).hard("a_leftImg8bit", (W, H))
+        PseudoLabels(folder, 3).hard("a_leftImg8bit", *whole(W, H))
     assert str(folder / "a_leftImg8bit.png") in str(raised.value)
 
 
@@ -98,12 +102,12 @@ def test_soft_labels_of_other_classes_name_file_and_option(tmp_path):
 def test_broken_files_are_named(folder):
     (folder / "a_leftImg8bit_conf.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (W, H))
+        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(W, H))
     assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)
     path = folder / "a_leftImg8bit.png"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+        PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
     assert str(path) in str(raised.value)
     (folder / "s.npy").write_bytes(b"")
     with pytest.raises(ValueError) as raised:
@@ -121,14 +125,14 @@ def test_a_pickled_array_is_refused(tmp_path):
 def test_confidence_of_another_size_is_named(folder):
     np.save(folder / "a_leftImg8bit_conf.npy", np.ones((2, 2), dtype=np.float16))
     with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", (W, H))
+        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(W, H))
     assert "a_leftImg8bit_conf.npy" in str(raised.value)
 
 
 def test_colour_picture_as_label_is_refused(folder):
     Image.fromarray(COLOURS[label()]).save(folder / "a_leftImg8bit.png")
     with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K).hard("a_leftImg8bit", (W, H))
+        PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
     assert str(folder / "a_leftImg8bit.png") in str(raised.value)
 
 
@@ -152,3 +156,49 @@ def test_confidences_are_required_with_a_threshold_only(folder):
     with pytest.raises(FileNotFoundError) as raised:
         PseudoLabels(folder, K, 0.5).require(["a_leftImg8bit"], ".png", "make")
     assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)
+
+
+def test_a_part_is_read_as_from_the_whole(folder):
+    rows, columns = np.array([0, 3, 3, 7]), np.array([9, 2, 1])
+    pseudo = PseudoLabels(folder, K, 0.5)
+    everything = pseudo.hard("a_leftImg8bit", *whole(2 * W, 2 * H))
+    part = pseudo.hard("a_leftImg8bit", (2 * W, 2 * H), rows, columns)
+    np.testing.assert_array_equal(part, everything[np.ix_(rows, columns)])
+
+
+def test_half_precision_soft_labels_are_read_back_as_float32(tmp_path):
+    probs = np.random.default_rng(2).dirichlet(np.ones(K), (3, 5)).transpose(2, 0, 1)
+    write_soft(tmp_path, "x", probs, "float16")
+    assert np.load(tmp_path / "x.npy").dtype == np.float16
+    read = PseudoLabels(tmp_path, K).soft("x")
+    assert read.dtype == np.float32
+    np.testing.assert_allclose(read, probs, rtol=2**-11, atol=2**-24)
+
+
+@pytest.mark.parametrize("threshold", [0.005, 0.5, 0.7, 0.95, 0.995])
+def test_confidences_in_steps_void_the_same_pixels(threshold, tmp_path):
+    """Every float16 in [0, 1], among them those next to the threshold."""
+    every = np.arange(0x3C01, dtype=np.uint16).view(np.float16)
+    confidence = np.resize(every, (124, 124)).astype(np.float32)
+    label = np.ones(confidence.shape, dtype=np.uint8)
+    for dtype in ("float16", "uint8"):
+        write_hard(tmp_path / dtype, "x", label, confidence, COLOURS, dtype)
+    assert {p.name for p in (tmp_path / "uint8").iterdir()} == {"x.png", "x_color.png", "x_conf.png"}
+    folders = (tmp_path / "float16", tmp_path / "uint8")
+    first, second = (PseudoLabels(folder, K, threshold).hard("x", *whole(124, 124)) for folder in folders)
+    assert (first == IGNORE).any() and (first != IGNORE).any()
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_threshold_between_the_steps_is_refused(tmp_path):
+    write_hard(tmp_path, "x", label(), confidence(), COLOURS, "uint8")
+    PseudoLabels(tmp_path, K, 0.7).require(["x"], ".png", "command")
+    with pytest.raises(ValueError, match="--threshold") as raised:
+        PseudoLabels(tmp_path, K, 0.7012).hard("x", *whole(W, H))
+    assert str(tmp_path / "x_conf.png") in str(raised.value)
+
+
+def test_writing_again_in_another_form_leaves_one_form(tmp_path):
+    for dtype, ending in (("uint8", ".png"), ("float16", ".npy"), ("uint8", ".png")):
+        write_hard(tmp_path, "x", label(), confidence(), COLOURS, dtype)
+        assert [p.name for p in tmp_path.glob("x_conf*")] == [f"x_conf{ending}"]

@@ -1,0 +1,79 @@
+"""Colour statistics of images, worked out once and kept in a text file that all processes add to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from data.colour_transfer import ColourStatistics, colour_statistics
+from data.dataset import DataSet
+from data.image_cache import file_identity
+
+
+class KeptStatistics:
+    """Statistics of images, from a file where they are there, else worked out and added to it.
+
+    A line is `checksum key mean·3 std·3`, numbers in hexadecimal floating point, key a digest of the image
+    file's identity and the size at which it is read. Lines are only ever appended, in one write each, so any
+    number of processes may share the file; a damaged line fails its checksum and is ignored. path None keeps
+    them in memory alone.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self._known: dict[str, ColourStatistics] = {}
+        self._read_to = 0  # bytes of the file that have been taken in
+
+    def of(self, data: DataSet, index: int) -> ColourStatistics:
+        """Of the whole image as it is read."""
+        identity = f"{file_identity(data.images[index])} {data.size}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+        if key not in self._known:
+            self._take_in()  # another process may have been here
+        if key not in self._known:
+            self._known[key] = colour_statistics(data.read_image(index))
+            self._append(key, self._known[key])
+        return self._known[key]
+
+    def _take_in(self) -> None:
+        """Read what has been appended since the last time."""
+        if self.path is None or not self.path.is_file():
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._read_to)
+            new = file.read()
+        whole = new.rfind(b"\n") + 1
+        self._read_to += whole
+        for line in new[:whole].splitlines():
+            checksum, _, content = line.partition(b" ")
+            if checksum == _checksum(content) and content:
+                key, *numbers = content.decode().split()
+                values = np.array([float.fromhex(number) for number in numbers])
+                self._known[key] = ColourStatistics(values[:3], values[3:])
+
+    def _append(self, key: str, statistics: ColourStatistics) -> None:
+        if self.path is None:
+            return
+        numbers = [float(value).hex() for value in (*statistics.mean, *statistics.std)]
+        content = " ".join([key, *numbers]).encode()
+        # The line before may have been cut by a full disk or a kill: a new one begins anew.
+        line = b"\n" + _checksum(content) + b" " + content + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            target = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                os.write(target, line)
+            finally:
+                os.close(target)
+        except OSError as error:
+            print(f"{self.path}: colour statistics are not kept ({error.strerror})", file=sys.stderr)
+            self.path = None
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(content)

@@ -1,0 +1,236 @@
+"""What is kept on disk between runs: decoded images and colour statistics."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.colour_statistics import KeptStatistics
+from data.colour_transfer import colour_statistics
+from data.dataset import DataSet, read_label_image
+from data.image_cache import ImageCache
+
+SIZE = (50, 70)  # W, H: more rows than two strips of the cache hold
+LIMIT = 10**9
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"stands for a picture")
+    return path
+
+
+def whole(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+
+
+def rows(cache: ImageCache, source: Path, start: int = 3, stop: int = 41, seed: int = 0) -> np.ndarray:
+    return cache.rows(source, "RGB", start, stop, lambda: whole(seed))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.image"))
+
+
+def test_rows_are_made_once_and_read_again(source, tmp_path):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    np.testing.assert_array_equal(rows(cache, source), whole()[3:41])
+    for start, stop in ((0, 70), (3, 41), (31, 33), (64, 70), (69, 70)):
+        np.testing.assert_array_equal(rows(cache, source, start, stop, seed=1), whole()[start:stop])
+    again = ImageCache(tmp_path / "cache", LIMIT)
+    np.testing.assert_array_equal(rows(again, source, seed=1), whole()[3:41])
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_another_form_is_another_entry(source, tmp_path):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    rows(cache, source)
+    label = cache.rows(source, "label", 2, 5, lambda: whole()[..., 0])
+    np.testing.assert_array_equal(label, whole()[2:5, :, 0])
+    np.testing.assert_array_equal(rows(cache, source, seed=1), whole()[3:41])
+
+
+def test_a_changed_file_is_made_anew(source, tmp_path):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    rows(cache, source)
+    os.utime(source, ns=(1, source.stat().st_mtime_ns + 1))
+    np.testing.assert_array_equal(rows(cache, source, seed=1), whole(1)[3:41])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b"",
+        lambda b: b[:4096] + bytes([b[4096 + 150 * 20] ^ 1]) + b[4097:],
+        lambda b: b[:-1] + bytes([b[-1] ^ 128]),
+        lambda b: b"\xff" * len(b),
+        lambda b: b'{"shape": 3, "sums": {}}'.ljust(4096) + b[4096:],
+        lambda b: b'{"shape": [70], "sums": []}'.ljust(4096) + b[4096:],
+        lambda b: b'{"shape": [70, 1000000000000, 3], "sums": []}'.ljust(4096) + b[4096:],
+        lambda b: b'{"shape": [70, -1, 3], "sums": [1, 2, 3]}'.ljust(4096) + b[4096:],
+        lambda b: b"[]".ljust(4096) + b[4096:],
+    ],
+)
+def test_a_damaged_entry_is_made_anew(damage, source, tmp_path):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    rows(cache, source)
+    (entry,) = entries(tmp_path / "cache")
+    entry.write_bytes(damage(entry.read_bytes()))
+    np.testing.assert_array_equal(rows(cache, source, 0, 70, seed=1), whole(1))
+    np.testing.assert_array_equal(rows(cache, source, 0, 70, seed=2), whole(1))  # kept again
+    assert int((tmp_path / "cache" / "bytes").read_text()) == entry.stat().st_size
+
+
+def test_no_more_than_the_limit_is_kept(source, tmp_path, capsys):
+    one = 4096 + whole().nbytes
+    cache = ImageCache(tmp_path / "cache", int(2.5 * one))
+    for kind in "abcd":
+        taken = cache.rows(source, kind, 0, 70, whole)
+        np.testing.assert_array_equal(taken, whole())
+    assert len(entries(tmp_path / "cache")) == 2
+    assert capsys.readouterr().err.count("--cache_limit") == 1
+    assert int((tmp_path / "cache" / "bytes").read_text()) == 2 * one
+
+
+def test_a_wrong_count_is_put_right_at_the_start(source, tmp_path):
+    rows(ImageCache(tmp_path / "cache", LIMIT), source)
+    for text in ("999999999999", "nonsense", ""):
+        (tmp_path / "cache" / "bytes").write_text(text)
+        ImageCache(tmp_path / "cache", LIMIT)
+        size = entries(tmp_path / "cache")[0].stat().st_size
+        assert int((tmp_path / "cache" / "bytes").read_text()) == size
+
+
+def test_a_disk_that_refuses_does_not_stop_the_run(source, tmp_path, capsys, monkeypatch):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    monkeypatch.setattr("os.replace", raise_disk_full)
+    for _ in range(2):
+        np.testing.assert_array_equal(rows(cache, source), whole()[3:41])
+    assert capsys.readouterr().err.count("nothing more is cached") == 1
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.name != "bytes"]
+
+
+def raise_disk_full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def fill(folder: Path, source: Path, number: int) -> list[int]:
+    cache = ImageCache(folder, LIMIT)
+    made = [cache.rows(source, f"{i}", 0, 70, partial(whole, i)) for i in range(12)]
+    return [int((x == whole(i)).all()) for i, x in enumerate(made)]
+
+
+def test_processes_fill_one_cache_together(source, tmp_path):
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        good = list(pool.map(partial(fill, tmp_path / "cache", source), range(3)))
+    assert good == [[1] * 12] * 3
+    ImageCache(tmp_path / "cache", LIMIT)
+    kept = entries(tmp_path / "cache")
+    assert len(kept) == 12
+    assert int((tmp_path / "cache" / "bytes").read_text()) == sum(e.stat().st_size for e in kept)
+
+
+# Colour statistics
+
+
+def pictures(root: Path, count: int = 6) -> DataSet:
+    paths = []
+    for i in range(count):
+        paths.append(root / f"{i}.png")
+        Image.fromarray(whole(i)).save(paths[-1])
+    return DataSet("gta5", root, tuple(paths), (), "cityscapes", 19, SIZE, read_label_image)
+
+
+def assert_right(kept: KeptStatistics, data: DataSet) -> None:
+    for i in range(len(data)):
+        for ours, wanted in zip(kept.of(data, i), colour_statistics(data.read_image(i)), strict=True):
+            np.testing.assert_array_equal(ours, wanted)
+
+
+def forbid(*_: object) -> None:
+    raise AssertionError("worked out again")
+
+
+def test_statistics_are_worked_out_once(tmp_path, monkeypatch):
+    data, path = pictures(tmp_path), tmp_path / "logs" / "statistics.txt"
+    assert_right(KeptStatistics(path), data)
+    wanted = [KeptStatistics(None).of(data, i) for i in range(len(data))]
+    other = KeptStatistics(path)
+    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    for i, (mean, std) in enumerate(wanted):
+        np.testing.assert_array_equal(other.of(data, i).mean, mean)
+        np.testing.assert_array_equal(other.of(data, i).std, std)
+
+
+def test_what_another_process_found_is_taken_over(tmp_path, monkeypatch):
+    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
+    first, second = KeptStatistics(path), KeptStatistics(path)
+    first.of(data, 0)
+    second.of(data, 1)
+    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    first.of(data, 1)
+    second.of(data, 0)
+
+
+def test_statistics_of_another_size_or_file_are_others(tmp_path):
+    data, kept = pictures(tmp_path), KeptStatistics(tmp_path / "statistics.txt")
+    assert_right(kept, data)
+    Image.fromarray(whole(99)).save(data.images[0])
+    os.utime(data.images[0], ns=(1, 1))
+    assert_right(kept, data)
+    smaller = DataSet("gta5", tmp_path, data.images, (), "cityscapes", 19, (20, 30), read_label_image)
+    assert_right(kept, smaller)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b[len(b) // 3 :],
+        lambda b: b"\xff\x00garbage\n" + b,
+        lambda b: b.replace(b"1", b"2"),
+        lambda b: b"",
+        lambda b: b"\n\n00000000 \n" + b,
+    ],
+)
+def test_damaged_lines_are_worked_out_again(damage, tmp_path):
+    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
+    assert_right(KeptStatistics(path), data)
+    path.write_bytes(damage(path.read_bytes()))
+    assert_right(KeptStatistics(path), data)  # adds what was lost
+    assert_right(KeptStatistics(path), data)
+
+
+def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys):
+    data = pictures(tmp_path)
+    (tmp_path / "file").write_text("")
+    kept = KeptStatistics(tmp_path / "file" / "statistics.txt")
+    assert_right(kept, data)
+    assert capsys.readouterr().err.count("not kept") == 1
+
+
+def add_all(path: Path, data: DataSet, number: int) -> None:
+    kept = KeptStatistics(path)
+    for i in np.random.default_rng(number).permutation(len(data)):
+        kept.of(data, int(i))
+
+
+def test_processes_keep_statistics_together(tmp_path, monkeypatch):
+    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(add_all, path, data), range(3)))
+    wanted = [colour_statistics(data.read_image(i)) for i in range(len(data))]
+    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    kept = KeptStatistics(path)
+    for i, (mean, std) in enumerate(wanted):
+        np.testing.assert_array_equal(kept.of(data, i).mean, mean)
+        np.testing.assert_array_equal(kept.of(data, i).std, std)
