@@ -73,10 +73,16 @@ def full_to_weak(maps: Tensor, records: Sequence[WeakRecord], image_size: tuple[
         bottom, right = top + int((y2 - y1) / 4), left + int((x2 - x1) / 4)
         rows.append(_axis_matrix([height, quarter_height, scaled_height], top, bottom, False))
         columns.append(_axis_matrix([width, quarter_width, scaled_width], left, right, record.flip))
-    left_side, right_side = (
-        torch.from_numpy(np.stack(m)).to(maps.device, maps.dtype) for m in (rows, columns)
-    )
+    both = (torch.from_numpy(np.stack(m)).to(maps.dtype) for m in (rows, columns))
+    left_side, right_side = (_sent(matrices, maps) for matrices in both)
     return left_side[:, None] @ maps @ right_side.transpose(1, 2)[:, None]
+
+
+def _sent(values: Tensor, to: Tensor) -> Tensor:
+    """On the device of another tensor, without waiting for what a GPU still computes."""
+    if to.device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(to.device, non_blocking=True)
 
 
 def soft_label_quarter(soft: Tensor, record: WeakRecord, image_size: tuple[int, int]) -> Tensor:
@@ -114,50 +120,43 @@ def replay_strong(
 ) -> Tensor:
     """Maps of the weak crops → of the strong views; positions without a source become `ignore_index`.
 
-    maps (B, C, H, W), float, of labels or probabilities at 1/scale of the crop. flat (Q5): of two draws
+    maps (B, C, H, W) of probabilities or (B, H, W) of labels, at 1/scale of the crop. flat (Q5): of two draws
     of one operation only the last is replayed, in the order of `GEOMETRIC`; otherwise what was applied, in
     its order. translate_by_height (Q7): horizontal offsets divide by the map's height instead of its width.
     """
-    assert maps.ndim == 4 and len(maps) == len(records), (maps.shape, len(records))
-    moved = [
-        _replay_one(one[None], record, scale, flat, translate_by_height)
-        for one, record in zip(maps + 1, records, strict=True)
-    ]
-    moved = torch.cat(moved)
-    return torch.where(moved == 0, float(ignore_index), moved - 1)
+    assert len(maps) == len(records), (maps.shape, len(records))
+    size = maps.shape[-2:]
+    made = [_source_index(record, scale, *size, flat, translate_by_height) for record in records]
+    index = _sent(torch.stack(made), maps)  # (B, H, W)
+    if maps.ndim == 4:
+        index = index[:, None]
+    moved = maps.flatten(-2).gather(-1, index.clamp(min=0).flatten(-2).expand(*maps.shape[:-2], -1))
+    return torch.where(index >= 0, moved.view_as(maps), ignore_index)
 
 
-def replay_strong_label(
-    label: Tensor,
-    records: Sequence[StrongRecord],
-    scale: int,
-    ignore_index: int,
-    flat: bool = True,
-    translate_by_height: bool = True,
+def _source_index(
+    record: StrongRecord, scale: int, height: int, width: int, flat: bool, by_height: bool
 ) -> Tensor:
-    """`replay_strong` for a map of ids (B, H, W) int64."""
-    maps = label[:, None].float()
-    return replay_strong(maps, records, scale, ignore_index, flat, translate_by_height)[:, 0].long()
+    """(H, W) int64: the flat position that each position of the strong view shows, −1 where none.
 
-
-def _replay_one(one: Tensor, record: StrongRecord, scale: int, flat: bool, by_height: bool) -> Tensor:
-    """One map (1, C, H, W), all values above 0 → moved, 0 where nothing came from inside."""
+    So the operations move one map of positions, however many channels follow them.
+    """
+    positions = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
     if record.flip:
-        one = one.flip(3)
+        positions = positions.flip(3)
     geometry = record.geometry
     if flat:
         last = dict(geometry)
         geometry = tuple((name, last[name]) for name in GEOMETRIC if name in last)
     for name, value in geometry:
-        theta = _sampling_matrix(name, value, scale, *one.shape[2:], by_height)
-        theta = torch.tensor(theta, dtype=one.dtype, device=one.device)[None]
-        grid = F.affine_grid(theta, list(one.shape), align_corners=False)
-        one = F.grid_sample(one, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+        theta = torch.tensor(_sampling_matrix(name, value, scale, height, width, by_height))
+        grid = F.affine_grid(theta[None], [1, 1, height, width], align_corners=False)
+        positions = F.grid_sample(positions, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     if record.cutout is not None:
         x0, y0, x1, y1 = (v // scale for v in record.cutout)
-        one = one.clone()
-        one[:, :, y0:y1, x0:x1] = 0
-    return one
+        positions = positions.clone()
+        positions[:, :, y0:y1, x0:x1] = 0
+    return positions[0, 0].long() - 1
 
 
 def _sampling_matrix(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import replay_strong, replay_strong_label
+from data.replay import replay_strong
 from data.strong_augment import StrongRecord
 from loss import cross_entropy
 from models import SegmentationOutput, draw_dropout_from, freeze_batch_norm
@@ -151,8 +151,8 @@ class Stage:
 
         Probabilities (B, K, h, w), or labels (B, h, w) int64.
         """
-        replay = replay_strong_label if maps.ndim == 3 else replay_strong
-        return replay(maps, records, scale, IGNORE, self.quirks.flat_replay, self.quirks.translate_by_height)
+        flags = self.quirks.flat_replay, self.quirks.translate_by_height
+        return replay_strong(maps, records, scale, IGNORE, *flags)
 
     def advance(self) -> None:
         """SGD step, schedule, count."""

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.replay import full_to_weak, replay_strong, replay_strong_label, resize_matrix, soft_label_quarter
+from data.replay import full_to_weak, replay_strong, resize_matrix, soft_label_quarter
 from data.strong_augment import StrongRecord, strong_image
 from data.weak_augment import WeakRecord
 
@@ -52,7 +52,7 @@ def moved_by_pillow(label: np.ndarray, record: StrongRecord) -> np.ndarray:
 def replayed(label: np.ndarray, record: StrongRecord, **flags: bool) -> np.ndarray:
     flags = {"flat": False, "translate_by_height": False} | flags
     maps = torch.from_numpy(label.astype(np.int64))[None]
-    return replay_strong_label(maps, [record], 1, IGNORE, **flags)[0].numpy()
+    return replay_strong(maps, [record], 1, IGNORE, **flags)[0].numpy()
 
 
 RECORDS = [
@@ -151,7 +151,7 @@ def test_offsets_over_the_height_stretch_horizontal_translations_only():
 def test_the_quirks_are_the_default():
     maps = torch.from_numpy(blocks().astype(np.int64))[None]
     record = StrongRecord(operations=(("TranslateX", 24), ("Rotate", 9.0), ("TranslateX", 12)))
-    default = replay_strong_label(maps, [record], 1, IGNORE)[0].numpy()
+    default = replay_strong(maps, [record], 1, IGNORE)[0].numpy()
     np.testing.assert_array_equal(default, replayed(blocks(), record, flat=True, translate_by_height=True))
 
 
@@ -162,7 +162,7 @@ def square_map() -> Tensor:
 @pytest.mark.parametrize(("value", "shift"), [(9, 2), (11, 2), (3, 0), (-9, -3), (-1, -1), (-8, -2)])
 def test_translations_move_by_whole_map_pixels_rounded_down(value, shift):
     label = square_map()
-    moved = replay_strong_label(label, [StrongRecord(operations=(("TranslateX", value),))], 4, IGNORE)
+    moved = replay_strong(label, [StrongRecord(operations=(("TranslateX", value),))], 4, IGNORE)
     expected = torch.full_like(label, IGNORE)
     if shift >= 0:
         expected[:, :, : 8 - shift] = label[:, :, shift:]
@@ -172,7 +172,7 @@ def test_translations_move_by_whole_map_pixels_rounded_down(value, shift):
 
 
 def test_cutout_boxes_are_divided_by_the_scale():
-    moved = replay_strong_label(square_map(), [StrongRecord(cutout=(7, 8, 21, 31))], 4, IGNORE)
+    moved = replay_strong(square_map(), [StrongRecord(cutout=(7, 8, 21, 31))], 4, IGNORE)
     expected = square_map()
     expected[:, 2:7, 1:5] = IGNORE
     assert torch.equal(moved, expected)
@@ -180,8 +180,8 @@ def test_cutout_boxes_are_divided_by_the_scale():
 
 def test_void_and_class_zero_pass_through():
     label = torch.tensor([[[0, IGNORE], [3, 0]]])
-    assert torch.equal(replay_strong_label(label, [StrongRecord()], 4, IGNORE), label)
-    flipped = replay_strong_label(label, [StrongRecord(flip=True)], 4, IGNORE)
+    assert torch.equal(replay_strong(label, [StrongRecord()], 4, IGNORE), label)
+    flipped = replay_strong(label, [StrongRecord(flip=True)], 4, IGNORE)
     assert torch.equal(flipped, label.flip(2))
 
 
@@ -190,7 +190,7 @@ def test_probabilities_move_as_labels_do():
     probs = F.one_hot(label, 7).permute(0, 3, 1, 2).float()
     for record in RECORDS:
         moved = replay_strong(probs, [record], 1, IGNORE, False, False)
-        moved_label = replay_strong_label(label, [record], 1, IGNORE, False, False)
+        moved_label = replay_strong(label, [record], 1, IGNORE, False, False)
         outside = (moved == IGNORE).all(dim=1)
         assert torch.equal(outside, (moved == IGNORE).any(dim=1))
         assert torch.equal(torch.where(outside, IGNORE, moved.argmax(dim=1)), moved_label)
@@ -198,14 +198,14 @@ def test_probabilities_move_as_labels_do():
 
 def test_each_image_follows_its_own_record():
     label = torch.from_numpy(blocks().astype(np.int64))
-    together = replay_strong_label(torch.stack([label] * 3), RECORDS[9:12], 1, IGNORE, False, False)
+    together = replay_strong(torch.stack([label] * 3), RECORDS[9:12], 1, IGNORE, False, False)
     for moved, record in zip(together, RECORDS[9:12], strict=True):
         np.testing.assert_array_equal(moved.numpy(), replayed(blocks(), record))
 
 
 def test_inputs_are_not_changed():
     label = square_map()
-    replay_strong_label(label, [StrongRecord(cutout=(0, 0, 32, 32))], 4, IGNORE)
+    replay_strong(label, [StrongRecord(cutout=(0, 0, 32, 32))], 4, IGNORE)
     assert torch.equal(label, square_map())
     maps = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     before = maps.clone()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.replay import full_to_weak, replay_strong, replay_strong_label
+from data.replay import full_to_weak, replay_strong
 from loss import RingQueue, cosines_to_prototypes, queue_contrast, reverse_cross_entropy, sinkhorn
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
@@ -68,7 +68,7 @@ def _prototype_weights() -> Tensor:
 def _label(scale: int) -> Tensor:
     """Replayed hard label (B, 1, H, W) at full size or, nearest, at a quarter."""
     label = inputs.hard_label()[:, ::scale, ::scale]
-    return replay_strong_label(label, inputs.STRONG_RECORDS, scale, IGNORE)[:, None].float()
+    return replay_strong(label, inputs.STRONG_RECORDS, scale, IGNORE)[:, None].float()
 
 
 def _contrast() -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.replay import replay_strong, replay_strong_label
+from data.replay import replay_strong
 from data.strong_augment import StrongRecord
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
@@ -119,7 +119,7 @@ def test_replay_switches_reach_the_replay(names: str, kind: str) -> None:
     stage = SourceOnlyStage(network(), OPTIMISATION, Quirks.parse(names))
     if kind == "labels":
         maps = inputs.hard_label()[:, ::4, ::4]
-        outcomes = {f: replay_strong_label(maps, records, 4, 250, *f) for f in _all_flags()}
+        outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in _all_flags()}
     else:
         maps = inputs.quarter_soft_label()
         outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in _all_flags()}
@@ -147,7 +147,7 @@ def test_source_replay_scale(quirks: Quirks, scale: int) -> None:
     rows, columns = torch.arange(h) * 48 // h, torch.arange(w) * 64 // w  # nearest
     label = source.label[:, rows][:, :, columns]
     flags = (quirks.flat_replay, quirks.translate_by_height)
-    label = replay_strong_label(label, inputs.STRONG_RECORDS, scale, 250, *flags)
+    label = replay_strong(label, inputs.STRONG_RECORDS, scale, 250, *flags)
     log_probs = seen[0].double().log_softmax(1)
     picked = [
         float(log_probs[b, label[b, y, x], y, x])

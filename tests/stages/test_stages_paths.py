@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.replay import replay_strong_label
+from data.replay import replay_strong
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
@@ -132,7 +132,7 @@ def test_labels_of_the_strong_view(quirks: Quirks) -> None:
     stage.forward_target(source, target, (8, 32, 8, 40))  # CutMix pastes into weak images alone
     assert torch.equal(seen_by_student[0], target.strong)
     flags = (quirks.flat_replay, quirks.translate_by_height)
-    replayed = replay_strong_label(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
+    replayed = replay_strong(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
     expected = seen.label_weak if quirks.unreplayed_labels else replayed
     assert torch.equal(stage.training_label(source, target, seen, None), expected)
     assert not torch.equal(seen.label_weak, replayed)
