@@ -21,6 +21,7 @@ from cli_tools import (
     checkpoint_name,
     load,
     pixels,
+    refused,
     refused_here,
     run_here,
     start,
@@ -68,6 +69,14 @@ def test_same_seed_same_checkpoint(trained):
 def test_number_of_workers_changes_nothing(trained):
     succeed(f"{WARM_UP} --name workers --num_workers 2", trained)
     assert_equal(tensors(trained, "first"), tensors(trained, "workers"))
+
+
+def test_a_cache_changes_nothing(trained):
+    for name in ("filling", "filled"):
+        succeed(f"{WARM_UP} --name {name} --cache_dir cache --num_workers 1", trained)
+        assert_equal(tensors(trained, "first"), tensors(trained, name))
+    assert any((trained / "cache").glob("*.image"))
+    assert (trained / "logs" / "colour_statistics.txt").is_file()
 
 
 def test_another_seed_another_checkpoint(trained):
@@ -138,6 +147,46 @@ def test_soft_labels_are_probabilities(desk, dataset):
         assert (soft.dtype, soft.shape) == (np.float32, (19, *GRID))
         assert soft.min() >= 0
         np.testing.assert_allclose(soft.sum(axis=0), 1, atol=1e-5)
+
+
+def test_soft_labels_of_half_the_size(desk, dataset):
+    succeed(f"{LABELS} --soft", desk)
+    succeed(f"{LABELS}16 --soft --soft_dtype float16", desk)
+    for name in train_stems(dataset, 2):
+        full, half = (np.load(desk / "Pseudo" / f / f"{name}.npy") for f in ("labels", "labels16"))
+        assert half.dtype == np.float16
+        np.testing.assert_array_equal(half, full.astype(np.float16))
+
+
+def test_confidences_of_a_fraction_of_the_size(desk, dataset):
+    """Stage 2 trains on both forms as on one."""
+    train = f"python train.py --stage stage2 {MODEL} {MINI} {SMALL} {TRAINING} --bs 2 --train_iters 2"
+    train += " --threshold 0.1 --S_pseudo 1 --distillation 1"
+    for dtype in ("float16", "uint8"):
+        generate = LABELS.replace("--name labels", f"--name {dtype}")
+        succeed(f"{generate} --flip --conf_dtype {dtype}", desk)
+        succeed(f"{train} --path_LP Pseudo/{dtype} --name {dtype}", desk)
+    for name in train_stems(dataset, 2):
+        files = {p.name.removeprefix(name) for p in (desk / "Pseudo" / "uint8").glob(f"{name}*")}
+        assert files == {".png", "_color.png", "_conf.png"}
+    first, second = (load(desk / "logs" / n / checkpoint_name(which="current")) for n in ("float16", "uint8"))
+    assert_equal(*(c["ResNet101"]["model_state"] for c in (first, second)))
+
+
+def test_several_images_at_once_give_the_same_labels(desk, dataset):
+    succeed(f"{LABELS} --flip", desk)
+    before = hard_labels(desk, dataset)
+    succeed(f"{LABELS} --flip --infer_bs 2 --num_workers 1", desk)
+    for first, second in zip(before, hard_labels(desk, dataset), strict=True):
+        assert (first[0] == second[0]).mean() > 0.9999
+        np.testing.assert_allclose(first[1], second[1], atol=2e-3)
+
+
+def test_an_error_while_writing_stops_the_script(desk):
+    (desk / "Pseudo").mkdir()
+    (desk / "Pseudo" / "labels").write_text("a file where a folder is wanted")
+    told = refused(f"{LABELS} --flip", desk)
+    assert "Pseudo/labels" in told
 
 
 # --- test.py ----------------------------------------------------------------------------------------------
