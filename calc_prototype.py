@@ -33,12 +33,12 @@ def main() -> None:
 def calculate(o: Options, processes: Processes) -> None:
     """Class means of every image, each process its share; the first averages and writes."""
     device = prepare_device(o)
-    o, network = load_for_inference(o, device, processes)
+    o, network, compute = load_for_inference(o, device, processes)
     data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
     means = [torch.zeros(0, o.n_class, network.feat_channels)]
     present = [torch.zeros(0, o.n_class, dtype=torch.bool)]
     loader = whole_images(o, data, processes, with_labels=o.source)
-    for item in predict(network, loader, device, "prototypes", processes=processes):
+    for item in predict(network, loader, device, "prototypes", processes=processes, compute=compute):
         mean, found = class_means(item.output.feats, item.output.logits, item.label)
         means.append(mean.cpu()[None])
         present.append(found.cpu()[None])

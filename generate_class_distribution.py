@@ -29,11 +29,11 @@ def main() -> None:
 def count(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first writes."""
     device = prepare_device(o)
-    o, network = load_for_inference(o, device, processes)
+    o, network, compute = load_for_inference(o, device, processes)
     data = inference_data(o, "train", processes)
     counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)
     loader = whole_images(o, data, processes)
-    for item in predict(network, loader, device, "class distribution", processes=processes):
+    for item in predict(network, loader, device, "class distribution", processes=processes, compute=compute):
         counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)
     counts = processes.sum(counts).cpu().numpy()
     if processes.first:

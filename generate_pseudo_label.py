@@ -32,12 +32,12 @@ def main() -> None:
 def generate(o: Options, processes: Processes) -> None:
     """Every process its share of the images."""
     device = prepare_device(o)
-    o, network = load_for_inference(o, device, processes)
+    o, network, compute = load_for_inference(o, device, processes)
     data = inference_data(o, "train", processes)
     loader = whole_images(o, data, processes)
     folder, colours, mirror = o.save_path / o.name, palette(o.n_class), o.flip and not o.soft
     with BackgroundWriter() as writer:
-        for item in predict(network, loader, device, "pseudo labels", mirror, processes):
+        for item in predict(network, loader, device, "pseudo labels", mirror, processes, compute):
             if o.soft:
                 probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
                 writer.do(write_soft, folder, item.name, probs, o.soft_dtype)

@@ -35,11 +35,12 @@ def main() -> None:
 def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
-    o, network = load_for_inference(o, device, processes)
+    o, network, compute = load_for_inference(o, device, processes)
     data = inference_data(o, "val", processes)
     loader = whole_images(o, data, processes, with_labels=True)
     with BackgroundWriter() as writer:
-        scores = evaluate(network, loader, o.n_class, device, _on_prediction(o, writer), processes)
+        write = _on_prediction(o, writer)
+        scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     scores = {"checkpoint": str(o.resume_path), "classes": class_names(o.n_class)} | scores

@@ -95,7 +95,9 @@ def train(
         if validate:
             if o.bn == "bn":  # each process has statistics of its own; those of the first are saved
                 processes.copy_from_first(stage.student.buffers())
-            scores = evaluate(stage.student, validation, o.n_class, device, processes=processes)
+            scores = evaluate(
+                stage.student, validation, o.n_class, device, processes=processes, compute=stage.compute
+            )
             stage.train_mode()
             best = max(best, scores["miou"])
             log.write_scores(iteration, scores, best, class_names(o.n_class))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_ANCHORS_AT_ONCE = 128
 
 
 def queue_contrast(
@@ -16,10 +20,49 @@ def queue_contrast(
     normalised here, the queue already is. The loss is −mean over anchors of
     Σ_pos [l − ln(e^l + Σ_neg e^l)] / (n_pos + 1e-5); an anchor without positives adds 0 and counts in it.
     """
-    logits = F.normalize(anchors, dim=1) @ queue.detach().t() / temperature  # (A, N)
-    logits = logits - logits.detach().amax(dim=1, keepdim=True)
-    positive = anchor_labels[:, None] == queue_labels[None, :]  # (A, N) bool
-    log_negatives = logits.masked_fill(positive, -torch.inf).logsumexp(dim=1, keepdim=True)
-    log_prob = logits - torch.logaddexp(logits, log_negatives)
-    per_anchor = (log_prob * positive).sum(dim=1) / (positive.sum(dim=1) + 1e-5)
-    return -per_anchor.mean()
+    normalised = F.normalize(anchors, dim=1)
+    return _QueueContrast.apply(normalised, anchor_labels, queue.detach(), queue_labels, temperature)
+
+
+class _QueueContrast(torch.autograd.Function):
+    """The gradient is worked out with the loss, some anchors at a time: nothing of size A×N is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        anchors: Tensor,
+        anchor_labels: Tensor,
+        queue: Tensor,
+        queue_labels: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        total, gradient = anchors.new_zeros(()), torch.empty_like(anchors)
+        for start in range(0, len(anchors), _ANCHORS_AT_ONCE):
+            part = slice(start, start + _ANCHORS_AT_ONCE)
+            logits = anchors[part] @ queue.t() / temperature  # (a, N)
+            loss, by_logits = _loss_and_gradient(logits, anchor_labels[part, None] == queue_labels)
+            total += loss
+            gradient[part] = by_logits @ queue / temperature
+        ctx.save_for_backward(gradient / len(anchors))
+        return total / len(anchors)
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return above * gradient, None, None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """logits and positive (bool) (a, N) → the summed loss of a anchors, and its gradient (a, N).
+
+    With S = Σ_neg e^l, a positive's term −[l − ln(e^l + S)] is softplus(ln S − l): its gradient is
+    −S/(e^l + S) = −sigmoid(ln S − l), and e^{l_neg}/(e^l + S) for each negative.
+    """
+    weight = 1.0 / (positive.sum(dim=1, keepdim=True, dtype=logits.dtype) + 1e-5)  # (a, 1)
+    log_negatives = logits.masked_fill(positive, -torch.inf).logsumexp(dim=1, keepdim=True)  # ln S
+    gap = log_negatives - logits
+    loss = (F.softplus(gap).masked_fill(~positive, 0.0) * weight).sum()
+    # Over the positives: Σ 1/(e^l + S) = Σ sigmoid(gap)/S, and every negative takes its e^l of it.
+    pull = gap.sigmoid_().masked_fill_(~positive, 0.0)
+    share = (logits - log_negatives).exp_().masked_fill_(positive, 0.0)  # e^{l_neg}/S
+    return loss, weight * (share * pull.sum(dim=1, keepdim=True) - pull)

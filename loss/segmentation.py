@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,7 @@ def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, tota
     index = label.masked_fill(~valid, 0)[:, None]
     # ln(onehot) is ln(1e-4) everywhere but 0 at the label, so the sum needs no one-hot map.
     others = probs.sum(dim=1) - probs.gather(1, index).squeeze(1)  # (B, H, W)
-    loss = -others * torch.log(torch.tensor(1e-4, dtype=probs.dtype, device=probs.device))
+    loss = -others * math.log(1e-4)
     return (loss * valid).sum() / (total(valid.sum()) + 1e-6)
 
 

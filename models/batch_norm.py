@@ -47,7 +47,8 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
         scale = self.weight * (var + self.eps).rsqrt()
         return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 

@@ -6,10 +6,15 @@ Letters: B images, K classes, D feature channels, H×W image, h×w grid (stride 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from models.dropout import BatchDropout2d
 
@@ -129,6 +134,7 @@ class DeepLabV2(nn.Module):
         self.bn_pretrain = nn.BatchNorm2d(channels) if pretrain_norm else None
         self.layer5 = ASPPHead(channels, feat_channels, num_classes)
         self.num_classes, self.feat_channels = num_classes, feat_channels
+        self.recompute = False  # blocks keep their input alone and are computed again in the backward pass
         self._initialise()
 
     @staticmethod
@@ -145,11 +151,37 @@ class DeepLabV2(nn.Module):
 
     def forward(self, image: Tensor) -> SegmentationOutput:
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))  # stride 4
-        x = self.layer2(self.layer1(x))  # stride 8
-        x = self.layer4(self.layer3(x))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):  # stride 8 from layer2 on
+            x = self._through(stage, x)
         if self.bn_pretrain is not None:
             x = self.bn_pretrain(x)
         return self.layer5(x)
+
+    def _through(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.recompute and torch.is_grad_enabled()):
+            return stage(x)
+        for block in stage:
+            contexts = partial(_once_and_again, block)
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+        return x
+
+
+def _once_and_again(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """Contexts of a block's forward pass and of its recomputation, which must not count in its statistics."""
+    return nullcontext(), _without_counting(block)
+
+
+@contextmanager
+def _without_counting(block: nn.Module) -> Iterator[None]:
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 BACKBONES = {

@@ -17,8 +17,6 @@ def ema_copy(student: nn.Module) -> nn.Module:
 @torch.no_grad()
 def ema_update_(teacher: nn.Module, student: nn.Module, momentum: float = 0.999) -> None:
     """Parameters: teacher ← momentum·teacher + (1 − momentum)·student; buffers are copied."""
-    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
-    teacher_params, student_params = zip(*pairs, strict=True)
-    torch._foreach_lerp_(list(teacher_params), list(student_params), 1.0 - momentum)
-    for mine, theirs in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(theirs)
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+    if buffers := list(teacher.buffers()):
+        torch._foreach_copy_(buffers, list(student.buffers()))

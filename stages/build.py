@@ -18,7 +18,7 @@ from data.image_cache import ImageCache
 from data.labels import supported_class_counts
 from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
 from data.synthia import synthia
-from models import DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
+from models import Compute, DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.products import load_distribution, load_prototypes, require_pseudo_labels
@@ -43,9 +43,29 @@ def prepare_device(o: Options) -> torch.device:
     for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
     """
     torch.manual_seed(o.seed)
+    # Measured once a shape; crops and whole images have always the same.
+    torch.backends.cudnn.benchmark = True
     cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
     return torch.device("cuda", torch.cuda.current_device()) if o.on_gpu else torch.device("cpu")
+
+
+def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
+    """What --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
+
+    auto: bf16 and channels last on a GPU that computes in it, else fp32. tf32: matrices and convolutions of
+    float32 with a mantissa of 10 bits, GPUs alone; off in fp32.
+    """
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = o.precision
+    if precision == "auto":
+        precision = "bf16" if fast else "fp32"
+    channels_last = o.channels_last or (o.precision == "auto" and fast)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    dtype = torch.bfloat16 if precision == "bf16" else None
+    words = [f"networks in {precision}", *(["channels last"] if channels_last else [])]
+    words += [name for name in ("compile", "recompute") if getattr(o, name)]
+    return Compute(dtype, channels_last, o.compile, o.recompute), ", ".join(words)
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -114,8 +134,10 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-def load_for_inference(o: Options, device: torch.device, processes: Processes) -> tuple[Options, DeepLabV2]:
-    """The network of --resume_path, wholly loaded, in eval mode, and the options that it implies.
+def load_for_inference(
+    o: Options, device: torch.device, processes: Processes
+) -> tuple[Options, DeepLabV2, Compute]:
+    """The options that --resume_path implies, its network, wholly loaded, in eval mode, and how to call it.
 
     --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
     one that was given and does not fit is an error.
@@ -124,7 +146,10 @@ def load_for_inference(o: Options, device: torch.device, processes: Processes) -
     o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
-    return o, network.to(device).eval()
+    compute, told = computing(o, device)
+    if told != "networks in fp32":
+        processes.say(told)
+    return o, compute.prepare(network.to(device).eval()), compute
 
 
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
@@ -186,18 +211,19 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
         student = share_batch_norm(student, device)
     head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0
     optimisation = OptimisationSettings(o.lr, head_multiple, o.train_iters, o.freeze_bn)
-    draws = BatchDraws(o.seed, processes)
+    draws, (compute, told) = BatchDraws(o.seed, processes), computing(o, device)
+    logger.info(told)
     if o.stage == "source_only":
-        return SourceOnlyStage(student, optimisation, o.quirks_on, draws=draws)
+        return SourceOnlyStage(student, optimisation, o.quirks_on, draws=draws, compute=compute)
     if o.stage == "warm_up":
-        return _build_warm_up(o, student, optimisation, device, logger, draws)
+        return _build_warm_up(o, student, optimisation, device, logger, draws, compute)
     if o.stage == "stage1":
-        return _build_self_labeling(o, student, optimisation, device, logger, draws)
+        return _build_self_labeling(o, student, optimisation, device, logger, draws, compute)
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
     teacher = build_teacher(o, logger).to(device)
-    return DistillationStage(student, teacher, optimisation, method, o.quirks_on, draws)
+    return DistillationStage(student, teacher, optimisation, method, o.quirks_on, draws, compute)
 
 
 def _build_warm_up(
@@ -207,6 +233,7 @@ def _build_warm_up(
     device: torch.device,
     logger: logging.Logger,
     draws: BatchDraws,
+    compute: Compute,
 ) -> WarmUpStage:
     width = 16 if o.backbone == "mini" else 64
     discriminator = FCDiscriminator(o.n_class, width).to(device)
@@ -217,9 +244,8 @@ def _build_warm_up(
             logger.info("discriminator: loaded from %s", o.resume_path)
         else:
             logger.info("discriminator: random weights (%s has none)", o.resume_path)
-    return WarmUpStage(
-        student, discriminator, optimisation, o.quirks_on, o.adv, o.gan, o.S_pseudo_src, o.disc_lr, draws
-    )
+    weights = o.adv, o.gan, o.S_pseudo_src, o.disc_lr
+    return WarmUpStage(student, discriminator, optimisation, o.quirks_on, *weights, draws, compute)
 
 
 def _build_self_labeling(
@@ -229,6 +255,7 @@ def _build_self_labeling(
     device: torch.device,
     logger: logging.Logger,
     draws: BatchDraws,
+    compute: Compute,
 ) -> SelfLabelingStage:
     prototypes, path = load_prototypes(o, student.feat_channels)
     prior, told = load_distribution(o)
@@ -252,4 +279,6 @@ def _build_self_labeling(
         sinkhorn_iterations=o.sinkhorn_iterations,
         learn_prototypes=not o.finetune,
     )
-    return SelfLabelingStage(student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws)
+    return SelfLabelingStage(
+        student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws, compute
+    )

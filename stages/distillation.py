@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import confidence_regulariser, cross_entropy, distillation_loss, symmetric_cross_entropy
-from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from models import Compute
+from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.quirks import Quirks
 
 
@@ -40,23 +41,25 @@ class DistillationStage(Stage):
         method: DistillationSettings,
         quirks: Quirks,
         draws: BatchDraws | None = None,
+        compute: Compute = PLAIN,
     ):
-        super().__init__(student, optimisation, quirks, draws=draws)
-        self.teacher = teacher.requires_grad_(False).eval()
+        super().__init__(student, optimisation, quirks, draws=draws, compute=compute)
+        self.teacher = compute.prepare(teacher.requires_grad_(False).eval())
         self.method = method
 
     def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
         """One iteration."""
         source_loss = self.learn_source(source)
         size = quarter(target.strong.shape[2:])
-        student_logits = resize_logits(self.learner(target.strong).logits, size)  # (B, K, H/4, W/4)
+        output = self.compute(self.learner, target.strong)
+        student_logits = resize_logits(output.logits, size)  # (B, K, H/4, W/4)
         label = self.training_label(target)
 
         losses = {"CTS": self.self_train(student_logits, label)}
         losses["distill"] = losses["CTS"].new_zeros(())
         if self.method.distillation_weight > 0:
             with torch.no_grad():
-                teacher_logits = resize_logits(self.teacher(target.strong).logits, size)
+                teacher_logits = resize_logits(self.compute(self.teacher, target.strong).logits, size)
             divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)
             losses["distill"] = divergence / self.processes.size
         total = losses["CTS"] + self.method.distillation_weight * losses["distill"]

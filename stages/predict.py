@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.loaders import read
-from models import SegmentationOutput
-from stages.stage import resize_logits
+from models import Compute, SegmentationOutput
+from stages.stage import PLAIN, resize_logits
 from utils.metrics import ConfusionMatrix
 from utils.processes import ALONE, Processes
 
@@ -39,6 +39,7 @@ def predict(
     title: str = "predicting",
     mirror: bool = False,
     processes: Processes = ALONE,
+    compute: Compute = PLAIN,
 ) -> Iterator[Prediction]:
     """The network's outputs on every image of an `inference_loader`, in order, in eval mode.
 
@@ -49,8 +50,8 @@ def predict(
     with tqdm.tqdm(desc=title, total=total, unit="img", leave=False, disable=processes.no_bar) as bar:
         for batch in read(loader):
             batch = batch.to(device)
-            output = network(batch.image)
-            mirrored = network(batch.image.flip(3)) if mirror else None
+            output = compute(network, batch.image)
+            mirrored = compute(network, batch.image.flip(3)) if mirror else None
             for i, name in enumerate(batch.names):
                 label = None if batch.label is None else batch.label[i]
                 yield Prediction(name, batch.image[i : i + 1], label, _one(output, i), _one(mirrored, i))
@@ -69,10 +70,11 @@ def evaluate(
     device: torch.device,
     on_prediction: Callable[[str, np.ndarray], None] | None = None,
     processes: Processes = ALONE,
+    compute: Compute = PLAIN,
 ) -> dict:
     """Scores on labelled images; on_prediction(name, label map (H, W) uint8) sees each prediction."""
     matrix = ConfusionMatrix(n_class, device)
-    for item in predict(network, loader, device, "evaluating", processes=processes):
+    for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
         logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
         matrix.update(item.label[None], prediction)

@@ -26,8 +26,8 @@ from loss import (
     rectified_label,
     symmetric_cross_entropy,
 )
-from models import SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
-from stages.stage import BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from models import Compute, SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
+from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
 
@@ -79,6 +79,7 @@ class SelfLabelingStage(Stage):
         method: SelfLabelingSettings,
         quirks: Quirks,
         draws: BatchDraws,
+        compute: Compute = PLAIN,
     ):
         self.method = method
         self.prototypes = nn.Parameter(F.normalize(prototypes, dim=1), requires_grad=method.learn_prototypes)
@@ -91,7 +92,8 @@ class SelfLabelingStage(Stage):
         }
         self.ema = ema_copy(student)
         extra = [own] if method.learn_prototypes else []
-        super().__init__(student, optimisation, quirks, extra, draws)
+        super().__init__(student, optimisation, quirks, extra, draws, compute)
+        compute.prepare(self.ema)
         draw_dropout_from(self.ema, draws.uniform)
         self.self_labeling = SelfLabeling(
             prior,
@@ -144,7 +146,7 @@ class SelfLabelingStage(Stage):
     @torch.no_grad()
     def teacher_view(self, target: TargetBatch) -> TeacherView:
         """EMA features of the whole image, and the weak crop's labels rectified by them (section 3.2)."""
-        feats, logits = self.ema(target.whole)
+        feats, logits = self.compute(self.ema, target.whole)
         feats_weak = full_to_weak(
             feats, target.weak_records, tuple(target.whole.shape[2:])
         )  # (B, D, H/4, W/4)
@@ -161,10 +163,12 @@ class SelfLabelingStage(Stage):
     ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
         """Outputs to self-train on (weak, with CutMix; or strong, never mixed) and on the strong view."""
         if self.method.train_on_strong:
-            output = self.learner(target.strong)
+            output = self.compute(self.learner, target.strong)
             return output, output
-        weak = self.learner(_paste(target.weak, source.image, box))
-        return weak, self.learner(target.strong) if self.method.consistency_weight > 0 else None
+        weak = self.compute(self.learner, _paste(target.weak, source.image, box))
+        if self.method.consistency_weight <= 0:
+            return weak, None
+        return weak, self.compute(self.learner, target.strong)
 
     def training_label(
         self, source: SourceBatch, target: TargetBatch, seen: TeacherView, box: Box | None

@@ -16,7 +16,7 @@ from data.loaders import SourceBatch, TargetBatch
 from data.replay import replay_strong
 from data.strong_augment import StrongRecord
 from loss import cross_entropy
-from models import SegmentationOutput, draw_dropout_from, freeze_batch_norm
+from models import Compute, SegmentationOutput, draw_dropout_from, freeze_batch_norm
 from utils.checkpoint import NETWORK
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
 from utils.processes import ALONE, Processes
@@ -87,6 +87,9 @@ def _synchronised(network: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
 
+PLAIN = Compute()
+
+
 class Stage:
     """A student trained from a source and a target batch an iteration; see the subclasses' `step`.
 
@@ -103,8 +106,11 @@ class Stage:
         quirks: Quirks,
         extra_groups: Sequence[dict] = (),
         draws: BatchDraws | None = None,
+        compute: Compute = PLAIN,
     ):
         self.student, self.settings, self.quirks = student, settings, quirks
+        self.compute = compute
+        compute.prepare(student)
         self.draws = draws or BatchDraws(0)
         self.processes = self.draws.processes
         self.iteration = 0  # iterations done
@@ -132,7 +138,7 @@ class Stage:
         last: no other backward pass follows in this iteration.
         """
         with nullcontext() if last or self.processes.size == 1 else self.learner.no_sync():
-            output = self.learner(source.image)
+            output = self.compute(self.learner, source.image)
             loss = self.source_loss(output, source.label)
             self.backward(loss)
         return loss.detach()

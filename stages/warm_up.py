@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
-from stages.stage import BatchDraws, OptimisationSettings, Stage, resize_logits
+from models import Compute
+from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, resize_logits
 from utils.checkpoint import DISCRIMINATOR
 from utils.optim import poly_schedule
 from utils.quirks import Quirks
@@ -44,8 +45,9 @@ class WarmUpStage(Stage):
         strong_source_weight: float = 0.0,
         disc_lr: float = 1e-4,
         draws: BatchDraws | None = None,
+        compute: Compute = PLAIN,
     ):
-        super().__init__(student, settings, quirks, draws=draws)
+        super().__init__(student, settings, quirks, draws=draws, compute=compute)
         self.discriminator = discriminator.train()
         self.adversarial_weight, self.gan = adversarial_weight, gan
         self.strong_source_weight = strong_source_weight
@@ -56,7 +58,7 @@ class WarmUpStage(Stage):
         """One iteration: the segmenter against the frozen discriminator, then the discriminator."""
         self.discriminator.requires_grad_(False)
         source_logits, source_loss = self._see_source(source)
-        target_logits = resize_logits(self.learner(target.weak).logits, target.weak.shape[2:])
+        target_logits = resize_logits(self.compute(self.learner, target.weak).logits, target.weak.shape[2:])
         source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
 
         deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan) / self.processes.size
@@ -78,9 +80,9 @@ class WarmUpStage(Stage):
         """Logits up to the crop (B, K, H, W) and the supervised loss."""
         size = source.label.shape[1:]
         if self.strong_source_weight <= 0:
-            logits = resize_logits(self.learner(source.image).logits, size)
+            logits = resize_logits(self.compute(self.learner, source.image).logits, size)
             return logits, cross_entropy(logits, source.label, IGNORE, self.processes.sum)
-        logits = self.learner(source.strong).logits  # (B, K, h, w)
+        logits = self.compute(self.learner, source.strong).logits  # (B, K, h, w)
         label = self._replayed_source_label(source, logits.shape[2:])
         loss = self.strong_source_weight * cross_entropy(logits, label, IGNORE, self.processes.sum)
         return resize_logits(logits, size), loss

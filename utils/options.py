@@ -174,6 +174,7 @@ def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
     """The parser of one script; see `parse`."""
     parser = _Parser(description=description, formatter_class=_Help)
     _add_run(parser.add_argument_group("run"))
+    _add_computing(parser.add_argument_group("computing"))
     _add_data(parser.add_argument_group("data"))
     _add_products(parser.add_argument_group("products of earlier steps"))
     _add_model(parser.add_argument_group("model"))
@@ -199,6 +200,25 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         "--quirks",
         default="reference",
         help="behaviour of the released code: reference (all), none, or a comma list",
+    )
+
+
+def _add_computing(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--precision",
+        default="auto",
+        choices=["auto", "fp32", "tf32", "bf16"],
+        help="numbers inside the networks, losses stay in fp32; auto: bf16 and channels last on a GPU that "
+        "has it, else fp32",
+    )
+    add("--channels_last", action="store_true", help="channels side by side in memory")
+    add("--compile", action="store_true", help="networks through torch.compile (minutes at the start)")
+    add(
+        "--recompute",
+        action="store_true",
+        help="compute the backbone again for the backward pass instead of keeping it: the same gradients in "
+        "a fraction of the memory, for small GPUs",
     )
 
 

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
 ]
 CHECKPOINT = "models/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl"
-RUN = f"{MINI} {SMALL.replace('--device cpu', '--gpus 1')} {TRAINING}"
+RUN = f"{MINI} {SMALL.replace('--device cpu', '--gpus 1')} {TRAINING} --precision fp32"
 
 
 def losses(log: Path) -> list[dict[str, float]]:

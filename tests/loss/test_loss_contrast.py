@@ -46,6 +46,32 @@ def test_equals_the_plain_loop():
     assert float(queue_contrast(*arguments, TAU)) == pytest.approx(loop_contrast(*arguments), rel=1e-6)
 
 
+@pytest.mark.parametrize("labels", [None, 0, 77])
+def test_gradient_is_that_of_the_plain_form(labels, monkeypatch):
+    """Also of more anchors than are worked on at once, of anchors that are all positive, and none."""
+    monkeypatch.setattr("loss.contrast._ANCHORS_AT_ONCE", 3)
+    anchors, anchor_labels, queue, queue_labels = case()
+    if labels is not None:
+        anchor_labels = torch.full_like(anchor_labels, labels)
+        queue_labels = torch.zeros_like(queue_labels)
+    grads = []
+    for form in (queue_contrast, plain_contrast):
+        x = anchors.clone().requires_grad_()
+        (2.5 * form(x, anchor_labels, queue, queue_labels, TAU)).backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+    assert (grads[0].abs().max() > 0) == (labels is None)
+
+
+def plain_contrast(anchors, anchor_labels, queue, queue_labels, temperature) -> Tensor:
+    """All pairs at once, differentiated by torch."""
+    logits = F.normalize(anchors, dim=1) @ queue.t() / temperature
+    positive = anchor_labels[:, None] == queue_labels
+    negatives = (logits.exp() * ~positive).sum(dim=1, keepdim=True)
+    terms = (logits - (logits.exp() + negatives).log()) * positive
+    return -(terms.sum(dim=1) / (positive.sum(dim=1).double() + 1e-5)).mean()
+
+
 def test_default_temperature_is_the_papers():
     assert float(queue_contrast(*case())) == float(queue_contrast(*case(), 0.08))
 

@@ -1,0 +1,328 @@
+"""Time and memory of one training iteration on random inputs of full shape, part by part.
+
+    python benchmarks/step.py --stage stage1                           # a GPU: README's shapes, ResNet-101
+    python benchmarks/step.py --stage stage1 --rcrop 224,128 --img_size 512,256 --iterations 5   # a CPU
+
+Prints Markdown tables: for each way of computing the median ms of an iteration (CUDA events on a GPU), images
+and TFLOP a second, the share of the matrix rate measured here, peak memory; then where the time goes.
+`docs/performance.md` holds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.loaders import SourceBatch, TargetBatch
+from data.strong_augment import draw_strong
+from data.weak_augment import draw_weak
+from models import Compute, FCDiscriminator, deeplabv2, freeze_batch_norm
+from stages.distillation import DistillationSettings, DistillationStage
+from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from stages.stage import BatchDraws, OptimisationSettings, Stage
+from stages.warm_up import WarmUpStage
+from utils.quirks import Quirks
+
+K = 19
+STAGES = ("warm_up", "stage1", "stage2")
+
+
+class Timer:
+    """Medians of parts of an iteration. On a GPU by events, which wait for nothing until they are read."""
+
+    def __init__(self, device: torch.device):
+        self.cuda = device.type == "cuda"
+        self.marks: dict[str, list[tuple]] = {}
+
+    def _now(self) -> object:
+        if not self.cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """The function, each call of which is a mark under a name."""
+
+        def call(*arguments: object, **named: object) -> object:
+            start = self._now()
+            result = function(*arguments, **named)
+            self.marks.setdefault(name, []).append((start, self._now()))
+            return result
+
+        return call
+
+    def median_ms(self, name: str, calls: int = 1) -> float:
+        """Of iterations that have `calls` marks each."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        marks = self.marks.get(name, [])
+        each = [a.elapsed_time(b) if self.cuda else 1000 * (b - a) for a, b in marks]
+        sums = [sum(each[i : i + calls]) for i in range(0, len(each), calls)]
+        return float(np.median(sums)) if sums else 0.0
+
+
+class Draws(BatchDraws):
+    """CutMix in every other batch, as on average."""
+
+    batch = 0
+
+    def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
+        self.batch += 1
+        box = 0, height // 2, 0, width
+        return box if self.batch % 2 else None
+
+
+def build(o: argparse.Namespace, compute: Compute, device: torch.device) -> Stage:
+    """A stage with the README's settings and random weights; queues are full."""
+    torch.manual_seed(0)
+    network = deeplabv2(o.backbone, K, o.stage == "stage2").to(device)
+    draws = Draws(0)
+    if o.stage == "warm_up":
+        settings = OptimisationSettings(2.5e-4, 10.0, 90000, freeze_bn=True)
+        discriminator = FCDiscriminator(K).to(device)
+        return WarmUpStage(network, discriminator, settings, Quirks(), draws=draws, compute=compute)
+    if o.stage == "stage2":
+        settings, teacher = OptimisationSettings(6e-4, 10.0, 90000), deeplabv2(o.backbone, K).to(device)
+        method = DistillationSettings(1.0)
+        return DistillationStage(network, teacher, settings, method, Quirks(), draws, compute)
+    method = SelfLabelingSettings(
+        consistency_weight=5.0, symmetric=True, pixels=o.fbs, queue_length=o.queue_length
+    )
+    prototypes = torch.randn(K, network.feat_channels, device=device)
+    settings = OptimisationSettings(1e-4, 5.0, 90000)
+    stage = SelfLabelingStage(
+        network, prototypes, torch.full((K,), 1 / K), settings, method, Quirks(), draws, compute
+    )
+    own = stage.self_labeling
+    for ring in (own.features, own.predictions):
+        ring.fill_(torch.nn.functional.normalize(torch.randn_like(ring.rows), dim=1))
+    own.labels.fill_(torch.randint(0, K, own.labels.rows.shape, device=device).float())
+    return stage
+
+
+def batches(o: argparse.Namespace, device: torch.device) -> tuple[SourceBatch, TargetBatch]:
+    """One batch of each domain, on the device."""
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    (width, height), (whole_width, whole_height) = o.rcrop, o.img_size
+
+    def image(h: int, w: int) -> Tensor:
+        return torch.rand(o.bs, 3, h, w, generator=generator).to(device)
+
+    label = torch.randint(0, K, (o.bs, height, width), generator=generator).to(device)
+    soft = torch.rand(o.bs, K, height // 4, width // 4, generator=generator).softmax(dim=1).to(device)
+    resize = 2200 * whole_width // 2048
+    weak = [draw_weak(rng, o.img_size, resize, o.rcrop, 0.5) for _ in range(o.bs)]
+    strong = [draw_strong(rng, o.rcrop, 0.4) for _ in range(o.bs)]
+    source = SourceBatch(image(height, width), label, None, [])
+    target = TargetBatch(
+        ["x"] * o.bs,
+        weak,
+        strong,
+        weak=image(height, width),
+        strong=image(height, width),
+        whole=image(whole_height, whole_width),
+        soft_quarter=soft,
+        label=label,
+    )
+    return source, target
+
+
+def networks_alone(o: argparse.Namespace, stage: Stage, source: SourceBatch, target: TargetBatch) -> Callable:
+    """The networks' passes of an iteration and nothing else, with constant gradients of the outputs."""
+
+    def backward(outputs: list[tuple]) -> None:
+        tensors = [x for output in outputs for x in output]
+        torch.autograd.backward(tensors, [torch.ones_like(x) for x in tensors])
+
+    def passes() -> None:
+        compute, student = stage.compute, stage.learner
+        backward([compute(student, source.image)[1:]])
+        if o.stage == "stage1":
+            with torch.no_grad():
+                compute(stage.ema, target.whole)
+            backward([compute(student, target.weak), compute(student, target.strong)[:1]])
+        elif o.stage == "stage2":
+            with torch.no_grad():
+                compute(stage.teacher, target.strong)
+            backward([compute(student, target.strong)[1:]])
+        else:
+            backward([compute(student, target.weak)[1:]])
+        stage.optimizer.zero_grad(set_to_none=True)
+
+    return passes
+
+
+def discriminator_alone(stage: WarmUpStage, target: TargetBatch) -> Callable:
+    """The discriminator's passes of a warm-up iteration."""
+    maps = torch.rand(len(target.weak), K, *target.weak.shape[2:], device=target.weak.device)
+
+    def passes() -> None:
+        stage.discriminator.requires_grad_(False)
+        stage.discriminator(maps.requires_grad_()).sum().backward()
+        stage.discriminator.requires_grad_(True)
+        for _ in range(2):
+            stage.discriminator(maps.detach()).sum().backward()
+        stage.discriminator.zero_grad(set_to_none=True)
+
+    return passes
+
+
+def flops(o: argparse.Namespace) -> float:
+    """Of one iteration's networks, counted on tensors without content."""
+    with torch.device("meta"):
+        student, teacher = deeplabv2(o.backbone, K), deeplabv2(o.backbone, K)
+        if o.stage == "warm_up":
+            freeze_batch_norm(student)
+        crop, whole = torch.empty(o.bs, 3, *o.rcrop[::-1]), torch.empty(o.bs, 3, *o.img_size[::-1])
+    learned = {"warm_up": 2, "stage1": 3, "stage2": 2}[o.stage]
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(learned):
+            student(crop).logits.sum().backward()
+        with torch.no_grad():
+            if o.stage != "warm_up":
+                teacher(whole if o.stage == "stage1" else crop)
+    return float(counter.get_total_flops())
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of a large matrix product, measured."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    timer = Timer(device)
+    product = timer.timed("product", lambda: a @ b)
+    for _ in range(12):
+        product()
+    timer.marks["product"] = timer.marks["product"][2:]
+    return 2 * n**3 / (timer.median_ms("product") / 1000)
+
+
+def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> dict[str, float]:
+    """Medians in ms of an iteration, of its parts and of its networks alone; GB at the peak."""
+    stage, (source, target) = build(o, compute, device), batches(o, device)
+    for _ in range(o.warm_up):
+        stage.step(source, target)
+    timer = Timer(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    step = timer.timed("iteration", stage.step)
+    for _ in range(o.iterations):
+        step(source, target)
+    found = {"iteration": timer.median_ms("iteration")}
+    found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
+    parts = split(stage, timer)
+    for _ in range(o.iterations):
+        stage.step(source, target)
+    found |= {name: timer.median_ms(name, calls) for name, calls in parts.items()}
+    alone = timer.timed("networks alone", networks_alone(o, stage, source, target))
+    others = discriminator_alone(stage, target) if isinstance(stage, WarmUpStage) else lambda: None
+    others = timer.timed("discriminator alone", others)
+    for _ in range(o.iterations + 1):
+        alone()
+        others()
+    found["networks"] = timer.median_ms("networks alone") + timer.median_ms("discriminator alone")
+    return found
+
+
+def split(stage: Stage, timer: Timer) -> dict[str, int]:
+    """Mark the parts of an iteration; their names and how many marks an iteration has."""
+
+    def mark(name: str, attribute: str) -> None:
+        setattr(stage, attribute, timer.timed(name, getattr(stage, attribute)))
+
+    mark("source, forward and backward", "learn_source")
+    parts = {"source, forward and backward": 1}
+    if isinstance(stage, SelfLabelingStage):
+        mark("EMA model and rectified labels", "teacher_view")
+        mark("weak and strong, forward", "forward_target")
+        for name in ("self_train", "self_labeling_loss", "consistency"):
+            mark(name, name)
+            parts[name] = 1
+        parts |= {"EMA model and rectified labels": 1, "weak and strong, forward": 1}
+        mark("weak, strong and losses, backward", "_sum_prototype_gradients")
+    mark("optimiser and EMA update", "advance")
+    return parts | {"optimiser and EMA update": 1}
+
+
+def variants(o: argparse.Namespace, device: torch.device) -> dict[str, tuple[Compute, bool]]:
+    """Ways of computing, each with whether float32 may use TF32."""
+    found: dict[str, tuple[Compute, bool]] = {"fp32": (Compute(), False)}
+    if device.type == "cuda":
+        found["tf32"] = (Compute(), True)
+    found["bf16"] = (Compute(torch.bfloat16), True)
+    for name, (compute, tf32) in list(found.items()):
+        found[f"{name}, channels last"] = (replace(compute, channels_last=True), tf32)
+    if o.compile:
+        for name, (compute, tf32) in list(found.items()):
+            found[f"{name}, compiled"] = (replace(compute, compiled=True), tf32)
+    best = "bf16, channels last"
+    found[f"{best}, recompute"] = (replace(found[best][0], recompute=True), True)
+    return {k: v for k, v in found.items() if o.only is None or k in o.only.split(";")}
+
+
+def size(text: str) -> tuple[int, int]:
+    """W,H."""
+    width, height = text.split(",")
+    return int(width), int(height)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--stage", default="stage1", choices=STAGES)
+    add("--backbone", default="resnet101", choices=["resnet101", "mini"])
+    add("--bs", type=int, default=4)
+    add("--rcrop", type=size, default=(896, 512), metavar="W,H")
+    add("--img_size", type=size, default=(2048, 1024), metavar="W,H")
+    add("--fbs", type=int, default=256)
+    add("--queue_length", type=int, default=65536)
+    add("--iterations", type=int, default=20)
+    add("--warm_up", type=int, default=3, help="iterations before the measured ones")
+    add("--compile", action="store_true", help="also compiled")
+    add("--only", metavar="A;B", help="only these ways of computing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    o = parse()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    name = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    print(f"{name}, {versions}; {o.stage}, {o.backbone}, batch {o.bs}, crop {o.rcrop}, image {o.img_size}\n")
+    work, rows = flops(o), {}
+    print(f"| {o.stage} | ms | images/s | TFLOP/s | of the matrix rate | outside the networks | peak GB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for way, (compute, tf32) in variants(o, device).items():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        found = rows[way] = measure(o, compute, device)
+        seconds, rate = found["iteration"] / 1000, work / found["iteration"] * 1000
+        share = rate / matrix_rate(device, compute.dtype or torch.float32)
+        outside = 1 - found["networks"] / found["iteration"]
+        cells = [f"{found['iteration']:.1f}", f"{o.bs / seconds:.2f}", f"{rate / 1e12:.2f}"]
+        cells += [f"{100 * share:.0f} %", f"{100 * outside:.1f} %", f"{found['peak GB']:.1f}"]
+        print(f"| {way} | {' | '.join(cells)} |", flush=True)
+    names = [name for name in next(iter(rows.values())) if name not in ("iteration", "peak GB", "networks")]
+    print(f"\n| part, ms | {' | '.join(rows)} |\n| --- |{' ---: |' * len(rows)}")
+    for name in names:
+        print(f"| {name} | {' | '.join(f'{found[name]:.1f}' for found in rows.values())} |")
+
+
+if __name__ == "__main__":
+    main()
