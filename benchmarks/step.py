@@ -199,7 +199,7 @@ def flops(o: argparse.Namespace) -> float:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP a second of a large matrix product, measured."""
-    n = 8192 if device.type == "cuda" else 1024
+    n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     timer = Timer(device)
     product = timer.timed("product", lambda: a @ b)
@@ -218,14 +218,15 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     step = timer.timed("iteration", stage.step)
-    for _ in range(o.iterations):
+    for _ in range(2 * o.iterations):
         step(source, target)
-    found = {"iteration": timer.median_ms("iteration")}
+    found = {"iteration": timer.median_ms("iteration", 2) / 2}  # one with CutMix and one without
     found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
     parts = split(stage, timer)
-    for _ in range(o.iterations):
+    for _ in range(2 * o.iterations):
         stage.step(source, target)
-    found |= {name: timer.median_ms(name, calls) for name, calls in parts.items()}
+    # The contrast is of iterations without CutMix alone.
+    found |= {name: timer.median_ms(name, 1 if name == "contrast" else 2) / 2 for name in parts}
     alone = timer.timed("networks alone", networks_alone(o, stage, source, target))
     others = discriminator_alone(stage, target) if isinstance(stage, WarmUpStage) else lambda: None
     others = timer.timed("discriminator alone", others)
@@ -236,24 +237,30 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
     return found
 
 
-def split(stage: Stage, timer: Timer) -> dict[str, int]:
-    """Mark the parts of an iteration; their names and how many marks an iteration has."""
-
-    def mark(name: str, attribute: str) -> None:
-        setattr(stage, attribute, timer.timed(name, getattr(stage, attribute)))
-
-    mark("source, forward and backward", "learn_source")
-    parts = {"source, forward and backward": 1}
+def split(stage: Stage, timer: Timer) -> list[str]:
+    """Mark the parts of an iteration; their names."""
+    parts = {"source, forward and backward": "learn_source"}
     if isinstance(stage, SelfLabelingStage):
-        mark("EMA model and rectified labels", "teacher_view")
-        mark("weak and strong, forward", "forward_target")
-        for name in ("self_train", "self_labeling_loss", "consistency"):
-            mark(name, name)
-            parts[name] = 1
-        parts |= {"EMA model and rectified labels": 1, "weak and strong, forward": 1}
-        mark("weak, strong and losses, backward", "_sum_prototype_gradients")
-    mark("optimiser and EMA update", "advance")
-    return parts | {"optimiser and EMA update": 1}
+        parts |= {
+            "EMA model, rectified labels": "teacher_view",
+            "weak and strong, forward": "forward_target",
+            "cross-entropy of the target": "self_train",
+            "self-labeling": "self_labeling_loss",
+            "contrast": "contrast",
+            "consistency": "consistency",
+        }
+    parts |= {"backward of the target": "backward", "optimiser, EMA update": "advance"}
+    for name, attribute in parts.items():
+        setattr(stage, attribute, timer.timed(name, getattr(stage, attribute)))
+    learn_source = stage.learn_source
+
+    def without_its_backward(*arguments: object) -> Tensor:
+        loss = learn_source(*arguments)
+        timer.marks["backward of the target"].pop()  # it is a part of this one
+        return loss
+
+    stage.learn_source = without_its_backward
+    return list(parts)
 
 
 def variants(o: argparse.Namespace, device: torch.device) -> dict[str, tuple[Compute, bool]]:
@@ -289,7 +296,7 @@ def parse() -> argparse.Namespace:
     add("--img_size", type=size, default=(2048, 1024), metavar="W,H")
     add("--fbs", type=int, default=256)
     add("--queue_length", type=int, default=65536)
-    add("--iterations", type=int, default=20)
+    add("--iterations", type=int, default=10, help="pairs of iterations, one of them with CutMix")
     add("--warm_up", type=int, default=3, help="iterations before the measured ones")
     add("--compile", action="store_true", help="also compiled")
     add("--only", metavar="A;B", help="only these ways of computing")

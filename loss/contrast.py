@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ANCHORS_AT_ONCE = 128
+_PAIRS_AT_ONCE = 2**22  # of anchors and queue rows: 16 MB of logits
 
 
 def queue_contrast(
@@ -37,13 +37,14 @@ class _QueueContrast(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         total, gradient = anchors.new_zeros(()), torch.empty_like(anchors)
-        for start in range(0, len(anchors), _ANCHORS_AT_ONCE):
-            part = slice(start, start + _ANCHORS_AT_ONCE)
-            logits = anchors[part] @ queue.t() / temperature  # (a, N)
+        scaled, at_once = anchors / temperature, max(1, _PAIRS_AT_ONCE // len(queue))
+        for start in range(0, len(anchors), at_once):
+            part = slice(start, start + at_once)
+            logits = scaled[part] @ queue.t()  # (a, N)
             loss, by_logits = _loss_and_gradient(logits, anchor_labels[part, None] == queue_labels)
             total += loss
-            gradient[part] = by_logits @ queue / temperature
-        ctx.save_for_backward(gradient / len(anchors))
+            torch.mm(by_logits, queue, out=gradient[part])
+        ctx.save_for_backward(gradient / (temperature * len(anchors)))
         return total / len(anchors)
 
     @staticmethod
@@ -60,9 +61,9 @@ def _loss_and_gradient(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor
     """
     weight = 1.0 / (positive.sum(dim=1, keepdim=True, dtype=logits.dtype) + 1e-5)  # (a, 1)
     log_negatives = logits.masked_fill(positive, -torch.inf).logsumexp(dim=1, keepdim=True)  # ln S
-    gap = log_negatives - logits
-    loss = (F.softplus(gap).masked_fill(~positive, 0.0) * weight).sum()
+    gap, negative = log_negatives - logits, ~positive
+    loss = (F.softplus(gap).masked_fill_(negative, 0.0).sum(dim=1, keepdim=True) * weight).sum()
     # Over the positives: Σ 1/(e^l + S) = Σ sigmoid(gap)/S, and every negative takes its e^l of it.
-    pull = gap.sigmoid_().masked_fill_(~positive, 0.0)
-    share = (logits - log_negatives).exp_().masked_fill_(positive, 0.0)  # e^{l_neg}/S
-    return loss, weight * (share * pull.sum(dim=1, keepdim=True) - pull)
+    share = gap.neg().exp_().masked_fill_(positive, 0.0)  # e^{l_neg}/S
+    pull = gap.sigmoid_().masked_fill_(negative, 0.0)
+    return loss, share.mul_(pull.sum(dim=1, keepdim=True)).sub_(pull).mul_(weight)

@@ -49,7 +49,7 @@ def test_equals_the_plain_loop():
 @pytest.mark.parametrize("labels", [None, 0, 77])
 def test_gradient_is_that_of_the_plain_form(labels, monkeypatch):
     """Also of more anchors than are worked on at once, of anchors that are all positive, and none."""
-    monkeypatch.setattr("loss.contrast._ANCHORS_AT_ONCE", 3)
+    monkeypatch.setattr("loss.contrast._PAIRS_AT_ONCE", 3 * 11)
     anchors, anchor_labels, queue, queue_labels = case()
     if labels is not None:
         anchor_labels = torch.full_like(anchor_labels, labels)
