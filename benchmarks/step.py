@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.loaders import SourceBatch, TargetBatch
+from benchmarks.loader import IMAGES, Data
+from data.loaders import SourceBatch, TargetBatch, read, training_loader
 from data.strong_augment import draw_strong
 from data.weak_augment import draw_weak
 from models import Compute, FCDiscriminator, deeplabv2, freeze_batch_norm
@@ -237,6 +239,40 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
     return found
 
 
+def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -> tuple[float, float]:
+    """Seconds of an iteration fed by the real loader from full-size PNGs, and of them waiting for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Data(o.folder or Path(scratch), 0.8)
+        samples = data.ours()
+        if o.folder is None:  # what the first epoch works out
+            for i in range(IMAGES):
+                samples["source"].statistics.of(data.source, i)
+                samples["source"].statistics.of(data.target, i)
+        kind = "stage-2 target" if o.stage == "stage2" else "stage-1 target"
+        loaders = [
+            training_loader(samples[k], o.bs, 0, True, True, o.workers, pin=device.type == "cuda")
+            for k in ("source", kind)
+        ]
+        stage, iterators = build(o, compute, device), [read(loader) for loader in loaders]
+        waited, start = 0.0, time.perf_counter()
+        for iteration in range(o.warm_up + 2 * o.iterations):
+            if iteration == o.warm_up:
+                _wait_for(device)
+                waited, start = 0.0, time.perf_counter()
+            asked = time.perf_counter()
+            source, target = (next(batches).to(device) for batches in iterators)
+            waited += time.perf_counter() - asked
+            stage.step(source, target)
+        _wait_for(device)
+        del iterators
+        return (time.perf_counter() - start) / (2 * o.iterations), waited / (2 * o.iterations)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def split(stage: Stage, timer: Timer) -> list[str]:
     """Mark the parts of an iteration; their names."""
     parts = {"source, forward and backward": "learn_source"}
@@ -299,6 +335,8 @@ def parse() -> argparse.Namespace:
     add("--iterations", type=int, default=10, help="pairs of iterations, one of them with CutMix")
     add("--warm_up", type=int, default=3, help="iterations before the measured ones")
     add("--compile", action="store_true", help="also compiled")
+    add("--workers", type=int, help="also fed by the real loader from full-size images, by so many processes")
+    add("--folder", type=Path, help="the images of benchmarks/loader.py; drawn anew if not given")
     add("--only", metavar="A;B", help="only these ways of computing")
     return parser.parse_args()
 
@@ -325,6 +363,13 @@ def main() -> None:
         cells = [f"{found['iteration']:.1f}", f"{o.bs / seconds:.2f}", f"{rate / 1e12:.2f}"]
         cells += [f"{100 * share:.0f} %", f"{100 * outside:.1f} %", f"{found['peak GB']:.1f}"]
         print(f"| {way} | {' | '.join(cells)} |", flush=True)
+    if o.workers is not None:
+        way, (compute, _) = list(variants(o, device).items())[-1]
+        seconds, waited = with_loader(o, compute, device)
+        alone = rows[way]["iteration"] / 1000
+        rates = f"{1 / seconds:.2f} iterations/s, alone {1 / alone:.2f}"
+        share = f"{100 * waited / seconds:.0f} % of the time waiting for the loader"
+        print(f"\n{way}, {o.workers} loading processes: {rates}; {share}")
     names = [name for name in next(iter(rows.values())) if name not in ("iteration", "peak GB", "networks")]
     print(f"\n| part, ms | {' | '.join(rows)} |\n| --- |{' ---: |' * len(rows)}")
     for name in names:

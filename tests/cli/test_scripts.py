@@ -79,6 +79,22 @@ def test_a_cache_changes_nothing(trained):
     assert (trained / "logs" / "colour_statistics.txt").is_file()
 
 
+def test_recomputing_and_the_order_in_memory_change_nothing_but_rounding(trained):
+    succeed(f"{WARM_UP} --name small --recompute --channels_last", trained)
+    first, other = tensors(trained, "first"), tensors(trained, "small")
+    for key, value in first.items():
+        torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_a_run_says_how_it_computes(trained):
+    succeed(f"{WARM_UP} --name half --precision bf16", trained)
+    assert "networks in bf16" in (trained / "logs" / "half" / "run.log").read_text()
+    assert "networks in fp32" in (trained / "logs" / "first" / "run.log").read_text()
+    first, half = tensors(trained, "first"), tensors(trained, "half")
+    weight = "ResNet101.layer1.0.conv2.weight"
+    assert half[weight].dtype == torch.float32 and not torch.equal(first[weight], half[weight])
+
+
 def test_another_seed_another_checkpoint(trained):
     succeed(f"{WARM_UP} --name other --seed 1", trained)
     first, other = tensors(trained, "first"), tensors(trained, "other")
@@ -180,6 +196,15 @@ def test_several_images_at_once_give_the_same_labels(desk, dataset):
     for first, second in zip(before, hard_labels(desk, dataset), strict=True):
         assert (first[0] == second[0]).mean() > 0.9999
         np.testing.assert_allclose(first[1], second[1], atol=2e-3)
+
+
+def test_scores_in_bf16_are_near(desk):
+    command = f"python test.py {MODEL} {MINI} {SMALL}"
+    for precision in ("fp32", "bf16"):
+        out = succeed(f"{command} --precision {precision} --result {precision}.json", desk)
+        assert ("networks in bf16" in out) == (precision == "bf16")
+    first, second = (json.loads((desk / f"{p}.json").read_text()) for p in ("fp32", "bf16"))
+    assert first["overall_accuracy"] == pytest.approx(second["overall_accuracy"], abs=0.03)
 
 
 def test_an_error_while_writing_stops_the_script(desk):

@@ -1,0 +1,121 @@
+"""Whole images a second of label generation, scoring and class distribution: loading and writing included.
+
+    python benchmarks/inference.py                                            # a GPU: 2048×1024, ResNet-101
+    python benchmarks/inference.py --img_size 512,256 --images 8 --workers 0  # a CPU
+
+Draws its images, fills the network at random, and goes through what the scripts do. Prints a Markdown table;
+`docs/performance.md` holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+
+from data.cityscapes import cityscapes
+from data.labels import palette
+from data.loaders import inference_loader
+from data.mini import write_mini
+from data.pseudo_labels import write_hard, write_soft
+from generate_pseudo_label import hard_scores
+from models import Compute, deeplabv2
+from stages.predict import evaluate, predict
+from utils.background import BackgroundWriter
+
+K = 19
+
+
+class Bench:
+    """A network, images, and the loops of the scripts over them."""
+
+    def __init__(self, o: argparse.Namespace, compute: Compute, device: torch.device, folder: Path):
+        self.o, self.compute, self.device, self.folder = o, compute, device, folder
+        torch.manual_seed(0)
+        self.network = compute.prepare(deeplabv2("resnet101", K).to(device).eval())
+
+    def loader(self, split: str, labels: bool = False) -> torch.utils.data.DataLoader:
+        data = cityscapes(self.folder / "images" / "cityscapes", split, K, self.o.img_size)
+        pin = self.device.type == "cuda"
+        return inference_loader(data, labels, self.o.workers, pin=pin, batch=self.o.infer_bs)
+
+    def items(self, mirror: bool = False) -> Iterator:
+        return predict(self.network, self.loader("train"), self.device, mirror=mirror, compute=self.compute)
+
+    def soft_labels(self) -> None:
+        with BackgroundWriter() as writer:
+            for item in self.items():
+                probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
+                writer.do(write_soft, self.folder / "soft", item.name, probs)
+
+    def hard_labels(self) -> None:
+        with BackgroundWriter() as writer:
+            for item in self.items(mirror=True):
+                confidence, label = hard_scores(item, True)[0].max(dim=0)
+                arrays = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
+                writer.do(write_hard, self.folder / "hard", item.name, *arrays, palette(K))
+
+    def distribution(self) -> None:
+        counts = torch.zeros(K, dtype=torch.int64, device=self.device)
+        for item in self.items():
+            counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=K)
+        assert int(counts.sum()) > 0
+
+    def scores(self) -> None:
+        loader = self.loader("val", labels=True)
+        evaluate(self.network, loader, K, self.device, compute=self.compute)
+
+
+def images_a_second(run: Callable[[], None], images: int, device: torch.device) -> float:
+    """Of the second of two runs, the start of loading processes included."""
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return images / (time.perf_counter() - start)
+
+
+def size(text: str) -> tuple[int, int]:
+    """W,H."""
+    width, height = text.split(",")
+    return int(width), int(height)
+
+
+def main() -> None:
+    """Draw, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--img_size", type=size, default=(2048, 1024), metavar="W,H")
+    add("--images", type=int, default=64)
+    add("--workers", type=int, default=6)
+    add("--infer_bs", type=int, default=1)
+    o = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    name = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    print(f"{name}, torch {torch.__version__}, Python {platform.python_version()}; ", end="")
+    print(f"{o.images} images of {o.img_size}, {o.infer_bs} at once, {o.workers} loading processes\n")
+    print("| images/s | soft labels | hard labels with flip | class distribution | test |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as scratch:
+        write_mini(Path(scratch) / "images", o.img_size, 0, 1, o.images, o.images)
+        for way, compute in (("fp32", Compute()), ("bf16, channels last", Compute(torch.bfloat16, True))):
+            bench = Bench(o, compute, device, Path(scratch))
+            runs = (bench.soft_labels, bench.hard_labels, bench.distribution, bench.scores)
+            rates = [images_a_second(run, o.images, device) for run in runs]
+            print(f"| {way} | {' | '.join(f'{rate:.2f}' for rate in rates)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
