@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from data.strong_augment import GEOMETRIC, StrongRecord, affine_coefficients
 from data.weak_augment import WeakRecord
+from utils.transfer import sent
 
 # --- weak: full → weak ------------------------------------------------------------------------------------
 
@@ -74,15 +75,8 @@ def full_to_weak(maps: Tensor, records: Sequence[WeakRecord], image_size: tuple[
         rows.append(_axis_matrix([height, quarter_height, scaled_height], top, bottom, False))
         columns.append(_axis_matrix([width, quarter_width, scaled_width], left, right, record.flip))
     both = (torch.from_numpy(np.stack(m)).to(maps.dtype) for m in (rows, columns))
-    left_side, right_side = (_sent(matrices, maps) for matrices in both)
+    left_side, right_side = (sent(matrices, maps.device) for matrices in both)
     return left_side[:, None] @ maps @ right_side.transpose(1, 2)[:, None]
-
-
-def _sent(values: Tensor, to: Tensor) -> Tensor:
-    """On the device of another tensor, without waiting for what a GPU still computes."""
-    if to.device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(to.device, non_blocking=True)
 
 
 def soft_label_quarter(soft: Tensor, record: WeakRecord, image_size: tuple[int, int]) -> Tensor:
@@ -127,7 +121,7 @@ def replay_strong(
     assert len(maps) == len(records), (maps.shape, len(records))
     size = maps.shape[-2:]
     made = [_source_index(record, scale, *size, flat, translate_by_height) for record in records]
-    index = _sent(torch.stack(made), maps)  # (B, H, W)
+    index = sent(torch.stack(made), maps.device)  # (B, H, W)
     if maps.ndim == 4:
         index = index[:, None]
     moved = maps.flatten(-2).gather(-1, index.clamp(min=0).flatten(-2).expand(*maps.shape[:-2], -1))

@@ -30,6 +30,7 @@ from models import Compute, SegmentationOutput, draw_dropout_from, ema_copy, ema
 from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
+from utils.transfer import sent
 
 EMA_MOMENTUM = 0.999
 PROTOTYPE_MULTIPLE = 5.0  # of the backbone's learning rate
@@ -126,7 +127,7 @@ class SelfLabelingStage(Stage):
         weak, strong = self.forward_target(source, target, box)
         label = self.training_label(source, target, seen, box)
 
-        pixels = self.draws.pixels(len(target.whole), seen.feats[0, 0].numel(), self.method.pixels)
+        pixels = self.sampled_pixels(seen.feats)
         queue_labels = self.queue_labels(target, seen, pixels)
         losses = {"CTS": self.self_train(weak, label)}
         losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
@@ -189,6 +190,11 @@ class SelfLabelingStage(Stage):
             return symmetric_cross_entropy(logits, label, IGNORE, alpha, beta, self.processes.sum)
         return cross_entropy(logits, label, IGNORE, self.processes.sum)
 
+    def sampled_pixels(self, maps: Tensor) -> Tensor:
+        """(B, P) random flat positions of maps (B, C, h, w), on their device."""
+        drawn = self.draws.pixels(len(maps), maps[0, 0].numel(), self.method.pixels)
+        return sent(drawn, maps.device)
+
     def queue_labels(self, target: TargetBatch, seen: TeacherView, pixels: Tensor) -> Tensor:
         """Labels (B, P) that enter the queue with the sampled pixels of the whole image."""
         if self.quirks.unshuffled_labels:
@@ -196,7 +202,7 @@ class SelfLabelingStage(Stage):
         probs = self._prototype_probs(seen.feats)  # (B, K, h, w)
         soft = resize_logits(target.soft_grid, seen.feats.shape[2:])
         label = rectified_label(probs, soft, self.method.label_threshold, IGNORE)
-        return label.flatten(1).gather(1, pixels.to(label.device))
+        return label.flatten(1).gather(1, pixels)
 
     @staticmethod
     def _weak_label_on_whole_grid(seen: TeacherView) -> Tensor:
@@ -211,14 +217,13 @@ class SelfLabelingStage(Stage):
 
     def contrast(self, output: SegmentationOutput, seen: TeacherView, label: Tensor) -> Tensor:
         """Student pixels of the crop, of label (B, H/4, W/4), against the queue of EMA features."""
-        grid = output.feats.shape[2:]
-        pixels = self.draws.pixels(len(output.feats), grid.numel(), self.method.pixels)
+        grid, pixels = output.feats.shape[2:], self.sampled_pixels(output.feats)
         if self.quirks.unshuffled_labels:
             grid_label = self._weak_label_on_whole_grid(seen)
         else:
             grid_label = F.interpolate(label[:, None].float(), size=grid, mode="nearest").flatten(1).long()
         anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
-        anchor_labels = grid_label.gather(1, pixels.to(grid_label.device)).flatten()
+        anchor_labels = grid_label.gather(1, pixels).flatten()
         queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
         loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
         return loss / self.processes.size
@@ -279,5 +284,5 @@ def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
 
 def _take(maps: Tensor, pixels: Tensor) -> Tensor:
     """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
-    index = pixels.to(maps.device)[:, None].expand(-1, maps.shape[1], -1)
+    index = pixels[:, None].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, index).transpose(1, 2)

@@ -1,0 +1,44 @@
+"""An iteration on a GPU: `make test-gpu`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from benchmarks.step import STAGES, batches, build
+from models import Compute
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
+]
+WAYS = {
+    "fp32": Compute(),
+    "bf16": Compute(torch.bfloat16, channels_last=True),
+    "recompute": Compute(torch.bfloat16, channels_last=True, recompute=True),
+}
+
+
+def small(stage: str) -> Namespace:
+    return Namespace(
+        stage=stage, backbone="mini", bs=2, rcrop=(192, 96), img_size=(256, 128), fbs=16, queue_length=512
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_waits_for_the_device(stage, way):
+    """torch raises where the host would wait for the GPU."""
+    device, o = torch.device("cuda"), small(stage)
+    learner, (source, target) = build(o, WAYS[way], device), batches(o, device)
+    for _ in range(2):  # allocates, tunes, starts momentum
+        learner.step(source, target)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [learner.step(source, target) for _ in range(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(loss) for row in losses for loss in row.values())
