@@ -111,6 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         write_mini(Path(scratch) / "images", o.img_size, 0, 1, o.images, o.images)
         for way, compute in (("fp32", Compute()), ("bf16, channels last", Compute(torch.bfloat16, True))):
+            torch.backends.cudnn.allow_tf32 = compute.dtype is not None
             bench = Bench(o, compute, device, Path(scratch))
             runs = (bench.soft_labels, bench.hard_labels, bench.distribution, bench.scores)
             rates = [images_a_second(run, o.images, device) for run in runs]

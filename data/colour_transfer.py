@@ -20,8 +20,10 @@ _WHITE = np.array([0.95047, 1.0, 1.08883])
 _F_TO_LAB = np.array([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])  # A
 _LAB_OFFSET = np.array([-16.0, 0.0, 0.0])  # c
 _LEVELS = np.arange(256) / 255.0
-_LINEAR = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
+_CURVE = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92)  # sRGB gamma
+_LINEAR = {torch.float32: _CURVE.astype(np.float32), torch.float64: _CURVE}
 _CHUNK = 16384  # pixels worked on at a time
+_NARROW = 0.1  # a standard deviation that magnifies the rounding of float32: float64 then
 
 
 class ColourStatistics(NamedTuple):
@@ -33,29 +35,33 @@ class ColourStatistics(NamedTuple):
 
 def colour_statistics(image: np.ndarray) -> ColourStatistics:
     """Of an image (H, W, 3) uint8."""
+    found = _statistics(image, torch.float32)
+    return _statistics(image, torch.float64) if found.std.min() < _NARROW else found
+
+
+def _statistics(image: np.ndarray, dtype: torch.dtype) -> ColourStatistics:
     total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    to_lab, offset = _tensor(_F_TO_LAB), _tensor(_LAB_OFFSET)[:, None]
+    to_lab, offset = _tensor(_F_TO_LAB, dtype), _tensor(_LAB_OFFSET, dtype)[:, None]
     for chunk in _chunks(image):
-        lab = (to_lab @ _cube_roots(chunk) + offset).double()
+        lab = (to_lab @ _cube_roots(chunk, dtype) + offset).double()
         total += lab.sum(dim=1)
-        squares += lab.square_().sum(dim=1)
-    count = image.shape[0] * image.shape[1]
-    mean = total / count
-    return ColourStatistics(mean.numpy(), (squares / count - mean.square()).clamp(min=0).sqrt().numpy())
+        squares += lab.square().sum(dim=1)
+    mean = total / (image.shape[0] * image.shape[1])
+    variance = squares / (image.shape[0] * image.shape[1]) - mean.square()
+    return ColourStatistics(mean.numpy(), variance.clamp(min=0).sqrt().numpy())
 
 
 def transfer_colours(image: np.ndarray, own: ColourStatistics, wanted: ColourStatistics) -> np.ndarray:
     """An image (H, W, 3) uint8 of statistics `own`, or part of it, given the `wanted` ones; uint8."""
-    scale = wanted.std / np.maximum(
-        own.std, 1e-8
-    )  # an image of one colour keeps it, moved to the wanted mean
+    dtype = torch.float64 if own.std.min() < _NARROW else torch.float32
+    scale = wanted.std / np.maximum(own.std, 1e-8)  # an image of one colour moves to the wanted mean
     back = np.linalg.inv(_F_TO_LAB)
     shift = back @ (scale * (_LAB_OFFSET - own.mean) + wanted.mean - _LAB_OFFSET)
-    matrix, shift = _tensor(back @ np.diag(scale) @ _F_TO_LAB), _tensor(shift)[:, None]
+    matrix, shift = _tensor(back @ np.diag(scale) @ _F_TO_LAB, dtype), _tensor(shift, dtype)[:, None]
     moved = np.empty_like(image, order="C")
     flat, start = moved.reshape(-1, 3), 0
     for chunk in _chunks(image):
-        levels = _levels(torch.addmm(shift, matrix, _cube_roots(chunk)))
+        levels = _levels(torch.addmm(shift, matrix, _cube_roots(chunk, dtype)))
         flat[start : start + len(chunk)] = levels.t().numpy()
         start += len(chunk)
     return moved
@@ -68,22 +74,22 @@ def _chunks(image: np.ndarray) -> Iterator[np.ndarray]:
         yield image[start : start + rows].reshape(-1, 3)
 
 
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values).float()
+def _tensor(values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    return torch.from_numpy(values).to(dtype)
 
 
-def _cube_roots(pixels: np.ndarray) -> Tensor:
+def _cube_roots(pixels: np.ndarray, dtype: torch.dtype) -> Tensor:
     """sRGB (n, 3) uint8 → f (3, n)."""
-    linear = torch.from_numpy(np.take(_LINEAR, pixels.T))
-    xyz = _tensor(_RGB_TO_XYZ / _WHITE[:, None]) @ linear
+    linear = torch.from_numpy(np.take(_LINEAR[dtype], pixels.T))
+    xyz = _tensor(_RGB_TO_XYZ / _WHITE[:, None], dtype) @ linear
     return torch.where(xyz > 0.008856, xyz.pow(1 / 3), 7.787 * xyz + 16.0 / 116.0)
 
 
 def _levels(f: Tensor) -> Tensor:
     """f (3, n) → sRGB (3, n) uint8, clipped and truncated."""
-    f[2].clamp_(min=0.0)  # Z is no less than that of black's f
+    f[2].clamp_(min=0.0)
     scaled = torch.where(f > 0.2068966, f * f * f, (f - 16.0 / 116.0) / 7.787)
-    linear = _tensor(np.linalg.inv(_RGB_TO_XYZ) * _WHITE) @ scaled
+    linear = _tensor(np.linalg.inv(_RGB_TO_XYZ) * _WHITE, f.dtype) @ scaled
     curved = linear.clamp(min=0.0).pow(1 / 2.4).mul_(1.055).sub_(0.055)
     srgb = torch.where(linear > 0.0031308, curved, 12.92 * linear)
     return srgb.clamp_(0.0, 1.0).mul_(255.0).to(torch.uint8)

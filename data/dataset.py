@@ -64,7 +64,7 @@ class DataSet:
         rows = self.cache.rows(
             path, f"RGB {self.size}", top, bottom, lambda: _decode_region(path, self.size, whole)
         )
-        return rows[:, left:right]
+        return _decode_region(path, self.size, box) if rows is None else rows[:, left:right]
 
     def read_label(self, index: int) -> np.ndarray:
         """Train ids (H, W) uint8, nearest where the file has another size."""
@@ -81,6 +81,8 @@ class DataSet:
         whole = np.arange(self.size[1]), np.arange(self.size[0])
         kind = f"{self.scheme} {self.n_class} {self.size}"
         kept = self.cache.rows(path, kind, top, bottom, lambda: self._decode_label(path, *whole))
+        if kept is None:
+            return self._decode_label(path, rows, columns)
         return crossings(kept, rows - top, columns)
 
     def _decode_label(self, path: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -114,6 +116,8 @@ def _decode_region(path: Path, size: Size, box: Box) -> np.ndarray:
     with opened(path) as image:
         needed = needed_box(image.size, size, box)
         load_rows(image, needed[3])
+    if image.mode[0] in "IF":
+        raise ValueError(f"{path}: an image of 8 bits a channel is expected, this one is {image.mode}")
     file = image.size
     if needed != (0, 0, *file):
         image = image.crop(needed)

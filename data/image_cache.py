@@ -19,7 +19,7 @@ import numpy as np
 from utils.files import replace_when_whole
 
 _STRIP = 32  # rows that share a checksum
-_HEADER = 4096  # bytes before the pixels
+_HEADER = 2**14  # bytes before the pixels: checksums of up to 40,000 rows
 _ENDING = ".image"
 
 
@@ -34,42 +34,55 @@ class ImageCache:
 
     An entry belongs to the file as it was (`file_identity`), appears whole or not at all, and is checked each
     time it is read; a damaged one is made again. Nothing else is ever removed: once the entries have `limit`
-    bytes, or the disk refuses, no more are added. Any number of processes may share a folder.
+    bytes, or the disk refuses, each process says so and adds no more. Any number may share a folder.
     """
 
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit, self._full = folder, limit, False
-        folder.mkdir(parents=True, exist_ok=True)
-        self._count()  # a killed process may have left a wrong number
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._count()  # a killed process may have left a wrong number
+        except OSError as error:
+            self._add_no_more(error)
 
     def rows(
         self, path: Path, kind: str, start: int, stop: int, make: Callable[[], np.ndarray]
-    ) -> np.ndarray:
-        """Rows [start, stop) of what `make` makes of the file; kind: which of its possible forms."""
+    ) -> np.ndarray | None:
+        """Rows [start, stop) of what `make` makes of the file; kind: which of its possible forms.
+
+        None if they are not there and cannot be added.
+        """
         digest = hashlib.sha256(f"{file_identity(path)} {kind}".encode()).hexdigest()
         entry = self.folder / (digest[:32] + _ENDING)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             kept = _read(entry, start, stop)
             if kept is not None:
                 return kept
             self._remove(entry)
+        if self._full:
+            return None
         whole = make()
-        if not self._full:
-            self._add(entry, whole)
+        self._add(entry, whole)
         return whole[start:stop]
 
     def _add(self, entry: Path, whole: np.ndarray) -> None:
         content = _encode(whole)
         try:
             with self._counted() as (used, write):
+                if entry.exists():  # another process was faster
+                    return
                 if used + len(content) > self.limit:
-                    raise OSError(f"{self.limit / 1e9:.1f} GB are used (--cache_limit)")
+                    used_up = f"{self.limit / 1e9:.1f} GB are used"
+                    raise OSError(f"{used_up}; raise --cache_limit, or empty it if the data set has changed")
                 write(used + len(content))
             with replace_when_whole(entry) as file:
                 file.write(content)
         except OSError as error:
-            self._full = True
-            print(f"{self.folder}: nothing more is cached ({error})", file=sys.stderr)
+            self._add_no_more(error)
+
+    def _add_no_more(self, reason: OSError) -> None:
+        self._full = True
+        print(f"{self.folder}: nothing more is cached ({reason})", file=sys.stderr)
 
     def _remove(self, entry: Path) -> None:
         with suppress(OSError):
@@ -101,6 +114,7 @@ def _encode(whole: np.ndarray) -> bytes:
     """A header of JSON, then the rows."""
     sums = [zlib.crc32(np.ascontiguousarray(whole[i : i + _STRIP])) for i in range(0, len(whole), _STRIP)]
     header = json.dumps({"shape": whole.shape, "sums": sums}).encode()
+    assert len(header) <= _HEADER, whole.shape
     return header.ljust(_HEADER) + whole.tobytes()
 
 
@@ -117,9 +131,8 @@ def _read(entry: Path, start: int, stop: int) -> np.ndarray | None:
                 return None
             file.seek(_HEADER + top * length)
             rows = np.fromfile(file, dtype=np.uint8, count=(bottom - top) * length).reshape(-1, *row)
+            expected = sums[first:last]
         except (ValueError, KeyError, TypeError):  # not what `_encode` writes
             return None
-    whole_strips = [zlib.crc32(rows[i : i + _STRIP]) for i in range(0, len(rows), _STRIP)]
-    if len(rows) != bottom - top or whole_strips != sums[first:last]:
-        return None
-    return rows[start - top : stop - top]
+    found = [zlib.crc32(rows[i : i + _STRIP]) for i in range(0, len(rows), _STRIP)]
+    return rows[start - top : stop - top] if found == expected else None

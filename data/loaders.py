@@ -303,6 +303,9 @@ def _collate(batch_type: type, samples: list[dict]) -> Batch | Exception:
     columns = {}
     for key in samples[0]:
         values = [sample[key] for sample in samples]
+        if isinstance(values[0], Tensor) and len({value.shape for value in values}) > 1:
+            shapes = sorted({tuple(value.shape) for value in values})
+            return ValueError(f"{key} of one batch have the shapes {shapes}; were all made by one command?")
         # default_collate stacks in the memory that a loading process shares, which saves a copy.
         columns[key] = default_collate(values) if isinstance(values[0], Tensor) else values
         if values[0] is None:

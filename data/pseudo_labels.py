@@ -67,8 +67,8 @@ class PseudoLabels:
         with opened(path) as image:
             rows, columns = nearest_crossings(image.size, size, rows, columns)
             load_rows(image, int(rows.max()) + 1)
-        if len(image.getbands()) != 1:
-            raise ValueError(f"{path}: a hard pseudo label has one channel, this file is {image.mode}")
+        if image.mode not in ("L", "P"):
+            raise ValueError(f"{path}: a hard pseudo label has one 8-bit channel, this file is {image.mode}")
         label = crossings(np.array(image), rows, columns)
         if ((label >= self.n_class) & (label != IGNORE)).any():
             bad = int(label[(label >= self.n_class) & (label != IGNORE)].max())
@@ -101,6 +101,9 @@ def in_steps(confidence: np.ndarray) -> np.ndarray:
 
     For each threshold of whole steps "at most the threshold" holds for the same pixels as in float16.
     """
+    if not np.isfinite(confidence).all():
+        raise ValueError("a confidence is not a number; does the network's checkpoint hold such numbers?")
+    confidence = confidence.clip(0.0, 1.0)
     # The bits of float16 numbers from 0 on, read as integers, are in the order of the numbers.
     bits = np.arange(int(_LEVELS[-1].view(np.uint16)) + 1, dtype=np.uint16)
     table = np.searchsorted(_LEVELS.view(np.uint16), bits).astype(np.uint8)

@@ -39,6 +39,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        given, x = x.dtype, x.to(self.weight.dtype)  # statistics of autocast's bf16 are taken in float32
         count = x.numel() // x.shape[1] * dist.get_world_size()
         variances, means = torch.var_mean(x, dim=(0, 2, 3), correction=0)
         every = _GatherFromProcesses.apply(torch.stack([means, variances]))  # (processes, 2, C)
@@ -47,10 +48,9 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked += 1
+            self.num_batches_tracked += 1
         scale = self.weight * (var + self.eps).rsqrt()
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+        return ((x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(given)
 
 
 class _GatherFromProcesses(torch.autograd.Function):

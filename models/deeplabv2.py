@@ -176,7 +176,7 @@ def _without_counting(block: nn.Module) -> Iterator[None]:
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:

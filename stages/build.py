@@ -53,15 +53,16 @@ def prepare_device(o: Options) -> torch.device:
 def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
     """What --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
 
-    auto: bf16 and channels last on a GPU that computes in it, else fp32. tf32: matrices and convolutions of
-    float32 with a mantissa of 10 bits, GPUs alone; off in fp32.
+    auto: bf16 and channels last on a GPU that computes in it, else fp32. tf32: a GPU multiplies float32 with
+    a mantissa of 10 bits, in the losses too; with bf16 only in the discriminator's convolutions.
     """
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     precision = o.precision
     if precision == "auto":
         precision = "bf16" if fast else "fp32"
     channels_last = o.channels_last or (o.precision == "auto" and fast)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
     dtype = torch.bfloat16 if precision == "bf16" else None
     words = [f"networks in {precision}", *(["channels last"] if channels_last else [])]
     words += [name for name in ("compile", "recompute") if getattr(o, name)]

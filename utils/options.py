@@ -191,7 +191,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--log_dir", type=_path, default=Path("logs"), help="folder of all runs")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
     add("--gpus", type=int, metavar="N", help="use at most N GPUs of this machine; default: all visible ones")
-    add("--seed", type=int, default=6523, help="the same seed gives the same run")
+    add("--seed", type=int, default=6523, help="the same seed gives the same run (on GPUs up to rounding)")
     add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
     add("--infer_bs", type=int, default=1, help="whole images at once in scripts and validation")
     add("--threads", type=int, help="CPU threads for computing; default: the cores less those that load data")
@@ -209,8 +209,8 @@ def _add_computing(group: argparse._ArgumentGroup) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "tf32", "bf16"],
-        help="numbers inside the networks, losses stay in fp32; auto: bf16 and channels last on a GPU that "
-        "has it, else fp32",
+        help="numbers of the networks; bf16: losses stay in fp32; tf32: all products of fp32 on a GPU; auto: "
+        "bf16 and channels last on a GPU that has it, else fp32",
     )
     add("--channels_last", action="store_true", help="channels side by side in memory")
     add("--compile", action="store_true", help="networks through torch.compile (minutes at the start)")
@@ -440,6 +440,8 @@ def _bad_choice(o: Options) -> str | None:
         return "--img_size: both sides must be at least 8"
     if o.device == "cuda" and not torch.cuda.is_available():
         return "--device cuda: no GPU is visible; use --device cpu"
+    if o.compile and o.recompute:
+        return "--compile and --recompute cannot go together: leave one out"
     if o.fbs > o.queue_length:
         return f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"
     for name in ("name", "model_name"):
@@ -502,5 +504,8 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, OSError | ValueError | ArithmeticError):
         return str(error)
     if isinstance(error, RuntimeError) and "out of memory" in str(error):
-        return f"{str(error).splitlines()[0]}; lower --bs or --rcrop"
+        remedy = "train with --recompute, lower --bs or --rcrop; where nothing is learned, --infer_bs"
+        return f"{str(error).splitlines()[0]}; {remedy}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"{str(error).splitlines()[0]}; torch.compile does not work here, leave out --compile"
     return None

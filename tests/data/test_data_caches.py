@@ -70,14 +70,15 @@ def test_a_changed_file_is_made_anew(source, tmp_path):
     [
         lambda b: b[: len(b) // 2],
         lambda b: b"",
-        lambda b: b[:4096] + bytes([b[4096 + 150 * 20] ^ 1]) + b[4097:],
+        lambda b: b[: 2**14] + bytes([b[2**14 + 150 * 20] ^ 1]) + b[4097:],
         lambda b: b[:-1] + bytes([b[-1] ^ 128]),
         lambda b: b"\xff" * len(b),
-        lambda b: b'{"shape": 3, "sums": {}}'.ljust(4096) + b[4096:],
-        lambda b: b'{"shape": [70], "sums": []}'.ljust(4096) + b[4096:],
-        lambda b: b'{"shape": [70, 1000000000000, 3], "sums": []}'.ljust(4096) + b[4096:],
-        lambda b: b'{"shape": [70, -1, 3], "sums": [1, 2, 3]}'.ljust(4096) + b[4096:],
-        lambda b: b"[]".ljust(4096) + b[4096:],
+        lambda b: b'{"shape": 3, "sums": {}}'.ljust(2**14) + b[2**14 :],
+        lambda b: b'{"shape": [70], "sums": []}'.ljust(2**14) + b[2**14 :],
+        lambda b: b'{"shape": [70, 1000000000000, 3], "sums": []}'.ljust(2**14) + b[2**14 :],
+        lambda b: b'{"shape": [70, -1, 3], "sums": [1, 2, 3]}'.ljust(2**14) + b[2**14 :],
+        lambda b: b"[]".ljust(2**14) + b[2**14 :],
+        lambda b: b'{"shape": [70, 50, 3], "sums": 7}'.ljust(2**14) + b[2**14 :],
     ],
 )
 def test_a_damaged_entry_is_made_anew(damage, source, tmp_path):
@@ -91,14 +92,24 @@ def test_a_damaged_entry_is_made_anew(damage, source, tmp_path):
 
 
 def test_no_more_than_the_limit_is_kept(source, tmp_path, capsys):
-    one = 4096 + whole().nbytes
+    """What does not fit any more is not made whole: it is left to the caller."""
+    one = 2**14 + whole().nbytes
     cache = ImageCache(tmp_path / "cache", int(2.5 * one))
-    for kind in "abcd":
-        taken = cache.rows(source, kind, 0, 70, whole)
-        np.testing.assert_array_equal(taken, whole())
+    for _ in range(2):
+        taken = [cache.rows(source, kind, 0, 70, whole) for kind in "ab"]
+        assert all((rows == whole()).all() for rows in taken)
+    np.testing.assert_array_equal(cache.rows(source, "c", 0, 70, whole), whole())  # found out too late
+    assert cache.rows(source, "d", 0, 70, forbid) is None
     assert len(entries(tmp_path / "cache")) == 2
     assert capsys.readouterr().err.count("--cache_limit") == 1
     assert int((tmp_path / "cache" / "bytes").read_text()) == 2 * one
+
+
+def test_a_folder_that_cannot_be_made_is_left_alone(source, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    cache = ImageCache(tmp_path / "file", LIMIT)
+    assert cache.rows(source, "RGB", 0, 70, forbid) is None
+    assert capsys.readouterr().err.count("nothing more is cached") == 1
 
 
 def test_a_wrong_count_is_put_right_at_the_start(source, tmp_path):
@@ -113,8 +124,8 @@ def test_a_wrong_count_is_put_right_at_the_start(source, tmp_path):
 def test_a_disk_that_refuses_does_not_stop_the_run(source, tmp_path, capsys, monkeypatch):
     cache = ImageCache(tmp_path / "cache", LIMIT)
     monkeypatch.setattr("os.replace", raise_disk_full)
-    for _ in range(2):
-        np.testing.assert_array_equal(rows(cache, source), whole()[3:41])
+    np.testing.assert_array_equal(rows(cache, source), whole()[3:41])
+    assert rows(cache, source) is None
     assert capsys.readouterr().err.count("nothing more is cached") == 1
     assert not [p for p in (tmp_path / "cache").iterdir() if p.name != "bytes"]
 

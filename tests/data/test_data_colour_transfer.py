@@ -106,7 +106,24 @@ def test_transfer_reaches_the_targets_statistics():
     np.testing.assert_allclose(std, expected_std, atol=1.0)
 
 
-def test_an_image_of_one_colour_stays_one_colour():
-    flat = np.full((4, 5, 3), 90, dtype=np.uint8)
-    moved = moved_to(flat, image(5))
-    assert len(np.unique(moved.reshape(-1, 3), axis=0)) == 1
+NARROW = {
+    "grey": np.repeat(image(8)[..., :1], 3, axis=2),
+    "black with few white pixels": np.where(image(9)[..., :1] > 250, 255, 0).repeat(3, 2).astype(np.uint8),
+    "two near colours": np.where(image(9)[..., :1] > 120, 91, 90).repeat(3, 2).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_images_of_almost_no_colour_agree_with_skimage(name):
+    source, target = NARROW[name], image(5)
+    difference = np.abs(moved_to(source, target).astype(int) - skimage_transfer(source, target))
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (120, 33, 200)])
+def test_an_image_of_one_colour_takes_the_targets_mean_colour(colour):
+    target = image(5)
+    moved = moved_to(np.full((4, 5, 3), colour, dtype=np.uint8), target)
+    mean = color.rgb2lab(target).mean(axis=(0, 1))
+    wanted = (color.lab2rgb(mean[None, None])[0, 0] * 255).astype(int)
+    assert np.abs(moved.astype(int) - wanted).max() <= 1
