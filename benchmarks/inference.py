@@ -3,7 +3,8 @@
     python benchmarks/inference.py                                            # a GPU: 2048×1024, ResNet-101
     python benchmarks/inference.py --img_size 512,256 --images 8 --workers 0  # a CPU
 
-Draws its images, fills the network at random, and goes through what the scripts do. Prints a Markdown table.
+Draws its images, fills the network at random, and goes through what the scripts do. Prints a Markdown table;
+`docs/performance.md` holds it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models import Compute, DeepLabV2, ema_copy, freeze_batch_norm
 from tests.golden import inputs
 
-COMPILING = pytest.mark.filterwarnings("default::DeprecationWarning")  # torch's own, while it compiles
+COMPILING = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
 
 
 def network(frozen: bool = False, dtype: torch.dtype = torch.float64) -> DeepLabV2:
