@@ -24,7 +24,7 @@ import torch
 from data.cityscapes import cityscapes
 from data.labels import palette
 from data.loaders import inference_loader
-from data.mini import write_mini
+from data.mini import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
 from generate_pseudo_label import hard_scores
 from models import Compute, deeplabv2
@@ -84,17 +84,11 @@ def images_a_second(run: Callable[[], None], images: int, device: torch.device) 
     return images / (time.perf_counter() - start)
 
 
-def size(text: str) -> tuple[int, int]:
-    """W,H."""
-    width, height = text.split(",")
-    return int(width), int(height)
-
-
 def main() -> None:
     """Draw, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--img_size", type=size, default=(2048, 1024), metavar="W,H")
+    add("--img_size", type=parse_size, default=(2048, 1024), metavar="W,H")
     add("--images", type=int, default=64)
     add("--workers", type=int, default=6)
     add("--infer_bs", type=int, default=1)

@@ -14,7 +14,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +28,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from benchmarks import plain_samples as plain
+from benchmarks.timing import median_ms
 from data.cityscapes import cityscapes
 from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet
@@ -101,7 +102,8 @@ def write_pseudo_labels(data: DataSet, folder: Path) -> None:
     rng = np.random.default_rng(0)
     for i, path in enumerate(data.images):
         write_soft(folder, path.stem, rng.dirichlet(np.ones(K), GRID).transpose(2, 0, 1))
-        label = np.where(data.read_label(i) < K, data.read_label(i), 0).astype(np.uint8)
+        label = data.read_label(i)
+        label[label >= K] = 0
         edges = Image.fromarray(label).filter(ImageFilter.FIND_EDGES).point(lambda x: 255 if x else 0)
         doubt = edges.resize(GRID[::-1], Image.Resampling.BOX).resize(CITYSCAPES_SIZE, plain.BILINEAR)
         write_hard(folder, path.stem, label, 1 - np.asarray(doubt) / 512, palette(K))
@@ -141,18 +143,6 @@ def plain_sample(data: Data, kind: str, key: tuple[int, int]) -> dict:
     return sample | {"label": plain.label_tensor(label)}
 
 
-def median_ms(call: Callable[[int], object], count: int) -> float:
-    """Of `count` calls with 0, 1, …, after a round that warms up."""
-    for i in range(IMAGES):
-        call(i)
-    times = []
-    for i in range(count):
-        start = time.perf_counter()
-        call(i)
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times))
-
-
 def key_of(kind: str, i: int) -> object:
     """Sample i: the images in turn, each time another epoch."""
     return i % IMAGES if kind == "val" else (i, i % IMAGES)
@@ -175,10 +165,10 @@ def per_sample(data: Data, cache: ImageCache, count: int) -> str:
     ]
     for kind in KINDS:
         columns = [
-            median_ms(lambda i: decode(data.file(kind, i)), count),  # noqa: B023
-            median_ms(lambda i: ours[kind][key_of(kind, i)], count),  # noqa: B023
-            median_ms(lambda i: cached[kind][key_of(kind, i)], count),  # noqa: B023
-            median_ms(lambda i: plain_sample(data, kind, (i, i % IMAGES)), max(IMAGES, count // 4)),  # noqa: B023
+            median_ms(lambda i: decode(data.file(kind, i)), count, IMAGES),  # noqa: B023
+            median_ms(lambda i: ours[kind][key_of(kind, i)], count, IMAGES),  # noqa: B023
+            median_ms(lambda i: cached[kind][key_of(kind, i)], count, IMAGES),  # noqa: B023
+            median_ms(lambda i: plain_sample(data, kind, (i, i % IMAGES)), max(IMAGES, count // 4), IMAGES),  # noqa: B023
         ]
         cells = "".join(f" {ms:.1f} | {ms / columns[0]:.2f} |" for ms in columns[1:])
         lines.append(f"| {kind} | {columns[0]:.1f} |{cells}")

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loader import IMAGES, Data
 from data.loaders import SourceBatch, TargetBatch, read, training_loader
+from data.mini import parse_size
 from data.strong_augment import draw_strong
 from data.weak_augment import draw_weak
 from models import Compute, FCDiscriminator, deeplabv2, freeze_batch_norm
@@ -315,12 +316,6 @@ def variants(o: argparse.Namespace, device: torch.device) -> dict[str, tuple[Com
     return {k: v for k, v in found.items() if o.only is None or k in o.only.split(";")}
 
 
-def size(text: str) -> tuple[int, int]:
-    """W,H."""
-    width, height = text.split(",")
-    return int(width), int(height)
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -328,8 +323,8 @@ def parse() -> argparse.Namespace:
     add("--stage", default="stage1", choices=STAGES)
     add("--backbone", default="resnet101", choices=["resnet101", "mini"])
     add("--bs", type=int, default=4)
-    add("--rcrop", type=size, default=(896, 512), metavar="W,H")
-    add("--img_size", type=size, default=(2048, 1024), metavar="W,H")
+    add("--rcrop", type=parse_size, default=(896, 512), metavar="W,H")
+    add("--img_size", type=parse_size, default=(2048, 1024), metavar="W,H")
     add("--fbs", type=int, default=256)
     add("--queue_length", type=int, default=65536)
     add("--iterations", type=int, default=10, help="pairs of iterations, one of them with CutMix")

@@ -9,7 +9,6 @@ most; ours must not deviate. Prints a Markdown table; `docs/performance.md` hold
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from benchmarks import plain_samples as plain
+from benchmarks.timing import median_ms
 from data.loaders import keep_freed_memory
 from data.strong_augment import StrongRecord, strong_image
 
@@ -72,17 +72,6 @@ def crop() -> Image.Image:
     return Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
 
 
-def median_ms(call: Callable[[], object], count: int = 31) -> float:
-    """Of `count` calls, after one that warms up."""
-    call()
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times))
-
-
 def levels(first: np.ndarray, second: np.ndarray) -> int:
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
@@ -99,9 +88,9 @@ def main() -> None:
         wanted = np.asarray(plain.strong(image, record))
         ours, theirs = np.asarray(strong_image(image, record)), on_tensor(tensor).permute(1, 2, 0).numpy()
         times = [
-            median_ms(lambda: strong_image(image, record)),  # noqa: B023
-            median_ms(lambda: plain.strong(image, record)),  # noqa: B023
-            median_ms(lambda: on_tensor(tensor)),  # noqa: B023
+            median_ms(lambda _: strong_image(image, record), 31),  # noqa: B023
+            median_ms(lambda _: plain.strong(image, record), 31),  # noqa: B023
+            median_ms(lambda _: on_tensor(tensor), 31),  # noqa: B023
         ]
         print(
             f"| {name} | {times[0]:.1f} | {times[1]:.1f} | {levels(ours, wanted)} | {times[2]:.1f} "

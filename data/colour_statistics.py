@@ -51,7 +51,7 @@ class KeptStatistics:
         self._read_to += whole
         for line in new[:whole].splitlines():
             checksum, _, content = line.partition(b" ")
-            if checksum == _checksum(content) and content:
+            if checksum == _checksum(content) and len(content.split()) == 7:
                 key, *numbers = content.decode().split()
                 values = np.array([float.fromhex(number) for number in numbers])
                 self._known[key] = ColourStatistics(values[:3], values[3:])
