@@ -16,6 +16,7 @@ import yaml
 
 from data.labels import palette
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY, target_data
+from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report import write_report
@@ -103,7 +104,14 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
             continue
         print(f"[{at + 1}/{len(steps)}] {step.name}: {step.shell()}", flush=True)
         started = time.time()
-        code = _execute(step)
+        extra = []
+        if step.script == "train":
+            extra = ["--continue"] if not force and done.begun(step, previous) else ["--overwrite"]
+            done.write_begun(step, previous)
+        code = _execute(step, extra)
+        if code == CAN_CONTINUE:
+            print(f"step {step.name} was interrupted; the same command goes on", file=sys.stderr)
+            sys.exit(CAN_CONTINUE)
         if code:
             sys.exit(
                 f"error: step {step.name} ended with exit code {code}; mend it and run the same command again"
@@ -111,14 +119,22 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
         done.write(step, previous, started, time.time())
 
 
-def _execute(step: Step) -> int:
-    """Run the step's command with this interpreter, from any working directory; its exit code."""
+def _execute(step: Step, extra: list[str]) -> int:
+    """Run the step's command and extra words with this interpreter, from any working directory."""
     words = step.words[1:]
     if words[0] != "-m":
-        return subprocess.run([sys.executable, str(PROJECT / words[0]), *words[1:]], check=False).returncode
+        return _finish([sys.executable, str(PROJECT / words[0]), *words[1:], *extra], dict(os.environ))
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run([sys.executable, *words], env=environment, check=False).returncode
+    return _finish([sys.executable, *words], environment)
+
+
+def _finish(words: list[str], environment: dict[str, str]) -> int:
+    """Run a command to its end, which signals to this process reach; its exit code."""
+    children: list[subprocess.Popen] = []
+    with passed_on(children):
+        children.append(start_apart(words, environment))
+        return children[0].wait()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from data.pseudo_labels import PseudoLabels
 from data.replay import soft_label_quarter
 from data.strong_augment import StrongRecord, draw_strong, strong_image
 from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
+from utils.interruption import ignore_signals
 from utils.processes import ALONE, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -215,7 +217,7 @@ class TargetSamples(Dataset):
 class EpochBatches(Sampler):
     """An endless stream of batches of (epoch, index); batch number j depends on (seed, j) alone.
 
-    Of each batch, which several processes share, this process's part.
+    Of each batch, which several processes share, this process's part. start: the first batch of the stream.
     """
 
     def __init__(
@@ -227,34 +229,39 @@ class EpochBatches(Sampler):
         shuffle: bool,
         drop_last: bool,
         processes: Processes = ALONE,
+        start: int = 0,
     ):
         self.per_epoch = length // batch if drop_last else -(-length // batch)
         if self.per_epoch == 0:
             raise ValueError(
                 f"{length} {domain} images do not fill a batch of {batch}; lower --bs or add --no_droplast"
             )
-        count = processes.size
-        if batch % count:
-            fits = max(n for n in range(1, count) if batch % n == 0)
+        size = processes.size
+        if batch % size:
+            fits = max(n for n in range(1, size) if batch % n == 0)
             raise ValueError(
-                f"--bs {batch} does not divide among {count} processes; "
+                f"--bs {batch} does not divide among {size} processes; "
                 f"use {fits} (--gpus {fits}) or another --bs"
             )
-        if count > 1 and not drop_last and length % batch:
-            raise ValueError(f"--no_droplast with {count} processes: the last batch is smaller; leave it out")
+        if size > 1 and not drop_last and length % batch:
+            raise ValueError(f"--no_droplast with {size} processes: the last batch is smaller; leave it out")
         self.length, self.batch, self.shuffle, self.processes = length, batch, shuffle, processes
         self.seed = [seed, 2, _DOMAIN[domain]]
+        self.start = start
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = 0
-        while True:
-            order = np.arange(self.length)
+        for j in count(self.start):
+            yield self.processes.part(self.whole_batch(j))
+
+    def whole_batch(self, j: int) -> list[tuple[int, int]]:
+        """(epoch, index) of batch j = 0, 1, …, of all processes."""
+        epoch, b = divmod(j, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, np.arange(self.length)
             if self.shuffle:
-                order = np.random.default_rng([*self.seed, epoch]).permutation(self.length)
-            for b in range(self.per_epoch):
-                chosen = self.processes.part(order[b * self.batch : (b + 1) * self.batch])
-                yield [(epoch, int(index)) for index in chosen]
-            epoch += 1
+                self._order = np.random.default_rng([*self.seed, epoch]).permutation(self.length)
+        return [(epoch, int(index)) for index in self._order[b * self.batch : (b + 1) * self.batch]]
 
 
 class _Guarded(Dataset):
@@ -281,7 +288,19 @@ def read(loader: DataLoader) -> Iterator[Any]:
         yield item
 
 
-def keep_freed_memory(_worker: int = 0) -> None:
+def begin_worker(_worker: int) -> None:
+    """What a loading process does first. A signal to the whole group is for the process that it works for."""
+    ignore_signals()
+    keep_freed_memory()
+
+
+def batch_files(loader: DataLoader, j: int) -> list[str]:
+    """Names of the image files of a training loader's batch j, of all processes."""
+    images = loader.dataset.samples.data.images
+    return [images[index].name for _, index in loader.batch_sampler.whole_batch(j)]
+
+
+def keep_freed_memory() -> None:
     """Let the memory of one sample serve the next one, in a loading process.
 
     By default glibc gives large blocks back to the system; taking them again costs a page fault every 4 KB,
@@ -322,16 +341,20 @@ def training_loader(
     workers: int,
     processes: Processes = ALONE,
     pin: bool = False,
+    start: int = 0,
 ) -> DataLoader:
-    """Endless batches of one domain; batch: images over all processes; pin: for copies to a GPU."""
+    """Endless batches of one domain from batch `start` on.
+
+    batch: images over all processes; pin: for copies to a GPU.
+    """
     source = isinstance(samples, SourceSamples)
     domain = "source" if source else "target"
-    order = EpochBatches(len(samples), batch, seed, domain, shuffle, drop_last, processes)
+    order = EpochBatches(len(samples), batch, seed, domain, shuffle, drop_last, processes, start)
     return DataLoader(
         _Guarded(samples),
         batch_sampler=order,
         num_workers=workers,
-        worker_init_fn=keep_freed_memory,
+        worker_init_fn=begin_worker,
         collate_fn=partial(_collate, SourceBatch if source else TargetBatch),
         pin_memory=pin,
     )
@@ -379,7 +402,7 @@ def inference_loader(
         _Guarded(Subset(WholeImages(data, with_labels), dealt)),
         batch_size=batch,
         num_workers=workers,
-        worker_init_fn=keep_freed_memory,
+        worker_init_fn=begin_worker,
         collate_fn=partial(_collate, WholeBatch),
         pin_memory=pin,
         persistent_workers=again and workers > 0,

@@ -105,8 +105,13 @@ def whole_images(
     return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
 
 
-def training_loaders(o: Options, target_parts: frozenset[str], processes: Processes) -> tuple:
-    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches."""
+def training_loaders(
+    o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
+) -> tuple[DataLoader, DataLoader | None]:
+    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
+
+    start: iterations that have been done.
+    """
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
@@ -122,6 +127,7 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
         "workers": o.num_workers,
         "processes": processes,
         "pin": o.on_gpu,
+        "start": start,
     }
     source_loader = training_loader(source, **shared)
     if target is None:

@@ -47,8 +47,8 @@ class DistillationStage(Stage):
         self.teacher = compute.prepare(teacher.requires_grad_(False).eval())
         self.method = method
 
-    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
-        """One iteration."""
+    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+        """Pseudo labels and the teacher's probabilities, both on the strong view."""
         source_loss = self.learn_source(source)
         size = quarter(target.strong.shape[2:])
         output = self.compute(self.learner, target.strong)
@@ -67,7 +67,6 @@ class DistillationStage(Stage):
             regulariser = confidence_regulariser(student_logits, self.method.regulariser)
             total = total + self.method.regulariser_weight * regulariser / self.processes.size
         self.backward(total)
-        self.advance()
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
     def training_label(self, target: TargetBatch) -> Tensor:

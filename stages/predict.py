@@ -71,8 +71,13 @@ def evaluate(
     on_prediction: Callable[[str, np.ndarray], None] | None = None,
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
+    each: Callable[[], None] | None = None,
 ) -> dict:
-    """Scores on labelled images; on_prediction(name, label map (H, W) uint8) sees each prediction."""
+    """Scores on labelled images.
+
+    on_prediction(name, label map (H, W) uint8) sees each prediction; each() is called after every image, by
+    all processes equally often, and may raise.
+    """
     matrix = ConfusionMatrix(n_class, device)
     for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
         logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
@@ -80,5 +85,11 @@ def evaluate(
         matrix.update(item.label[None], prediction)
         if on_prediction is not None:
             on_prediction(item.name, prediction[0].to(torch.uint8).cpu().numpy())
+        if each is not None:
+            each()
+    if each is not None:  # some have an image less
+        own, total = len(loader.dataset), int(processes.sum(torch.tensor(len(loader.dataset))))
+        for _ in range(-(-total // processes.size) - own):
+            each()
     matrix.add_up(processes)
     return matrix.scores()

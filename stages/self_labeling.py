@@ -119,8 +119,8 @@ class SelfLabelingStage(Stage):
         super().train_mode()
         self.ema.train(self.quirks.ema_train_mode)
 
-    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
-        """One iteration of the paper's algorithm."""
+    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+        """The forward and backward passes of the paper's algorithm."""
         source_loss = self.learn_source(source)
         box = self.draws.cutmix_box(*target.weak.shape[2:])
         seen = self.teacher_view(target)
@@ -141,7 +141,6 @@ class SelfLabelingStage(Stage):
         total = self.weigh(losses)
         self.backward(total)
         self._sum_prototype_gradients()
-        self.advance()
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
     @torch.no_grad()
@@ -258,11 +257,26 @@ class SelfLabelingStage(Stage):
             self.prototypes.grad.div_(self.processes.size)
             self.processes.sum_gradients([self.prototypes])
 
-    def advance(self) -> None:
+    def update(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""
-        super().advance()
+        super().update()
         ema_update_(self.ema, self.student, EMA_MOMENTUM)
         self.prototypes_ema.lerp_(self.prototypes.detach(), 1.0 - EMA_MOMENTUM)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """With the EMA model and the queues."""
+        return super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
+
+    def state(self) -> dict:
+        """With both kinds of prototypes."""
+        return super().state() | {"prototypes": self.prototypes.data, "prototypes_ema": self.prototypes_ema}
+
+    def load_state(self, state: dict) -> None:
+        """With both kinds of prototypes."""
+        super().load_state(state)
+        self.prototypes.data.copy_(state["prototypes"])
+        self.prototypes_ema.copy_(state["prototypes_ema"])
 
     def released_state(self) -> dict:
         """With the EMA prototypes."""

@@ -91,13 +91,13 @@ PLAIN = Compute()
 
 
 class Stage:
-    """A student trained from a source and a target batch an iteration; see the subclasses' `step`.
+    """A student trained from a source and a target batch an iteration; see the subclasses' `learn`.
 
     Where several processes share the batch, each holds its part; losses are shares (see loss.shares) and the
-    gradients of all are added up once, in the backward pass before `advance`.
+    gradients of all are added up once, in the last backward pass.
     """
 
-    target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `step` looks at
+    target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `learn` looks at
 
     def __init__(
         self,
@@ -120,11 +120,37 @@ class Stage:
         self.learner = student if self.processes.size == 1 else _synchronised(student)
         groups = parameter_groups(student, settings.lr, settings.head_multiple, quirks.repeated_updates)
         self.optimizer = RepeatedSGD([*groups, *extra_groups], lr=settings.lr)
-        self.schedule = poly_schedule(self.optimizer, settings.train_iters)
+        # Each with its schedule.
+        self.optimizers = [(self.optimizer, poly_schedule(self.optimizer, settings.train_iters))]
 
-    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+    def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
         """One iteration; the losses as detached 0-d tensors."""
+        losses = self.learn(source, target)
+        self.advance()
+        return losses
+
+    def learn(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
+        """Forward and backward passes: leaves gradients, and the losses as detached 0-d tensors."""
         raise NotImplementedError
+
+    def gradients(self) -> list[Tensor]:
+        """Those that the optimisers would use."""
+        groups = (group for optimizer, _ in self.optimizers for group in optimizer.param_groups)
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+    def advance(self, update: bool = True) -> None:
+        """Use the gradients up and count the iteration; update=False: throw them away instead."""
+        if update:
+            self.update()
+        for optimizer, schedule in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+        self.iteration += 1
+
+    def update(self) -> None:
+        """Move the parameters, and what follows them."""
+        for optimizer, _ in self.optimizers:
+            optimizer.step()
 
     def train_mode(self) -> None:
         """Networks as they are while learning; call it again after an evaluation."""
@@ -160,16 +186,38 @@ class Stage:
         flags = self.quirks.flat_replay, self.quirks.translate_by_height
         return replay_strong(maps, records, scale, IGNORE, *flags)
 
-    def advance(self) -> None:
-        """SGD step, schedule, count."""
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
-        self.iteration += 1
-
     def learning_rates(self) -> dict[str, float]:
         """The rates of the next iteration, by group."""
         return learning_rates(self.optimizer)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The parts that an iteration changes, by name."""
+        return {"student": self.student}
+
+    def state(self) -> dict:
+        """Everything that the next iteration starts from but the batches; no copies.
+
+        Buffers of batch norms that are not shared (`--bn bn`) are those of this process.
+        """
+        return {
+            "iteration": self.iteration,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers],
+            "schedules": [schedule.state_dict() for _, schedule in self.optimizers],
+            "draws": self.draws.generator.get_state(),
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Go on from `state()` of such a stage; errors of any kind if it is another's."""
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        pairs = zip(self.optimizers, state["optimizers"], state["schedules"], strict=True)
+        for (optimizer, schedule), optimizer_state, schedule_state in pairs:
+            optimizer.load_state_dict(optimizer_state)
+            schedule.load_state_dict(schedule_state)
+        self.draws.generator.set_state(state["draws"])
+        self.iteration = state["iteration"]
 
     def released_state(self) -> dict:
         """The networks in the released layout (see utils.checkpoint)."""

@@ -18,11 +18,9 @@ from utils.quirks import Quirks
 class SourceOnlyStage(Stage):
     """Source cross-entropy and nothing else."""
 
-    def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
-        """One iteration."""
-        loss = self.learn_source(source, last=True)
-        self.advance()
-        return {"source": loss}
+    def learn(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
+        """Of the labelled source alone."""
+        return {"source": self.learn_source(source, last=True)}
 
 
 class WarmUpStage(Stage):
@@ -52,10 +50,11 @@ class WarmUpStage(Stage):
         self.adversarial_weight, self.gan = adversarial_weight, gan
         self.strong_source_weight = strong_source_weight
         self.disc_optimizer = torch.optim.Adam(discriminator.parameters(), lr=disc_lr, betas=(0.9, 0.99))
-        self.disc_schedule = poly_schedule(self.disc_optimizer, settings.train_iters)
+        disc_schedule = poly_schedule(self.disc_optimizer, settings.train_iters)
+        self.optimizers.append((self.disc_optimizer, disc_schedule))
 
-    def step(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
-        """One iteration: the segmenter against the frozen discriminator, then the discriminator."""
+    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+        """The segmenter against the frozen discriminator, then the discriminator."""
         self.discriminator.requires_grad_(False)
         source_logits, source_loss = self._see_source(source)
         target_logits = resize_logits(self.compute(self.learner, target.weak).logits, target.weak.shape[2:])
@@ -72,7 +71,6 @@ class WarmUpStage(Stage):
         disc_loss.backward()
         self.processes.sum_gradients(self.discriminator.parameters())
 
-        self.advance()
         losses = {"source": source_loss, "adversarial": adversarial, "discriminator": disc_loss}
         return {name: loss.detach() for name, loss in losses.items()}
 
@@ -94,12 +92,10 @@ class WarmUpStage(Stage):
         scale = 4 if self.quirks.source_replay_scale else 8
         return self.replay(label, source.strong_records, scale)
 
-    def advance(self) -> None:
-        """Both optimisers."""
-        super().advance()
-        self.disc_optimizer.step()
-        self.disc_optimizer.zero_grad(set_to_none=True)
-        self.disc_schedule.step()
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """With the discriminator."""
+        return super().modules | {"discriminator": self.discriminator}
 
     def released_state(self) -> dict:
         """With the discriminator."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import struct
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -30,8 +31,36 @@ def checkpoint_path(folder: Path, source: str, target: str, model: str, which: s
 
 def save_checkpoint(content: dict, path: Path) -> None:
     """Write `content`, tensors on the CPU, whole or not at all."""
-    with replace_when_whole(path) as file:
-        torch.save(_to_cpu(content), file)
+    with replace_when_whole(path, durable=True) as file:
+        write_tensors(to_cpu(content), file)
+
+
+def write_tensors(content: object, file: IO[bytes]) -> None:
+    """torch.save, of whose writer an error of the disk comes out as an error of the disk."""
+    watched = _Watched(file)
+    try:
+        torch.save(content, watched)
+    except RuntimeError:
+        if watched.error is None:
+            raise
+        raise watched.error from None
+
+
+class _Watched:
+    """A file that remembers the error that a write ended in."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def load_file(path: Path, remedy: str) -> object:
@@ -87,11 +116,12 @@ def without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value.detach() for key, value in state.items()}
 
 
-def _to_cpu(value: object) -> object:
+def to_cpu(value: object) -> object:
+    """The same nest of dicts, lists and tuples with its tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
-        return {k: _to_cpu(v) for k, v in value.items()}
+        return {k: to_cpu(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_to_cpu(v) for v in value)
+        return type(value)(to_cpu(v) for v in value)
     return value

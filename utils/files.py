@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -14,20 +15,41 @@ from PIL import Image
 
 
 @contextmanager
-def replace_when_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file written beside `path` and renamed to it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replace_when_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+    """A binary file written beside `path` and renamed to it when the block ends without an error.
+
+    durable: on the disk itself before it is renamed, for what a machine that goes down must not take along.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
             yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise OSError(
-            f"{path}: could not be written ({error.strerror or error}); is the disk full?"
-        ) from error
+        raise not_written(path, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def not_written(path: Path, error: OSError) -> OSError:
+    """The error of a failed write as one line with a remedy."""
+    remedy = "is the disk in order?"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "make room and start again; what was written before is whole"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "give a folder that may be written to"
+    return OSError(f"{path}: could not be written ({error.strerror or error}); {remedy}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a killed process had begun to write here; nobody else may be writing to the folder."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def save_array(array: np.ndarray, path: Path) -> None:

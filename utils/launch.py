@@ -16,6 +16,7 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
+from utils.interruption import passed_on, start_apart
 from utils.options import Options, one_line
 from utils.processes import Processes
 
@@ -66,7 +67,8 @@ def _join(o: Options) -> Processes:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    return Processes(dist.get_rank(), dist.get_world_size(), device, local_rank)
+    host = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), device, local_rank, host)
 
 
 class _Watch:
@@ -146,7 +148,7 @@ def _leave(message: str | None) -> None:
 def start_copies(count: int, argv: Sequence[str]) -> int:
     """Run `python argv` as `count` processes that share a run on this machine; their exit code.
 
-    As soon as one fails the others are ended.
+    As soon as one fails the others are ended. Signals are passed on to them.
     """
     # Held here, so that no process takes the store along when it fails.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -155,26 +157,24 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     copies: list[subprocess.Popen] = []
     patience = 0.0
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        for rank in range(count):
-            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            copies.append(subprocess.Popen([sys.executable, *argv], env=os.environ | shared | own))
-        while True:
-            codes = [copy.poll() for copy in copies]
-            if any(codes):
-                patience = _GRACE  # the others notice and end by themselves
-                break
-            if None not in codes:
-                return 0
-            time.sleep(0.1)
-    except KeyboardInterrupt:  # the terminal has told the copies as well
-        patience = _GRACE
-        return 130
+        with passed_on(copies):
+            for rank in range(count):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                copies.append(start_apart([sys.executable, *argv], os.environ | shared | own))
+            while True:
+                codes = [copy.poll() for copy in copies]
+                if any(codes):
+                    patience = _GRACE  # the others notice and end by themselves
+                    break
+                if None not in codes:
+                    return 0
+                time.sleep(0.1)
     finally:
         _end(copies, patience)
-        signal.signal(signal.SIGTERM, before)
     rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
+    if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        return 128 - code
     if code < 0:
         print(f"error: process {rank} was ended by signal {-code}; the run was stopped", file=sys.stderr)
     return code if code > 0 else 128 - code

@@ -11,7 +11,18 @@ import torch
 import tqdm
 from torch import Tensor
 
+from utils.files import not_written, save_text
 from utils.processes import ALONE, Processes
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; a line that cannot be written is an error, as that of any other file."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise not_written(Path(self.baseFilename), error) from None
+        raise error
 
 
 class _AboveTheBar(logging.Handler):
@@ -23,7 +34,7 @@ class _AboveTheBar(logging.Handler):
 
 
 def get_logger(folder: Path | None = None, file_name: str = "run.log") -> logging.Logger:
-    """The project's one logger, to the terminal and, if a folder is given, to a file in it."""
+    """The project's one logger, to the terminal and, if a folder is given, to a file in it (appended)."""
     logger = logging.getLogger("cpsl")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -32,8 +43,7 @@ def get_logger(folder: Path | None = None, file_name: str = "run.log") -> loggin
         handler.close()
     handlers: list[logging.Handler] = [_AboveTheBar()]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / file_name, encoding="utf-8"))
+        handlers.append(_LogFile(folder / file_name, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)
@@ -53,8 +63,9 @@ class RunLog:
     Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`, and lines in the form of the
     released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total] there, and j in
     the other two places.
-    total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs. Of several processes
-    each holds shares of the losses (loss.shares); they are added up when a line is due, and the first writes.
+    total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs; start: iterations that
+    were done before, whose lines stay. Of several processes each holds shares of the losses (loss.shares);
+    they are added up when a line is due, and the first writes.
     """
 
     def __init__(
@@ -65,23 +76,55 @@ class RunLog:
         per_epoch: int,
         epochs: int,
         processes: Processes = ALONE,
+        start: int = 0,
     ):
+        self._path = folder / "log.jsonl"
         self._lines = self._curves = None
         if processes.first:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lines = (folder / "log.jsonl").open("w", encoding="utf-8")
-            self._curves = SummaryWriter(str(folder / "tensorboard"))
+            save_text(_lines_until(self._path, start), self._path)
+            self._lines = self._path.open("a", encoding="utf-8")
+            # TensorBoard drops what an interrupted or an earlier run has told of later iterations.
+            self._curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._logger, self._processes = logger, processes
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush and close the files; an error on the way is only raised if none is under way."""
+        try:
+            self.close()
+        except OSError as error:
+            if kind is None:
+                raise not_written(self._path, error) from None
+
+    def tell(self, line: str) -> None:
+        """A line for people."""
+        self._logger.info(line)
+
+    def state(self) -> dict:
+        """What has been added since the last line; sums (processes, losses)."""
+        sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0)
+        return {"losses": list(self._sums), "sums": self._processes.gather(sums[None]), "count": self._count}
+
+    def load_state(self, state: dict) -> None:
+        """Go on from `state()`; with another number of processes the first takes all."""
+        sums = state["sums"]
+        if len(sums) == self._processes.size:
+            own = sums[self._processes.rank]
+        else:
+            own = sums.sum(dim=0) * self._processes.first
+        self._sums, self._count = dict(zip(state["losses"], own, strict=True)), state["count"]
+
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the detached losses of one iteration; nothing waits for the device."""
         for name, value in losses.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = value + self._sums[name].to(value.device) if name in self._sums else value
         self._count += 1
 
     def write(self, iteration: int, rates: dict[str, float], step: float, data: float) -> dict:
@@ -89,6 +132,8 @@ class RunLog:
 
         step, data: seconds since then, in all and waiting for the loader.
         """
+        if not self._count:  # all iterations were skipped
+            return {}
         seconds = {"step": step / self._count, "data": data / self._count}
         sums = self._processes.sum(torch.stack([x.double() for x in self._sums.values()])).tolist()
         means = {name: value / self._count for name, value in zip(self._sums, sums, strict=True)}
@@ -117,8 +162,11 @@ class RunLog:
     def _record(self, iteration: int, scalars: dict[str, float]) -> None:
         if self._lines is None:
             return
-        self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
-        self._lines.flush()
+        try:
+            self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
+            self._lines.flush()
+        except OSError as error:
+            raise not_written(self._path, error) from None
         for name, value in scalars.items():
             self._curves.add_scalar(name, value, iteration)
 
@@ -127,3 +175,18 @@ class RunLog:
         if self._lines is not None:
             self._lines.close()
             self._curves.close()
+
+
+def _lines_until(path: Path, iteration: int) -> str:
+    """The lines of a log up to an iteration; what is damaged is left out."""
+    if iteration == 0 or not path.is_file():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return "".join(line for line in lines if 0 <= _iteration_of(line) <= iteration)
+
+
+def _iteration_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return -1

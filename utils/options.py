@@ -18,7 +18,7 @@ from utils.quirks import Quirks
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (
     *("bs", "train_iters", "epochs", "resize", "fbs", "queue_length", "print_interval", "val_interval"),
-    *("max_images", "sinkhorn_iterations", "threads", "gpus", "infer_bs"),
+    *("max_images", "sinkhorn_iterations", "threads", "gpus", "infer_bs", "save_interval", "nonfinite_limit"),
 )
 _WEIGHTS = (
     *("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w"),
@@ -32,6 +32,15 @@ _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
     (_WEIGHTS, lambda v: 0 <= v < math.inf, "a number of at least 0"),
 ]
+# Options that a run may be continued with other values of: they decide nothing, but for rounding, about its
+# networks; or they say where files lie, which may have moved.
+_FREE = (
+    *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
+    *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
+    *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+    *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
+    *("class_distribution", "used_save_pseudo"),
+)
 _COMPATIBLE = "accepted for compatibility, without effect"
 
 
@@ -50,6 +59,10 @@ class Options(argparse.Namespace):
     def changed(self) -> dict:
         """Those that are not at their default."""
         return {k: v for k, v in self.values().items() if v != _plain(self._defaults[k])}
+
+    def decisive(self) -> dict:
+        """The values that must stay as they are where a run is continued."""
+        return {name: value for name, value in self.values().items() if name not in _FREE}
 
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
@@ -123,7 +136,7 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
 
 def option_words(values: dict, parser: argparse.ArgumentParser) -> list[str]:
     """{"lr": 1e-4, "rce": True} → ["--lr", "0.0001", "--rce"]; ValueError for a name that no option has."""
-    actions = {a.dest: a for a in parser._actions if a.option_strings}
+    actions = {s.removeprefix("--"): a for a in parser._actions for s in a.option_strings}
     words = []
     for name, value in values.items():
         action = actions.get(str(name))
@@ -372,10 +385,27 @@ def _add_optimisation(group: argparse._ArgumentGroup) -> None:
     add("--finetune", action="store_true", help="head at 10 times the rate (else 5), prototypes fixed")
     add("--print_interval", type=int, default=20, help="iterations between two log lines")
     add("--val_interval", type=int, default=1000, help="iterations between two validations")
+    add("--save_interval", type=int, default=500, help="iterations between two states that --continue needs")
+    add(
+        "--on_nonfinite",
+        default="stop",
+        choices=["stop", "skip"],
+        help="where a loss or gradient is not finite: end the run, or skip the iteration (all then wait for "
+        "the device)",
+    )
+    add("--nonfinite_limit", type=int, default=10, help="at most so many skipped iterations in a row")
 
 
 def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
     add = parser.add_argument_group("this script").add_argument
+    if script == "train":
+        add(
+            "--continue",
+            dest="continue_run",
+            action="store_true",
+            help="go on where the run in LOG_DIR/NAME stands, or begin it if nothing has been saved there",
+        )
+        add("--overwrite", action="store_true", help="begin anew where LOG_DIR/NAME holds a run")
     if script == "test":
         add("--result", type=_path, metavar="FILE", help="also write the scores as JSON")
         add("--save_pred", type=_path, metavar="DIR", help="also write the predicted train ids as PNG")
@@ -442,6 +472,8 @@ def _bad_choice(o: Options) -> str | None:
         return "--device cuda: no GPU is visible; use --device cpu"
     if o.compile and o.recompute:
         return "--compile and --recompute cannot go together: leave one out"
+    if getattr(o, "continue_run", False) and o.overwrite:
+        return "--continue and --overwrite: one or the other"
     if o.fbs > o.queue_length:
         return f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"
     for name in ("name", "model_name"):

@@ -19,7 +19,8 @@ class Processes:
     """Process `rank` of `size`. A batch is cut into `size` equal parts, in the order of the ranks.
 
     `Processes()` is one process alone: nothing is sent. device: through which tensors travel (NCCL knows only
-    its GPU); results come back on the device of what was given. local_rank: among those of this machine.
+    its GPU); results come back on the device of what was given. local_rank: among those of this
+    machine. host: the same processes over a channel between CPUs, for what must not wait for a GPU.
     Every method but `say` and `part` must be called by all processes.
     """
 
@@ -27,6 +28,7 @@ class Processes:
     size: int = 1
     device: torch.device = CPU
     local_rank: int = 0
+    host: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -61,6 +63,14 @@ class Processes:
         yield
         if self.local_rank == 0:
             self.wait()
+
+    def any(self, here: bool) -> bool:
+        """Whether it holds on any process; waits for the others but for no GPU."""
+        if self.size == 1:
+            return here
+        found = torch.tensor(int(here))
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.host)
+        return bool(found)
 
     def sum(self, x: Tensor) -> Tensor:
         """Summed over the processes, without gradient; `x` is left alone."""

@@ -183,13 +183,26 @@ class Done:
             return False
         return mine["after"] == (before["finished"] if before else None)
 
+    def begun(self, step: Step, previous: Step | None) -> bool:
+        """Whether this command was begun, after the last time that the previous step was done."""
+        try:
+            begun = json.loads(self._begun_marker(step).read_text())
+        except (OSError, ValueError):
+            return False
+        return begun == self._origin(step, previous)
+
+    def write_begun(self, step: Step, previous: Step | None) -> None:
+        """Note that a step has begun."""
+        save_json(self._origin(step, previous), self._begun_marker(step))
+
+    def _begun_marker(self, step: Step) -> Path:
+        return self.folder / "begun" / f"{step.name}.json"
+
+    def _origin(self, step: Step, previous: Step | None) -> dict:
+        before = self.read(previous) if previous else None
+        return {"command": step.shell(), "after": before["finished"] if before else None}
+
     def write(self, step: Step, previous: Step | None, started: float, finished: float) -> None:
         """Note that a step is done."""
-        before = self.read(previous) if previous else None
-        note = {
-            "command": step.shell(),
-            "after": before["finished"] if before else None,
-            "finished": finished,
-            "seconds": round(finished - started, 1),
-        }
-        save_json(note, self._marker(step))
+        times = {"finished": finished, "seconds": round(finished - started, 1)}
+        save_json(self._origin(step, previous) | times, self._marker(step))

@@ -1,0 +1,106 @@
+"""Whose folder a run's is, and where a run that was interrupted goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint import checkpoint_path
+from utils.files import remove_unfinished
+from utils.options import Options
+from utils.processes import Processes
+from utils.run_state import RunStates, locked
+
+BEGIN_ANEW = "begin the run anew with --overwrite"
+
+
+def released_path(o: Options, which: str) -> Path:
+    """The run's checkpoint "current" or "best"."""
+    return checkpoint_path(o.log_dir / o.name, o.src_dataset, o.tgt_dataset, o.model_name, which)
+
+
+@contextmanager
+def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]:
+    """The run's folder for this run alone, as long as the block lasts, and the states in it.
+
+    ValueError where another run is in it, unless --continue or --overwrite says what to do with it. A
+    checkpoint that no run of ours has left (a downloaded one) is renamed, not overwritten.
+    """
+    states = RunStates(folder / "state")
+    if not processes.first:
+        yield states
+        return
+    with locked(folder):
+        remove_unfinished(folder)
+        states.remove_unfinished()
+        found = states.iterations()
+        if o.overwrite:
+            for iteration in found:
+                states.remove(iteration)
+        elif found and not o.continue_run:
+            raise ValueError(
+                f"{folder}: holds a run at iteration {found[-1]}; go on with it by --continue, give another "
+                f"--name, or {BEGIN_ANEW}"
+            )
+        elif not found:
+            for which in ("current", "best"):
+                _keep(released_path(o, which))
+        yield states
+
+
+def _keep(path: Path) -> None:
+    """Rename a file that the run would overwrite."""
+    if path.is_file():
+        names = (path.with_name(f"{path.stem}.kept{n}{path.suffix}") for n in range(1, 1000))
+        kept = next(name for name in names if not name.exists())
+        path.rename(kept)
+        print(f"{path}: is not of this run; kept as {kept.name}")
+
+
+def continued(o: Options, states: RunStates, processes: Processes, logger: logging.Logger) -> dict | None:
+    """The newest good state of the run, or None if there is none yet; ValueError if the options differ.
+
+    Newer ones that are damaged are told and removed.
+    """
+    good = _newest_good(states, logger) if processes.first else 0
+    good = int(processes.sum(torch.tensor(good)))  # the first looks, for all
+    if good == 0:
+        logger.info("--continue: nothing has been saved yet; the run begins")
+        return None
+    content = states.load(good)
+    _require_same_options(o, content, states.path(good))
+    logger.info("continues after iteration %d (%s)", good, states.path(good))
+    return content
+
+
+def _newest_good(states: RunStates, logger: logging.Logger) -> int:
+    """Its iteration; 0 if there is none at all. ValueError if there are states and none is good."""
+    damaged = []
+    for iteration in reversed(states.iterations()):
+        problem = states.problem(iteration)
+        if problem is None:
+            for later in damaged:
+                states.remove(later)
+            return iteration
+        damaged.append(iteration)
+        logger.warning("%s; the one before is taken", problem)
+    if damaged:
+        raise ValueError(f"{states.folder}: no saved state is good; {BEGIN_ANEW}")
+    return 0
+
+
+def _require_same_options(o: Options, content: dict, path: Path) -> None:
+    """ValueError if an option that decides about results is not what it was."""
+    before, now = content.get("options"), o.decisive()
+    if not isinstance(before, dict) or not isinstance(content.get("iteration"), int):
+        raise ValueError(f"{path}: is not the state of a run; {BEGIN_ANEW}")
+    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if names:
+        told = ", ".join(f"--{name} {before.get(name)} → {now.get(name)}" for name in names)
+        raise ValueError(
+            f"{path}: the run was begun with other options ({told}); give the same, or {BEGIN_ANEW}"
+        )

@@ -1,0 +1,79 @@
+"""Iterations whose numbers are looked at: what is done when a loss or a gradient is not finite."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+
+from torch import Tensor
+
+from data.loaders import SourceBatch, TargetBatch
+from stages.stage import Stage
+from utils.finite import Bad, FiniteWatch, finite
+
+REMEDY = "go on from the last saved state with --continue, perhaps with --on_nonfinite skip"
+
+
+class Guard:
+    """Steps of a stage (`--on_nonfinite`).
+
+    skip=False: nothing waits for the device; `check` ends the run if an iteration since the last check was
+    bad. skip=True: every step waits for its gradients; a bad one changes nothing but the count, the rates and
+    the random draws, and more than `limit` in a row end the run.
+    files: (iteration) → the names of its images.
+    """
+
+    def __init__(
+        self, stage: Stage, skip: bool, limit: int, files: Callable[[int], str], logger: logging.Logger
+    ):
+        self.stage, self.skip, self.limit, self.files, self.logger = stage, skip, limit, files, logger
+        self.in_a_row = 0  # skipped
+        self._watch = FiniteWatch(stage.processes)
+
+    def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor] | None:
+        """One iteration; its losses (`Stage.learn`), or None if it was skipped."""
+        stage = self.stage
+        before = self._buffers() if self.skip else {}
+        losses = stage.learn(source, target)
+        self._watch.add(stage.iteration + 1, losses, finite([*losses.values(), *stage.gradients()]))
+        bad = self._watch.first_bad() if self.skip else None
+        if bad is None:
+            stage.advance()
+            self.in_a_row = 0
+            return losses
+        for name, module in stage.modules.items():
+            module.load_state_dict(before[name], strict=False)
+        with warnings.catch_warnings():  # torch expects an update before the rates move
+            warnings.simplefilter("ignore", UserWarning)
+            stage.advance(update=False)
+        self._count(bad)
+        return None
+
+    def check(self) -> None:
+        """Wait for the device; ValueError if an iteration since the last time was bad."""
+        bad = self._watch.first_bad()
+        if bad is not None:
+            raise ValueError(f"{self._told(bad)}; {REMEDY}")
+
+    def check_parameters(self) -> None:
+        """ValueError if what would be saved is not finite."""
+        self.check()
+        states = (module.state_dict() for module in self.stage.modules.values())
+        numbers = [x for state in states for x in state.values() if x.is_floating_point()]
+        if not finite(numbers):
+            raise ValueError(f"after iteration {self.stage.iteration} parameters are not finite; {REMEDY}")
+
+    def _buffers(self) -> dict[str, dict[str, Tensor]]:
+        """Copies of all that `learn` changes besides gradients."""
+        modules = self.stage.modules.items()
+        return {name: {key: x.clone() for key, x in module.named_buffers()} for name, module in modules}
+
+    def _count(self, bad: Bad) -> None:
+        self.in_a_row += 1
+        if self.in_a_row > self.limit:
+            raise ValueError(f"{self._told(bad)}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
+        self.logger.warning("%s; skipped", self._told(bad))
+
+    def _told(self, bad: Bad) -> str:
+        return f"{bad}; {self.files(bad.iteration)}"

@@ -1,0 +1,54 @@
+"""Numbers that are not numbers any more: found without waiting for the device, told with their iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.processes import ALONE, Processes
+
+
+class Bad(NamedTuple):
+    """The first iteration with a loss or a gradient that is not finite, and its losses."""
+
+    iteration: int
+    losses: dict[str, float]
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{name} {value:.6g}" for name, value in self.losses.items())
+        wrong = [name for name, value in self.losses.items() if not abs(value) < float("inf")]
+        what = f"loss {', '.join(wrong)} is" if wrong else "a gradient is"
+        return f"iteration {self.iteration}: {what} not finite ({told})"
+
+
+def finite(tensors: Iterable[Tensor]) -> Tensor:
+    """0-d bool, on their device: whether all numbers of all tensors (one at least) are."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
+    return torch.stack([norm.double() for norm in norms]).sum().isfinite()
+
+
+class FiniteWatch:
+    """Keeps what `finite` said of each iteration until it is asked; only `first_bad` waits for the device."""
+
+    def __init__(self, processes: Processes = ALONE):
+        self._processes = processes
+        self._waiting: list[tuple[int, dict[str, Tensor], Tensor]] = []
+
+    def add(self, iteration: int, losses: dict[str, Tensor], ok: Tensor) -> None:
+        """What one iteration ended in: shares of the losses, and `finite` of this process."""
+        self._waiting.append((iteration, losses, ok))
+
+    def first_bad(self) -> Bad | None:
+        """The first since the last call, the same on all processes; None if all were finite."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return None
+        bad = self._processes.sum(torch.stack([~ok for *_, ok in waiting]).double()).tolist()
+        for count, (iteration, losses, _) in zip(bad, waiting, strict=True):
+            if count:
+                whole = self._processes.sum(torch.stack([loss.double() for loss in losses.values()]))
+                return Bad(iteration, dict(zip(losses, whole.tolist(), strict=True)))
+        return None

@@ -1,0 +1,83 @@
+"""Signals that ask a run to end: it finishes what it is at, saves, and can be continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+Handler = Callable[[int, FrameType | None], None]
+
+
+class Interrupted(Exception):
+    """What raises it was asked to end before it was done."""
+
+
+class Interruption:
+    """Whether the run has been asked to end, in a `with` block that catches the signals.
+
+    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 (a scheduler's warning), SIGHUP. A second Ctrl-C ends it at once.
+    """
+
+    def __init__(self):
+        self.asked_by: str | None = None
+        self._interrupts = 0
+
+    def __enter__(self) -> Interruption:
+        self._before = catch_signals(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        restore_signals(self._before)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
+            print("error: ended at once; what was saved before is whole", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGINT)
+        self.asked_by = signal.Signals(number).name
+
+
+def catch_signals(handler: Handler) -> dict[int, object]:
+    """Hand the asking signals to `handler`, but ignored ones (nohup); returns what handled them before."""
+    caught = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in caught}
+
+
+def restore_signals(before: dict[int, object]) -> None:
+    """Undo `catch_signals`."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ignore_signals() -> None:
+    """For helping processes, which end when the process that they help does."""
+    for number in _ASKING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
+    """Start a process in a session of its own: a Ctrl-C reaches it only through this process."""
+    return subprocess.Popen(words, env=environment, start_new_session=True)
+
+
+@contextmanager
+def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Signals to this process go to its children (`start_apart`), which decide what to do."""
+
+    def send(number: int, _frame: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    before = catch_signals(send)
+    try:
+        yield
+    finally:
+        restore_signals(before)
