@@ -357,6 +357,7 @@ def training_loader(
         worker_init_fn=begin_worker,
         collate_fn=partial(_collate, SourceBatch if source else TargetBatch),
         pin_memory=pin,
+        generator=torch.Generator(),  # else it would draw from torch's own, which --continue restores
     )
 
 
@@ -406,4 +407,5 @@ def inference_loader(
         collate_fn=partial(_collate, WholeBatch),
         pin_memory=pin,
         persistent_workers=again and workers > 0,
+        generator=torch.Generator(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,23 @@ class DistillationStage(Stage):
             total = total + self.method.regulariser_weight * regulariser / self.processes.size
         self.backward(total)
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+
+    def state(self) -> dict:
+        """With a mark of the teacher, which is not saved: it never changes."""
+        return super().state() | {"teacher": self._teacher_mark()}
+
+    def load_state(self, state: dict) -> None:
+        """ValueError if the teacher is not the one that the run began with."""
+        if state["teacher"] != self._teacher_mark():
+            raise ValueError("the run was begun with another teacher; give its --resume_path")
+        super().load_state(state)
+
+    def _teacher_mark(self) -> int:
+        """A checksum of all its tensors."""
+        mark = 0
+        for tensor in self.teacher.state_dict().values():
+            mark = zlib.crc32(tensor.cpu().contiguous().numpy(), mark)
+        return mark
 
     def training_label(self, target: TargetBatch) -> Tensor:
         """Hard pseudo labels at a quarter (B, H/4, W/4), where the strong view shows them."""

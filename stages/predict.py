@@ -79,6 +79,9 @@ def evaluate(
     all processes equally often, and may raise.
     """
     matrix = ConfusionMatrix(n_class, device)
+    own = len(loader.dataset)
+    total = int(processes.sum(torch.tensor(own)))
+    spare = -(-total // processes.size) - own if each is not None else 0  # some have an image less
     for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
         logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
@@ -87,9 +90,7 @@ def evaluate(
             on_prediction(item.name, prediction[0].to(torch.uint8).cpu().numpy())
         if each is not None:
             each()
-    if each is not None:  # some have an image less
-        own, total = len(loader.dataset), int(processes.sum(torch.tensor(len(loader.dataset))))
-        for _ in range(-(-total // processes.size) - own):
-            each()
+    for _ in range(spare):
+        each()
     matrix.add_up(processes)
     return matrix.scores()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -83,20 +84,28 @@ class RunLog:
         if processes.first:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
-            save_text(_lines_until(self._path, start), self._path)
-            self._lines = self._path.open("a", encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lines = self._path.open("a" if start else "w", encoding="utf-8")
             # TensorBoard drops what an interrupted or an earlier run has told of later iterations.
             self._curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._lines_written = 0
         self._logger, self._processes = logger, processes
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def __enter__(self) -> RunLog:
+        # The thread that writes curves says what stops it to the next `add_scalar` too.
+        self._hook, threading.excepthook = threading.excepthook, self._silent_on_disk_errors
         return self
+
+    def _silent_on_disk_errors(self, failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):
+            self._hook(failure)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Flush and close the files; an error on the way is only raised if none is under way."""
+        threading.excepthook = self._hook
         try:
             self.close()
         except OSError as error:
@@ -110,7 +119,8 @@ class RunLog:
     def state(self) -> dict:
         """What has been added since the last line; sums (processes, losses)."""
         sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0)
-        return {"losses": list(self._sums), "sums": self._processes.gather(sums[None]), "count": self._count}
+        every = self._processes.gather(sums[None])
+        return {"losses": list(self._sums), "sums": every, "count": self._count, "lines": self._lines_written}
 
     def load_state(self, state: dict) -> None:
         """Go on from `state()`; with another number of processes the first takes all."""
@@ -120,6 +130,12 @@ class RunLog:
         else:
             own = sums.sum(dim=0) * self._processes.first
         self._sums, self._count = dict(zip(state["losses"], own, strict=True)), state["count"]
+        self._lines_written = state["lines"]
+        if self._lines is not None:  # what was written after the state was saved comes again
+            self._lines.close()
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            save_text("".join(lines[: self._lines_written]), self._path)
+            self._lines = self._path.open("a", encoding="utf-8")
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the detached losses of one iteration; nothing waits for the device."""
@@ -162,31 +178,22 @@ class RunLog:
     def _record(self, iteration: int, scalars: dict[str, float]) -> None:
         if self._lines is None:
             return
+        self._lines_written += 1
         try:
             self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
             self._lines.flush()
         except OSError as error:
             raise not_written(self._path, error) from None
-        for name, value in scalars.items():
-            self._curves.add_scalar(name, value, iteration)
+        try:
+            for name, value in scalars.items() if self._curves is not None else ():
+                self._curves.add_scalar(name, value, iteration)
+        except OSError as error:
+            self.tell(f"{self._path.parent / 'tensorboard'}: no more curves ({error})")
+            self._curves = None
 
     def close(self) -> None:
         """Flush and close the files."""
         if self._lines is not None:
             self._lines.close()
+        if self._curves is not None:
             self._curves.close()
-
-
-def _lines_until(path: Path, iteration: int) -> str:
-    """The lines of a log up to an iteration; what is damaged is left out."""
-    if iteration == 0 or not path.is_file():
-        return ""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    return "".join(line for line in lines if 0 <= _iteration_of(line) <= iteration)
-
-
-def _iteration_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):
-        return -1

@@ -535,9 +535,15 @@ def one_line(error: Exception) -> str | None:
     """What to tell a user of an expected error; None for one that needs its traceback."""
     if isinstance(error, OSError | ValueError | ArithmeticError):
         return str(error)
-    if isinstance(error, RuntimeError) and "out of memory" in str(error):
-        remedy = "train with --recompute, lower --bs or --rcrop; where nothing is learned, --infer_bs"
-        return f"{str(error).splitlines()[0]}; {remedy}"
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return "the machine's memory is used up; lower --num_workers, --bs or --infer_bs"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text and "shared memory" in text:
+        return f"{text}; give more (docker: --shm-size), or lower --num_workers"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:
+        return f"{text}; where memory was short, lower --num_workers"
+    if isinstance(error, RuntimeError) and "out of memory" in text:
+        return f"{text}; train with --recompute, lower --bs or --rcrop; where nothing is learned, --infer_bs"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"{str(error).splitlines()[0]}; torch.compile does not work here, leave out --compile"
+        return f"{text}; torch.compile does not work here, leave out --compile"
     return None

@@ -1,0 +1,342 @@
+"""A run that is interrupted, killed or out of room goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cli_tools import PROJECT, run_here
+
+from stages.training import Training
+from tests.cli.killed_runs import (
+    STAGES,
+    descendants,
+    differences,
+    finish,
+    killed_training,
+    left_by,
+    prepare,
+    start,
+    training_words,
+)
+from utils.interruption import CAN_CONTINUE, Interrupted
+from utils.run_state import RunStates
+
+ITERATIONS = 14
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A small world, and in logs/STAGE_whole a run of each stage that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("world")
+    prepare(folder)
+    for stage in STAGES:
+        finish(training_words(stage, f"{stage}_whole", ITERATIONS), folder)
+    return folder
+
+
+@pytest.fixture
+def desk(world, tmp_path) -> Path:
+    """A folder with what trainings read, and no run in it."""
+    for name in ("dataset", "Pseudo"):
+        (tmp_path / name).symlink_to(world / name)
+    shutil.copytree(world / "logs" / "start", tmp_path / "logs" / "start")
+    return tmp_path
+
+
+@pytest.fixture
+def half(desk, monkeypatch) -> Path:
+    """A folder with a warm-up in logs/run that was interrupted after iteration 9."""
+    interrupt_after(9, command(), desk, monkeypatch)
+    return desk
+
+
+def words(stage: str = "warm_up", *more: str, iterations: int = ITERATIONS, workers: int = 0) -> list[str]:
+    """A training of this file."""
+    return [*training_words(stage, "run", iterations, workers), *more]
+
+
+def command(stage: str = "warm_up", *more: str) -> str:
+    """The same as a user types it."""
+    return f"python {' '.join(words(stage, *more))}"
+
+
+def exit_of(typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """What a command ends with: an exit code, or the line of an error."""
+    with pytest.raises(SystemExit) as end:
+        run_here(typed, folder, monkeypatch)
+    return end.value.code
+
+
+def interrupt_after(iteration: int, typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a training that is asked to end when it has done so many iterations."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_asked", lambda self: self.stage.iteration == iteration)
+        assert exit_of(typed, folder, monkeypatch) == CAN_CONTINUE
+
+
+def states(folder: Path) -> list[str]:
+    """Names of the states of the run."""
+    return sorted(path.name for path in (folder / "logs" / "run" / "state").glob("*.pt"))
+
+
+def assert_whole(folder: Path, world: Path, stage: str = "warm_up") -> None:
+    """logs/run holds bit for bit what the undisturbed run left."""
+    assert differences(left_by(world, f"{stage}_whole", ITERATIONS), left_by(folder, "run", ITERATIONS)) == []
+
+
+def wait_for(text: str, child: subprocess.Popen) -> str:
+    """What a process says until a line with `text`."""
+    told = ""
+    while text not in told:
+        line = child.stdout.readline()
+        assert line, told
+        told += line
+    return told
+
+
+# --- going on ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_anywhere_goes_on_exactly(world, desk, stage, monkeypatch):
+    interrupt_after(1, command(stage), desk, monkeypatch)
+    interrupt_after(9, command(stage, "--continue", "--num_workers", "1"), desk, monkeypatch)  # validating
+    interrupt_after(10, command(stage, "--continue"), desk, monkeypatch)
+    run_here(command(stage, "--continue"), desk, monkeypatch)
+    assert_whole(desk, world, stage)
+
+
+@pytest.mark.parametrize(
+    ("stage", "workers", "processes"),
+    [
+        ("warm_up", 1, 1),
+        pytest.param("stage1", 0, 1, marks=pytest.mark.slow),
+        pytest.param("stage1", 1, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_continued_is_never_killed(world, stage, workers, processes):
+    killed, whole = f"{stage}_killed_{processes}", f"{stage}_whole_{processes}"
+    finish(training_words(stage, whole, ITERATIONS, workers), world, processes)
+    assert killed_training(stage, world, killed, 2, 0, ITERATIONS, workers, processes)
+    assert differences(left_by(world, whole, ITERATIONS), left_by(world, killed, ITERATIONS)) == []
+
+
+def test_signals_end_a_run_that_goes_on(world, desk):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        child = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
+        wait_for("Iter [", child)
+        child.send_signal(number)
+        told, complaints = child.communicate(timeout=60)
+        assert (child.returncode, complaints) == (CAN_CONTINUE, "")
+        assert f"{number.name}: interrupted after iteration" in told
+    lines = (desk / "logs" / "run" / "run.log").read_text().splitlines()
+    ends = [line.split("after iteration ")[1].split()[0] for line in lines if "interrupted" in line]
+    begins = [line.split("after iteration ")[1].split()[0] for line in lines if "continues" in line]
+    assert begins == ends[:-1]  # not one iteration was lost
+
+
+def test_a_second_interrupt_ends_at_once():
+    program = (
+        "import os, signal, time\n"
+        "from utils.interruption import Interruption\n"
+        "with Interruption() as asked:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print(asked.asked_by, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (130, "SIGINT\n")
+
+
+def test_two_processes_end_together_when_one_is_asked(desk):
+    child = start(words("stage2", "--continue"), desk, 2, **PIPES)
+    told = wait_for("Iter [", child)
+    second = next(pid for pid in descendants(child.pid) if "RANK=1" in environment_of(pid))
+    os.kill(second, signal.SIGUSR1)
+    rest, _ = child.communicate(timeout=120)
+    assert child.returncode != 0 and "another process: interrupted after iteration" in told + rest
+    assert "continues after iteration" in finish(words("stage2", "--continue"), desk, 2)
+
+
+def environment_of(pid: int) -> list[str]:
+    """NAME=VALUE of a process."""
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
+def test_no_validation_is_lost(world, desk, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.training.evaluate", interrupted)
+        assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
+    run_here(command("warm_up", "--continue"), desk, monkeypatch)
+    assert_whole(desk, world)
+
+
+# --- what is found in the folder --------------------------------------------------------------------------
+
+
+def test_the_last_two_states_are_kept(half):
+    assert states(half) == ["0000007.pt", "0000009.pt"]
+
+
+def test_a_damaged_state_gives_way_to_the_one_before(world, half, monkeypatch, capsys):
+    newest = half / "logs" / "run" / "state" / "0000009.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    run_here(command("warm_up", "--continue"), half, monkeypatch)
+    told = capsys.readouterr().out
+    assert "0000009.pt: is damaged" in told and "continues after iteration 7" in told
+    assert_whole(half, world)
+
+
+def test_a_state_without_its_sum_was_never_finished(world, half, monkeypatch, capsys):
+    (half / "logs" / "run" / "state" / "0000009.pt.sha256").unlink()
+    (half / "logs" / "run" / "state" / ".0000011.pt.1.tmp").write_bytes(b"half a state")
+    run_here(command("warm_up", "--continue"), half, monkeypatch)
+    assert "continues after iteration 7" in capsys.readouterr().out
+    assert not list(half.glob("logs/run/state/.*.tmp"))
+    assert_whole(half, world)
+
+
+def test_without_a_good_state_nothing_is_overwritten(half, monkeypatch):
+    for path in half.glob("logs/run/state/*.pt"):
+        path.write_bytes(b"")
+    line = exit_of(command("warm_up", "--continue"), half, monkeypatch)
+    assert "no saved state is good" in line and "--overwrite" in line
+
+
+def test_a_run_is_not_begun_over_another(half, monkeypatch):
+    line = exit_of(command(), half, monkeypatch)
+    assert "logs/run: holds a run at iteration 9" in line and "--continue" in line and "--overwrite" in line
+
+
+def test_overwrite_begins_anew(world, half, monkeypatch):
+    run_here(command("warm_up", "--overwrite"), half, monkeypatch)
+    assert_whole(half, world)
+
+
+def test_continue_begins_what_was_not_begun_and_leaves_what_is_finished(world, desk, monkeypatch, capsys):
+    run_here(command("warm_up", "--continue"), desk, monkeypatch)
+    assert "nothing has been saved yet" in capsys.readouterr().out
+    assert_whole(desk, world)
+    run_here(command("warm_up", "--continue"), desk, monkeypatch)
+    assert f"the run is finished: {ITERATIONS} iterations are done" in capsys.readouterr().out
+    assert_whole(desk, world)
+
+
+def test_other_options_are_another_run(half, monkeypatch):
+    line = exit_of(command("warm_up", "--continue", "--lr", "0.5"), half, monkeypatch)
+    assert "--lr 0.0001 → 0.5" in line and "--overwrite" in line
+
+
+def test_other_data_are_another_run(half, monkeypatch):
+    (half / "dataset").unlink()
+    drawn = ["dataset", "--size", "256,128", "--source", "14", "--target", "12", "--val", "3"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, "-m", "data.mini", *drawn], cwd=half, env=environment, check=True)
+    line = exit_of(command("warm_up", "--continue"), half, monkeypatch)
+    assert "begun on [16, 12] images, now there are [14, 12]" in line
+
+
+def test_another_teacher_is_another_run(desk, monkeypatch):
+    interrupt_after(2, command("stage2"), desk, monkeypatch)
+    model = next((desk / "logs" / "start").glob("*.pkl"))
+    content = torch.load(model, weights_only=True)
+    content["ResNet101"]["model_state"]["conv1.weight"] *= 2
+    torch.save(content, model)
+    line = exit_of(command("stage2", "--continue"), desk, monkeypatch)
+    assert "another teacher" in line and "--resume_path" in line
+
+
+def test_a_downloaded_checkpoint_is_kept(world, desk, monkeypatch, capsys):
+    downloaded = desk / "logs" / "run" / "from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl"
+    downloaded.parent.mkdir(parents=True)
+    downloaded.write_bytes(b"from elsewhere")
+    run_here(command(), desk, monkeypatch)
+    kept = downloaded.with_name("from_gta5_to_cityscapes_on_deeplabv2_best_model.kept1.pkl")
+    assert kept.read_bytes() == b"from elsewhere" and kept.name in capsys.readouterr().out
+    kept.unlink()
+    assert_whole(desk, world)
+
+
+def test_a_folder_has_one_run_at_a_time(desk):
+    child = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
+    try:
+        wait_for("options", child)  # it has the folder
+        second = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
+        _, complaint = second.communicate(timeout=60)
+        assert second.returncode == 1 and "another process is training there" in complaint
+    finally:
+        child.kill()
+        child.communicate()
+
+
+# --- what machines do -------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_leaves_the_last_state(world, half):
+    def limit() -> None:  # states have 17 MB, checkpoints 8
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, 12_000_000))
+
+    child = start(words("warm_up", "--continue"), half, **PIPES, preexec_fn=limit)
+    _, complaint = child.communicate(timeout=120)
+    assert child.returncode == 1 and complaint.count("\n") == 1, complaint
+    assert "0000011.pt: could not be written (File too large); make room and start again" in complaint
+    assert states(half) == ["0000007.pt", "0000009.pt"] and not list(half.glob("logs/run/**/.*.tmp"))
+    finish(words("warm_up", "--continue"), half)
+    assert_whole(half, world)
+
+
+def test_a_full_disk_leaves_the_last_state(world, desk):
+    disk = desk / "logs" / "run"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        child = start(words("warm_up", "--continue"), desk, **PIPES)
+        _, complaint = child.communicate(timeout=120)
+        assert child.returncode == 1 and complaint.count("\n") == 1, complaint
+        assert "No space left on device" in complaint and "make room" in complaint
+        saved = RunStates(disk / "state")
+        assert saved.iterations() and all(saved.problem(i) is None for i in saved.iterations())
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        finish(words("warm_up", "--continue"), desk)
+        assert_whole(desk, world)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_killed_loading_process_ends_the_run_in_one_line(desk):
+    child = start(words("warm_up", "--continue", iterations=2000, workers=1), desk, **PIPES)
+    wait_for("Iter [6/", child)
+    os.kill(descendants(child.pid)[1], signal.SIGKILL)
+    _, complaint = child.communicate(timeout=60)
+    assert child.returncode == 1 and complaint.count("\n") == 1, complaint
+    assert "killed by signal: Killed" in complaint and "--num_workers" in complaint
+
+
+def test_a_folder_that_vanishes_is_made_again(desk):
+    child = start(words(), desk, **PIPES)
+    wait_for("Iter [3/", child)
+    shutil.rmtree(desk / "logs" / "run")
+    _, complaint = child.communicate(timeout=120)
+    assert (child.returncode, complaint) == (0, "")
+    left = torch.load(desk / "logs" / "run" / "state" / f"{ITERATIONS:07d}.pt", weights_only=True)
+    assert left["iteration"] == ITERATIONS
