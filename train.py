@@ -15,9 +15,10 @@ import tqdm
 import yaml
 from torch.utils.data import DataLoader
 
+from data.choose import target_data
 from data.labels import class_names
 from data.loaders import read
-from stages.build import build_stage, prepare_device, target_data, training_loaders, whole_images
+from stages.build import build_stage, prepare_device, training_loaders, whole_images
 from stages.predict import evaluate
 from stages.stage import Stage
 from utils.checkpoint import checkpoint_path, save_checkpoint
