@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from data.check import check_sample
 from data.choose import source_data, target_data
 from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet
@@ -91,6 +92,9 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
+    names = [image.stem for image in target.images] if target is not None else []
+    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
+    check_sample(o, processes)
     colours = target if o.src_dataset == "gta5" and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
@@ -107,8 +111,6 @@ def training_loaders(o: Options, target_parts: frozenset[str], processes: Proces
     source_loader = training_loader(source, **shared)
     if target is None:
         return source_loader, None
-    names = [image.stem for image in target.images]
-    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo)
     return source_loader, training_loader(samples, **shared)
 
