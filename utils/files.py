@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -59,3 +59,29 @@ def save_text(text: str, path: Path) -> None:
 def save_json(value: object, path: Path) -> None:
     """Write JSON, indented."""
     save_text(json.dumps(value, indent=2) + "\n", path)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove what processes that were killed had begun to write to these paths.
+
+    Only before this process writes any of them itself.
+    """
+    wanted: dict[Path, set[str]] = {}
+    for path in paths:
+        wanted.setdefault(path.parent, set()).add(path.name)
+    for folder, names in wanted.items():
+        for beside in folder.glob(".*.tmp"):
+            name, _, pid = beside.name[1:].removesuffix(".tmp").rpartition(".")
+            if name in names and pid.isdecimal() and not _is_another_process(int(pid)):
+                beside.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    """Whether it lives and is not this one."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return pid != os.getpid()

@@ -491,7 +491,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        sys.exit("interrupted" if os.environ.get("RANK", "0") == "0" else 1)  # said once
     except Exception as error:
         message = one_line(error)
         if message is None:

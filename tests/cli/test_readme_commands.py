@@ -104,7 +104,7 @@ def test_soft_labels(chain, dataset):
     chain.run("soft_labels")
     folder = chain.folder / "Pseudo" / "gta2citylabv2_warmup_soft"
     names = train_stems(dataset, 2)
-    assert sorted(p.name for p in folder.iterdir()) == [f"{name}.npy" for name in names]
+    assert sorted(p.name for p in folder.glob("*.npy")) == [f"{name}.npy" for name in names]
     for name in names:
         soft = np.load(folder / f"{name}.npy")
         assert (soft.dtype, soft.shape) == (np.float32, (19, *GRID))
