@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -254,6 +255,20 @@ def test_an_image_without_its_last_rows_is_found_where_a_crop_does_not_notice(tr
     data = target_data(options("warm_up"), "train")
     assert data.read_region(0, (0, 0, W, H // 2)).shape == (H // 2, W, 3)
     assert "1 damaged images" in check(options("warm_up")).text
+
+
+@pytest.mark.parametrize(("pattern", "what"), [(TRAIN, "images"), (VAL_LABEL, "labels")])
+def test_missing_rows_are_found_where_every_checksum_is_right(tree, pattern, what):
+    """The compressed rows break off inside a chunk whose checksum is of what is left."""
+    path = nth(tree, pattern)
+    save(path, np.random.default_rng(0).integers(0, 9, pixels(path).shape).astype(np.uint8))
+    content = path.read_bytes()
+    at = content.index(b"IDAT")
+    rows = content[at : at + 4 + int.from_bytes(content[at - 4 : at]) - 40]
+    chunk = (len(rows) - 4).to_bytes(4) + rows + zlib.crc32(rows).to_bytes(4)
+    path.write_bytes(content[: at - 4] + chunk + content[-12:])
+    text, problems = check(options("warm_up"))
+    assert problems == 1 and f"1 damaged {what}" in text
 
 
 def test_a_wrong_checksum_is_found_where_decoding_does_not_notice(tree):
