@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.choose import source_data
 from data.dataset import DataSet
-from stages.build import inference_data, load_for_inference, prepare_device, source_data, whole_images
+from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole

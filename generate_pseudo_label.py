@@ -3,22 +3,27 @@
     python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume_path CHECKPOINT
     python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume_path CHECKPOINT
 
-Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy.
+Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy. Started again
+after an interruption it keeps what is whole and made by the same checkpoint and options.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from data.dataset import DataSet
+from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
 from data.labels import palette
-from data.pseudo_labels import write_hard, write_soft
-from stages.build import inference_data, load_for_inference, prepare_device, whole_images
+from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import Prediction, predict
 from stages.stage import resize_logits
 from utils.background import BackgroundWriter
 from utils.launch import joined
-from utils.options import Options, parse, run_script
+from utils.options import Options, grid_size, parse, run_script
 from utils.processes import Processes
 
 
@@ -33,7 +38,9 @@ def generate(o: Options, processes: Processes) -> None:
     """Every process its share of the images."""
     device = prepare_device(o)
     o, network, compute = load_for_inference(o, device, processes)
-    data = inference_data(o, "train", processes)
+    data = left_to_do(o, inference_data(o, "train", processes), computing(o, device)[1], processes)
+    if not len(data):
+        return
     loader = whole_images(o, data, processes)
     folder, colours, mirror = o.save_path / o.name, palette(o.n_class), o.flip and not o.soft
     with BackgroundWriter() as writer:
@@ -47,6 +54,48 @@ def generate(o: Options, processes: Processes) -> None:
                 writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
     processes.wait()
     processes.say(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
+
+
+def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> DataSet:
+    """The images whose labels an earlier run has not left whole. told: how the network is computed."""
+    kept = kept_labels(o, data, told)
+    names = [image.stem for image in data.images]
+    if processes.first and (why := kept.begin(names)):
+        processes.say(why)
+    processes.wait()
+    found = states(kept, names, o.num_workers, processes)
+    whole, damaged = (int((found == state).sum()) for state in (WHOLE, DAMAGED))
+    if whole == len(names):
+        processes.say(f"{kept.labels.folder}: all {whole} labels are there and whole")
+    elif whole or damaged:
+        counts = {"damaged": damaged, "missing": len(names) - whole - damaged}
+        rest = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        told_of = f"{whole} of {len(names)} labels are there and whole"
+        processes.say(f"{kept.labels.folder}: {told_of}; {rest} ones are made")
+    left = (found != WHOLE).nonzero().flatten().tolist()
+    images, labels = (tuple(files[i] for i in left) for files in (data.images, data.labels))
+    return replace(data, images=images, labels=labels)
+
+
+def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
+    """What an earlier run may have left, and all that changes the numbers in it beyond their rounding."""
+    mirror = o.flip and not o.soft
+    raw = not o.soft and not mirror and o.quirks_on.grid_hard_labels
+    dtype = o.soft_dtype if o.soft else o.conf_dtype
+    made_by = {
+        "checkpoint": file_digest(o.resume_path),
+        "labels": "soft" if o.soft else "hard",
+        "dtype": dtype,
+        "flip": mirror,
+        "quirks": ["grid_hard_labels"] if raw else [],
+        "n_class": o.n_class,
+        "img_size": list(data.size),
+        "precision": told,
+        "data set": f"{data.name} train",
+        "images": images_digest(data),
+    }
+    size = grid_size(*data.size) if o.soft or raw else data.size
+    return KeptLabels(PseudoLabels(o.save_path / o.name, o.n_class), o.soft, size, dtype, made_by)
 
 
 def hard_scores(item: Prediction, grid: bool) -> Tensor:

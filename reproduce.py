@@ -14,8 +14,9 @@ from pathlib import Path
 
 import yaml
 
+from data.choose import target_data
 from data.labels import palette
-from stages.build import SIMCLR_FILE, SIMCLR_REMEDY, target_data
+from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe

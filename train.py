@@ -14,8 +14,9 @@ import sys
 import torch
 import yaml
 
+from data.choose import target_data
 from data.loaders import batch_files
-from stages.build import build_stage, prepare_device, target_data, training_loaders, whole_images
+from stages.build import build_stage, prepare_device, training_loaders, whole_images
 from stages.continuing import claim, continued
 from stages.guard import Guard
 from stages.training import Training

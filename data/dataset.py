@@ -104,6 +104,14 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
 
 
+def intact_size(path: Path) -> Size:
+    """(W, H) of an image file; ValueError if its checksums, which decoding does not look at, are wrong."""
+    with opened(path) as image:
+        size = image.size
+        image.verify()
+    return size
+
+
 def load_rows(image: Image.Image, rows: int) -> None:
     """Decode an opened image; of a PNG no more than its first `rows` rows, the others stay empty."""
     if image.format == "PNG" and len(image.tile) == 1 and not image.info.get("interlace"):

@@ -9,19 +9,22 @@ X is the image's file name without its ending.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.dataset import crossings, load_rows, nearest_crossings, opened
+from data.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
 from data.labels import IGNORE
 from data.resize import Size
 from utils.files import load_array, save_array, save_image
 from utils.render import palette_picture
 
+SOFT_ENDINGS = (".npy",)
+HARD_ENDINGS = (".png", "_color.png", "_conf.npy", "_conf.png")  # the first is written last
 STEPS = 200  # in which a confidence of X_conf.png is counted
+SUM_TOLERANCE = 0.01  # of a soft label's probabilities, which float16 rounds
 _LEVELS = (np.arange(STEPS + 1) / STEPS).astype(np.float16)
 
 
@@ -50,6 +53,10 @@ class PseudoLabels:
                 f"{len(names) * len(wanted)} pseudo label files are; "
                 f"make them with: {command}"
             )
+
+    def files(self, name: str, soft: bool) -> list[Path]:
+        """Every file that the soft or hard label of an image may consist of, there or not."""
+        return [self.folder / f"{name}{ending}" for ending in (SOFT_ENDINGS if soft else HARD_ENDINGS)]
 
     def soft(self, name: str) -> np.ndarray:
         """(K, h, w) float32 probabilities."""
@@ -94,6 +101,58 @@ class PseudoLabels:
         if found != size or confidence.ndim != 2:
             raise ValueError(f"{path}: size {found}, label {size}; write both anew")
         return crossings(confidence, rows, columns) <= limit
+
+    def verify_soft(self, name: str, grid: Size) -> None:
+        """Refuse a soft label that is not probabilities at a grid of size (w, h).
+
+        FileNotFoundError if it is missing, ValueError if anything else is wrong; both name the file.
+        """
+        path = _present(self.folder / f"{name}.npy")
+        soft, wanted = self.soft(name), (self.n_class, grid[1], grid[0])
+        if soft.shape != wanted:
+            raise ValueError(f"{path}: shape {soft.shape}, expected {wanted}; made at another --img_size?")
+        with np.errstate(all="ignore"):
+            low, off = soft.min(), np.abs(soft.sum(axis=0) - 1).max()
+        if not (low >= 0 and off <= SUM_TOLERANCE):  # nor where one is not a number
+            raise ValueError(
+                f"{path}: not probabilities (lowest {low:.3g}, sums differ from 1 by {off:.3g}); make it anew"
+            )
+
+    def verify_hard(self, name: str) -> Size:
+        """Decode a hard label and its confidence, needed with a threshold, wholly; (W, H) of both.
+
+        FileNotFoundError if one is missing, ValueError if anything else is wrong; both name the file.
+        """
+        size = intact_size(_present(self.folder / f"{name}.png"))
+        replace(self, threshold=0.0).hard(name, size, np.arange(size[1]), np.arange(size[0]))
+        forms = [self.folder / f"{name}_conf{ending}" for ending in (".npy", ".png")]
+        path = next((form for form in forms if form.is_file()), None)
+        if path is None and self.threshold > 0:
+            _present(forms[0])
+        if path is not None:
+            self._verify_confidence(path, size)
+        return size
+
+    def _verify_confidence(self, path: Path, size: Size) -> None:
+        if path.suffix == ".npy":
+            confidence = load_array(path)
+            right = confidence.dtype.kind == "f" and np.isfinite(confidence).all()
+        else:
+            intact_size(path)
+            with opened(path) as image:
+                confidence = np.array(image)
+            right = confidence.dtype == np.uint8 and confidence.max() <= STEPS
+            _step_of(self.threshold, path)
+        if confidence.shape != size[::-1]:
+            raise ValueError(f"{path}: size {confidence.shape[::-1]}, label {size}; write both anew")
+        if not right:
+            raise ValueError(f"{path}: holds what is no confidence; write it anew")
+
+
+def _present(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing; make the pseudo labels with generate_pseudo_label.py")
+    return path
 
 
 def in_steps(confidence: np.ndarray) -> np.ndarray:

@@ -10,14 +10,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from data.cityscapes import cityscapes
+from data.check import check_sample
+from data.choose import source_data, target_data
 from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet
-from data.gta5 import gta5
-from data.image_cache import ImageCache
 from data.labels import supported_class_counts
 from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
-from data.synthia import synthia
 from models import Compute, DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage
@@ -72,18 +70,6 @@ def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
 # --- data -------------------------------------------------------------------------------------------------
 
 
-def source_data(o: Options) -> DataSet:
-    """The labelled source domain."""
-    build = {"gta5": gta5, "synthia": synthia}[o.src_dataset]
-    return build(o.src_rootpath, o.n_class, o.img_size).first(o.max_images).with_cache(_cache(o))
-
-
-def target_data(o: Options, split: str) -> DataSet:
-    """The target domain's split "train" or "val"."""
-    data = cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size)
-    return data.first(o.max_images).with_cache(_cache(o))
-
-
 def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     """The target domain's split; says where its images are read at another size than they have."""
     data = target_data(o, split)
@@ -92,10 +78,6 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
         sizes = [f"{width}×{height}" for width, height in (found, data.size)]
         processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
     return data
-
-
-def _cache(o: Options) -> ImageCache | None:
-    return None if o.cache_dir is None else ImageCache(o.cache_dir, int(o.cache_limit * 1e9))
 
 
 def whole_images(
@@ -115,6 +97,9 @@ def training_loaders(
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
+    names = [image.stem for image in target.images] if target is not None else []
+    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
+    check_sample(o, processes)
     colours = target if o.src_dataset == "gta5" and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
@@ -132,8 +117,6 @@ def training_loaders(
     source_loader = training_loader(source, **shared)
     if target is None:
         return source_loader, None
-    names = [image.stem for image in target.images]
-    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo)
     return source_loader, training_loader(samples, **shared)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint import checkpoint_path
-from utils.files import remove_unfinished
+from utils.files import clear_unfinished
 from utils.options import Options
 from utils.processes import Processes
 from utils.run_state import RunStates, locked
@@ -35,7 +35,7 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
         yield states
         return
     with locked(folder):
-        remove_unfinished(folder)
+        clear_unfinished(folder)
         states.remove_unfinished()
         found = states.iterations()
         if o.overwrite:

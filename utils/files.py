@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -46,8 +46,8 @@ def not_written(path: Path, error: OSError) -> OSError:
     return OSError(f"{path}: could not be written ({error.strerror or error}); {remedy}")
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process had begun to write here; nobody else may be writing to the folder."""
+def clear_unfinished(folder: Path) -> None:
+    """Delete all that was begun and not finished in a folder to which nobody is writing."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -81,3 +81,29 @@ def save_text(text: str, path: Path) -> None:
 def save_json(value: object, path: Path) -> None:
     """Write JSON, indented."""
     save_text(json.dumps(value, indent=2) + "\n", path)
+
+
+def remove_unfinished(paths: Iterable[Path]) -> None:
+    """Remove what processes that were killed had begun to write to these paths.
+
+    Only before this process writes any of them itself.
+    """
+    wanted: dict[Path, set[str]] = {}
+    for path in paths:
+        wanted.setdefault(path.parent, set()).add(path.name)
+    for folder, names in wanted.items():
+        for beside in folder.glob(".*.tmp"):
+            name, _, pid = beside.name[1:].removesuffix(".tmp").rpartition(".")
+            if name in names and pid.isdecimal() and not _is_another_process(int(pid)):
+                beside.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    """Whether it lives and is not this one."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return pid != os.getpid()

@@ -87,7 +87,7 @@ def _plain(value: object) -> object:
 
 
 def parse(script: str, description: str, argv: Sequence[str] | None = None) -> Options:
-    """Options of one script: "train", "test", "pseudo_label", "prototypes" or "distribution".
+    """Options of one script: "train", "test", "pseudo_label", "prototypes", "distribution" or "check".
 
     An impossible value or combination ends the program with one line and exit code 2.
     """
@@ -398,7 +398,7 @@ def _add_optimisation(group: argparse._ArgumentGroup) -> None:
 
 def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
     add = parser.add_argument_group("this script").add_argument
-    if script == "train":
+    if script in ("train", "check"):
         add(
             "--continue",
             dest="continue_run",
@@ -492,7 +492,7 @@ def _bad_stage1(o: Options) -> str | None:
         return "--stage stage1 is defined with --ema and --proto_rectify; add both"
     if o.bn_clr != o.ema_bn:
         return "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither"
-    crop, whole = math.prod(_grid(*o.rcrop)), math.prod(_grid(*(o.img_size or (2048, 1024))))
+    crop, whole = math.prod(grid_size(*o.rcrop)), math.prod(grid_size(*(o.img_size or (2048, 1024))))
     if crop < o.fbs:
         return f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop}); lower it"
     if crop > whole:
@@ -507,8 +507,8 @@ def _bad_confidence(o: Options) -> str | None:
     return None
 
 
-def _grid(width: int, height: int) -> tuple[int, int]:
-    """Size of the network's grid for an image: half, half (ceil mode), half."""
+def grid_size(width: int, height: int) -> tuple[int, int]:
+    """(w, h) of the network's output for an image of size (W, H): half, half (ceil mode), half."""
     halves = [((n - 1) // 2 + 1) for n in (width, height)]
     quarters = [-(-(n - 1) // 2) + 1 for n in halves]
     return (quarters[0] - 1) // 2 + 1, (quarters[1] - 1) // 2 + 1
@@ -523,7 +523,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        sys.exit("interrupted" if os.environ.get("RANK", "0") == "0" else 1)  # said once
     except Exception as error:
         message = one_line(error)
         if message is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from utils.checkpoint import load_file, to_cpu, write_tensors
-from utils.files import not_written, remove_unfinished, replace_when_whole
+from utils.files import clear_unfinished, not_written, replace_when_whole
 
 _NAME = re.compile(r"(\d+)\.pt")
 _SUM = ".sha256"
@@ -70,7 +70,7 @@ class RunStates:
 
     def remove_unfinished(self) -> None:
         """Delete what a killed process has left; nobody else may be writing here."""
-        remove_unfinished(self.folder)
+        clear_unfinished(self.folder)
         for iteration in self.iterations():
             if not _sum_of(self.path(iteration)).is_file():
                 self.remove(iteration)

@@ -104,7 +104,7 @@ def test_soft_labels(chain, dataset):
     chain.run("soft_labels")
     folder = chain.folder / "Pseudo" / "gta2citylabv2_warmup_soft"
     names = train_stems(dataset, 2)
-    assert sorted(p.name for p in folder.iterdir()) == [f"{name}.npy" for name in names]
+    assert sorted(p.name for p in folder.glob("*.npy")) == [f"{name}.npy" for name in names]
     for name in names:
         soft = np.load(folder / f"{name}.npy")
         assert (soft.dtype, soft.shape) == (np.float32, (19, *GRID))
@@ -198,9 +198,9 @@ def check_run(chain: Chain, name: str, norm: bool) -> dict:
 
 
 def check_hard_labels(folder: Path, names: list[str]) -> None:
-    """Label, picture and confidence of each image and nothing else, at the size of the images."""
-    endings = (".png", "_color.png", "_conf.npy")
-    assert {p.name for p in folder.iterdir()} == {name + ending for name in names for ending in endings}
+    """Label, picture and confidence of each image, the record and nothing else, at the images' size."""
+    files = {name + ending for name in names for ending in (".png", "_color.png", "_conf.npy")}
+    assert {p.name for p in folder.iterdir()} == files | {"made_by_hard.json"}
     for name in names:
         with Image.open(folder / f"{name}.png") as label, Image.open(folder / f"{name}_color.png") as colours:
             assert (label.mode, label.size) == ("L", IMAGE_SIZE)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from utils.files import load_array, replace_when_whole, save_array, save_image, save_json, save_text
+from utils.files import (
+    load_array,
+    remove_unfinished,
+    replace_when_whole,
+    save_array,
+    save_image,
+    save_json,
+    save_text,
+)
 from utils.render import colourise, contact_sheet, palette_picture
 
 
@@ -138,3 +149,14 @@ def test_a_contact_sheet_shows_every_panel_once():
     centres = [[np.argwhere((pixels == s).all(axis=2)).mean(axis=0) for s in row] for row in shades]
     assert centres[0][0][1] < centres[0][1][1] < centres[0][2][1]
     assert centres[0][0][0] < centres[1][0][0]
+
+
+def test_what_killed_processes_had_begun_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f".x.npy.{dead.pid}.tmp", f".x.npy.{os.getpid()}.tmp"]
+    kept = [f".x.npy.{os.getppid()}.tmp", f".other.{dead.pid}.tmp", ".x.npy.tmp", ".x.npy.word.tmp", "x.npy"]
+    for name in gone + kept:
+        (tmp_path / name).write_text("")
+    remove_unfinished([tmp_path / "x.npy", tmp_path / "none" / "x.npy"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -1,0 +1,184 @@
+"""Look at every file that a training run would read, before it does.
+
+    python -m data.check --config FILE
+    python -m data.check --stage stage1 --path_soft Pseudo/gta2citylabv2_warmup_soft
+
+Takes the options of train.py. Says what is there and what is wrong; exit code 1 if anything is. Training
+itself looks at a few files of each kind when it starts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.choose import source_data, target_data
+from data.dataset import DataSet
+from data.examine import REMEDIES, Finding, Part, Problem, examine
+from data.pseudo_labels import PseudoLabels
+from utils.options import Options, parse, run_script
+from utils.parallel_map import parallel_map
+from utils.processes import ALONE, Processes
+
+SAMPLE = 8  # images of each data set that training looks at when it starts
+_NAMED = 5  # files of each kind of problem that the report names
+
+
+def main() -> None:
+    """Parse, look, report."""
+    o = parse("check", __doc__)
+    report, problems = check(o)
+    print(report)
+    sys.exit(1 if problems else 0)
+
+
+class Report(NamedTuple):
+    """text: for people, lines without an end; problems: how many there are."""
+
+    text: str
+    problems: int
+
+
+def check(o: Options) -> Report:
+    """All files that training with these options reads; the same for any --num_workers."""
+    parts, problems = parts_of(o)
+    keys = [(part, index) for part in parts for index in range(len(part.data))]
+    found: dict[str, list[Finding]] = {part.title: [] for part in parts}
+    findings = parallel_map(_examine, keys, o.num_workers, "checking")
+    for (part, _), finding in zip(keys, findings, strict=True):
+        found[part.title].append(finding)
+        problems += finding.problems
+    for part in parts:
+        problems += repeated_names(part)
+        if o.max_images is None:
+            problems += _labels_without_image(part)
+    lines = [line for part in parts for line in _told(part, found[part.title])]
+    return Report("\n".join([*lines, *_grouped(problems)]), len(problems))
+
+
+def _examine(key: tuple[Part, int]) -> Finding:
+    return examine(*key)
+
+
+def check_sample(o: Options, processes: Processes = ALONE) -> None:
+    """Look at a few images of each data set, evenly spread, each process at its share.
+
+    ValueError for the first problem.
+    """
+    parts, problems = parts_of(o)
+    keys = [(part, index) for part in parts for index in _spread(len(part.data), SAMPLE)]
+    for part in parts:
+        problems += repeated_names(part)
+    for part, index in keys[processes.rank :: processes.size]:
+        if problems:
+            break
+        problems += examine(part, index).problems
+    if problems:
+        kind, message = problems[0]
+        told = message if "; " in message else f"{message}; {REMEDIES[kind]}"
+        raise ValueError(f"{told}. All files are looked at by: python -m data.check, with the same options")
+
+
+def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
+    """The data sets that a run reads, and what is wrong with those that cannot even be listed."""
+    o = o.replaced(cache_dir=None)
+    pseudo = None
+    if o.stage == "stage1":
+        pseudo = PseudoLabels(o.path_soft, o.n_class)
+    elif o.stage in ("stage2", "stage3"):
+        pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
+    parts: list[Part] = []
+    problems: list[Problem] = []
+
+    def add(title: str, build: Callable[[], DataSet], *about: object) -> None:
+        try:
+            parts.append(Part(title, build(), *about))
+        except (OSError, ValueError) as error:
+            problems.append(Problem("data sets that are not there", str(error)))
+
+    add("source", lambda: source_data(o), True)
+    if o.stage != "source_only":  # the baseline sees no target image in training
+        add("target train", lambda: target_data(o, "train"), False, pseudo, o.stage == "stage1")
+    add("target val", lambda: target_data(o, "val"), True)
+    return parts, problems
+
+
+def repeated_names(part: Part) -> list[Problem]:
+    """Training images of the target that share a name, and so would share a pseudo label."""
+    first: dict[str, Path] = {}
+    problems = []
+    for path in part.data.images if part.title == "target train" else ():
+        if first.setdefault(path.stem, path) != path:
+            message = f"{path}: has the name of {first[path.stem]}"
+            problems.append(Problem("image names that occur twice", message))
+    return problems
+
+
+def _labels_without_image(part: Part) -> list[Problem]:
+    """Labels that no image of a data set belongs to, where the images are all that lie in its folders."""
+    patterns = {"cityscapes": "gtFine/val/*/*_gtFine_labelIds.png", "synthia": "GT/LABELS/*.png"}
+    if not part.labelled or part.data.name not in patterns:
+        return []
+    there = sorted(part.data.root.glob(patterns[part.data.name]))
+    known = set(part.data.labels)
+    return [
+        Problem("labels without an image", f"{path}: has no image") for path in there if path not in known
+    ]
+
+
+def _spread(length: int, count: int) -> list[int]:
+    """At most `count` indices from the first to the last."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+
+
+def _told(part: Part, found: Sequence[Finding]) -> Iterator[str]:
+    """What there is of a data set, in a line; one for its pseudo labels and each thing worth telling."""
+    sizes = Counter(finding.size for finding in found if finding.size)
+    each = [f"{count} of {_size(*size)}" for size, count in sizes.most_common()]
+    if set(sizes) != {part.data.size}:
+        each.append(f"read at {_size(*part.data.size)}")
+    words = [f"{len(found)} images ({', '.join(each)})"]
+    if part.labelled:
+        words.append(f"{sum(path.is_file() for path in part.data.labels)} labels")
+    words.append(_megabytes(sum(finding.bytes for finding in found)))
+    yield f"{part.title}: {part.data.name} in {part.data.root}: {', '.join(words)}"
+    if part.pseudo is not None:
+        there = sum(finding.pseudo_bytes > 0 for finding in found)
+        amount = _megabytes(sum(finding.pseudo_bytes for finding in found))
+        yield f"{'soft' if part.soft else 'hard'} pseudo labels in {part.pseudo.folder}: {there}, {amount}"
+    notes = Counter(note for finding in found for note in finding.notes)
+    for note, count in notes.items():
+        yield f"{part.title}: {count} {note}"
+
+
+def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
+    """The problems by kind: how many, what to do, and the first few."""
+    if not problems:
+        yield "no problem found"
+        return
+    yield f"problems: {len(problems)}"
+    for kind, remedy in REMEDIES.items():
+        messages = [problem.message for problem in problems if problem.kind == kind]
+        if not messages:
+            continue
+        yield f"{len(messages)} {kind}; {remedy}"
+        yield from (f"    {message.partition('; ')[0]}" for message in messages[:_NAMED])
+        if len(messages) > _NAMED:
+            yield f"    and {len(messages) - _NAMED} more"
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width}×{height}"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+if __name__ == "__main__":
+    run_script(main)

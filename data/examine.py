@@ -1,0 +1,157 @@
+"""What is wrong with one image of a data set, its label and its pseudo label; all of each file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.dataset import DataSet, intact_size
+from data.labels import encode, id_table
+from data.pseudo_labels import PseudoLabels
+from data.resize import Size
+from utils.options import grid_size
+
+_AGAIN = "copy or download them again"
+_ANEW = "make them anew with generate_pseudo_label.py and this run's --n_class and --img_size"
+REMEDIES = {
+    "missing images": _AGAIN,
+    "damaged images": _AGAIN,
+    "missing labels": _AGAIN,
+    "damaged labels": _AGAIN,
+    "labels with ids that do not exist": "take the files of label ids, and the right --src_dataset",
+    "labels of another shape than their image": "take image and label of one download",
+    "labels without an image": "copy or download the images again, or remove the labels",
+    "image names that occur twice": "rename one of each: pseudo labels are named after their image",
+    "missing pseudo labels": "run generate_pseudo_label.py: it adds what is missing",
+    "damaged pseudo labels": _ANEW,
+    "pseudo labels of another shape than their image": _ANEW,
+    "data sets that are not there": "give the right folders",
+}
+OTHER_SIZE = "labels of another size than their image, resized like it"
+OTHER_PSEUDO_SIZE = "pseudo labels of another size than images are read at, resized"
+_ASPECT = 0.05  # relative difference of width by height that rounding to a grid may make
+
+
+class Problem(NamedTuple):
+    """kind: a key of REMEDIES; message: one line that names the file."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set as a run reads it: whether with labels, and with pseudo labels, soft or hard ones."""
+
+    title: str
+    data: DataSet
+    labelled: bool
+    pseudo: PseudoLabels | None = None
+    soft: bool = False
+
+
+class Finding(NamedTuple):
+    """Of one image: its size (W, H), None if it cannot be read; bytes of all its files on disk, and of the
+    pseudo label's; what is wrong, and what is only worth telling.
+    """
+
+    size: Size | None
+    bytes: int
+    pseudo_bytes: int
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def examine(part: Part, index: int) -> Finding:
+    """Read all that belongs to an image, every row and checksum of it."""
+    problems: list[Problem] = []
+    notes: list[str] = []
+    data = replace(part.data, cache=None)
+    image, files = data.images[index], [data.images[index]]
+    size = _attempt(problems, "images", lambda: _image_size(data, index))
+    if part.labelled:
+        files.append(data.labels[index])
+        _examine_label(data, index, size, problems, notes)
+    if part.pseudo is not None:
+        _examine_pseudo(part, image.stem, problems, notes)
+    pseudo = [] if part.pseudo is None else part.pseudo.files(image.stem, part.soft)
+    return Finding(size, _bytes(files), _bytes(pseudo), tuple(problems), tuple(notes))
+
+
+def _attempt(problems: list[Problem], what: str, read: Callable[[], Any]) -> Any:
+    """What `read` returns; None, and a problem more, if it cannot."""
+    try:
+        return read()
+    except FileNotFoundError as error:
+        problems.append(Problem(f"missing {what}", str(error)))
+    except (OSError, ValueError) as error:
+        problems.append(Problem(f"damaged {what}", str(error)))
+    return None
+
+
+def _image_size(data: DataSet, index: int) -> Size:
+    """Of an image that has been decoded to its end."""
+    size = intact_size(data.images[index])
+    replace(data, size=size).read_image(index)
+    return size
+
+
+def _examine_label(
+    data: DataSet, index: int, size: Size | None, problems: list[Problem], notes: list[str]
+) -> None:
+    path = data.labels[index]
+    if not path.is_file():
+        problems.append(
+            Problem("missing labels", f"{path}: missing; it is the label of {data.images[index]}")
+        )
+        return
+    ids = _attempt(problems, "labels", lambda: _all_ids(data, path))
+    if ids is None:
+        return
+    try:
+        encode(ids, id_table(data.scheme, data.n_class), path)
+    except ValueError as error:
+        problems.append(Problem("labels with ids that do not exist", str(error)))
+    found = ids.shape[1], ids.shape[0]
+    if size is None or found == size:
+        return
+    if _alike(found, size):
+        notes.append(OTHER_SIZE)
+    else:
+        sizes = f"size {found}, its image {size}"
+        problems.append(Problem("labels of another shape than their image", f"{path}: {sizes}"))
+
+
+def _all_ids(data: DataSet, path: Path) -> np.ndarray:
+    """(H, W), as stored."""
+    width, height = size = intact_size(path)
+    return data.read_ids(path, size, np.arange(height), np.arange(width))
+
+
+def _examine_pseudo(part: Part, name: str, problems: list[Problem], notes: list[str]) -> None:
+    pseudo, size = part.pseudo, part.data.size
+    grid = grid_size(*size)
+    if part.soft:
+        _attempt(problems, "pseudo labels", lambda: pseudo.verify_soft(name, grid))
+        return
+    found = _attempt(problems, "pseudo labels", lambda: pseudo.verify_hard(name))
+    if found is None or found in (size, grid):
+        return
+    if _alike(found, size):
+        notes.append(OTHER_PSEUDO_SIZE)
+    else:
+        told = f"{pseudo.folder / name}.png: size {found}, its image is read at {size}"
+        problems.append(Problem("pseudo labels of another shape than their image", told))
+
+
+def _alike(first: Size, second: Size) -> bool:
+    """Whether two sizes have nearly the same width by height."""
+    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= _ASPECT
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files if file.is_file())

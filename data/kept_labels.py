@@ -1,0 +1,130 @@
+"""Pseudo labels that an interrupted run has left: which of them are whole, and made by the same thing.
+
+A folder holds a record of what its labels are made by. Labels of anything else are removed before the record
+is written, and labels are written after it: so whatever is there, the record is true of it at any moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.dataset import DataSet, intact_size, opened
+from data.pseudo_labels import PseudoLabels
+from data.resize import Size
+from utils.files import load_array, remove_unfinished, save_json
+from utils.parallel_map import parallel_map
+from utils.processes import Processes
+
+MISSING, DAMAGED, WHOLE = range(3)
+
+
+@dataclass(frozen=True)
+class KeptLabels:
+    """One folder's labels. size: (w, h) of each; dtype: of probabilities, or of confidences.
+
+    made_by: everything that changes their numbers, as values that JSON holds.
+    """
+
+    labels: PseudoLabels
+    soft: bool
+    size: Size
+    dtype: str
+    made_by: dict
+
+    @property
+    def record(self) -> Path:
+        """Soft and hard labels may share a folder."""
+        return self.labels.folder / f"made_by_{'soft' if self.soft else 'hard'}.json"
+
+    def begin(self, names: Sequence[str]) -> str | None:
+        """Remove the labels of these images that something else has made; why, if there were any.
+
+        One process does this before any of them writes.
+        """
+        files = {file for name in names for file in self.labels.files(name, self.soft)}
+        remove_unfinished([*files, self.record])
+        found = self._read_record()
+        if found == self.made_by:
+            return None
+        # The labels first: an interruption here leaves fewer of the old ones under their own record.
+        stale = [file for file in sorted(files) if file.is_file()]
+        for file in stale:
+            file.unlink()
+        save_json(self.made_by, self.record)
+        if not stale:
+            return None
+        why = f"no {self.record.name} says what made the labels there"
+        if found is not None:
+            other = [key for key in self.made_by if found.get(key) != self.made_by[key]]
+            why = f"the labels there were made otherwise ({', '.join(other)})"
+        return f"{self.labels.folder}: {why}; all are made anew"
+
+    def state(self, name: str) -> int:
+        """MISSING, DAMAGED or WHOLE: the label of an image, every file and byte of it read."""
+        if not self.labels.files(name, self.soft)[0].is_file():
+            return MISSING
+        try:
+            whole = self._soft_is_whole(name) if self.soft else self._hard_is_whole(name)
+        except (OSError, ValueError):
+            return DAMAGED
+        return WHOLE if whole else DAMAGED
+
+    def _soft_is_whole(self, name: str) -> bool:
+        self.labels.verify_soft(name, self.size)
+        return load_array(self.labels.files(name, True)[0]).dtype == self.dtype
+
+    def _hard_is_whole(self, name: str) -> bool:
+        """Label and colours must show the same classes, and the confidence must be in this form alone."""
+        if self.labels.verify_hard(name) != self.size:
+            return False
+        label, colours, array, picture = self.labels.files(name, False)
+        intact_size(colours)
+        with opened(label) as first, opened(colours) as second:
+            same = second.mode == "P" and np.array_equal(_pixels(first), _pixels(second))
+        kept, other = (array, picture) if self.dtype == "float16" else (picture, array)
+        right = kept == picture or load_array(kept).dtype == self.dtype
+        return same and right and kept.is_file() and not other.exists()
+
+    def _read_record(self) -> dict | None:
+        try:
+            content = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) else None
+
+
+def states(kept: KeptLabels, names: Sequence[str], workers: int, processes: Processes) -> Tensor:
+    """(n,) uint8, the state of each image's label; each process looks at its share of them."""
+    own = range(processes.rank, len(names), processes.size)
+    there = [i for i in own if kept.labels.files(names[i], kept.soft)[0].is_file()]
+    found = dict.fromkeys(own, MISSING)
+    seen = parallel_map(kept.state, [names[i] for i in there], workers, "checking labels", processes.no_bar)
+    found.update(zip(there, seen, strict=True))
+    return processes.gather_dealt(torch.tensor(list(found.values()), dtype=torch.uint8), len(names))
+
+
+def images_digest(data: DataSet) -> str:
+    """Of the images' names and lengths in bytes: which images they are, wherever they lie."""
+    digest = hashlib.sha256()
+    for image in data.images:
+        digest.update(f"{image.relative_to(data.root)} {image.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image)

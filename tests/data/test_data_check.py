@@ -1,0 +1,411 @@
+"""Every kind of problem of a data tree is found and named, and nothing else is."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.check import check, check_sample
+from data.choose import target_data
+from data.examine import REMEDIES
+from data.labels import palette
+from data.mini import write_mini
+from data.pseudo_labels import write_hard, write_soft
+from utils.options import Options, parse
+from utils.processes import Processes
+
+W, H, GRID, K = 64, 32, (9, 5), 19
+STAGES = {"source_only": "", "warm_up": "", "stage1": "--path_soft soft", "stage2": "--path_LP hard"}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """12 source images, 10 of the target, 3 of val, and pseudo labels of both kinds."""
+    root = tmp_path_factory.mktemp("drawn")
+    write_mini(root / "dataset", (W, H), 0, 12, 10, 3)
+    rng = np.random.default_rng(0)
+    for image in sorted((root / "dataset" / "cityscapes" / "leftImg8bit" / "train").glob("*/*.png")):
+        write_soft(root / "soft", image.stem, rng.dirichlet(np.ones(K), GRID[::-1]).transpose(2, 0, 1))
+        label = rng.integers(0, K, (H, W)).astype(np.uint8)
+        write_hard(root / "hard", image.stem, label, rng.random((H, W)), palette(K))
+    return root
+
+
+@pytest.fixture
+def tree(drawn, tmp_path, monkeypatch) -> Path:
+    """A copy that the test may spoil, in the working directory."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def options(stage: str, words: str = "") -> Options:
+    common = f"--stage {stage} --img_size {W},{H} --num_workers 0 {STAGES[stage]}"
+    return parse("check", "", f"{common} {words}".split())
+
+
+def nth(tree: Path, pattern: str, n: int = 0) -> Path:
+    return sorted(tree.glob(pattern))[n]
+
+
+def cut(path: Path, share: float = 0.6) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def change(path: Path, value: float) -> None:
+    """One number of an array or one pixel of a picture."""
+    values = np.load(path) if path.suffix == ".npy" else pixels(path)
+    values[-1, -1] = value
+    np.save(path, values) if path.suffix == ".npy" else save(path, values)
+
+
+# --- whole trees ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["gta5", "synthia"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_clean_tree_has_no_problem(drawn, monkeypatch, stage, source):
+    monkeypatch.chdir(drawn)
+    text, problems = check(options(stage, f"--src_dataset {source} --threshold 0.5"))
+    assert problems == 0 and text.endswith("\nno problem found")
+    folder = "GTA5" if source == "gta5" else "SYNTHIA"
+    assert text.startswith(f"source: {source} in dataset/{folder}: 12 images (12 of 64×32), 12 labels, ")
+    assert "target val: cityscapes in dataset/cityscapes: 3 images (3 of 64×32), 3 labels, " in text
+    trained = "target train: cityscapes in dataset/cityscapes: 10 images (10 of 64×32), " in text
+    assert trained == (stage != "source_only")
+    assert ("soft pseudo labels in soft: 10, " in text) == (stage == "stage1")
+    assert ("hard pseudo labels in hard: 10, " in text) == (stage == "stage2")
+
+
+def test_labels_of_the_target_train_split_are_not_read(tree):
+    shutil.rmtree(tree / "dataset" / "cityscapes" / "gtFine" / "train")
+    (tree / "dataset" / "cityscapes" / "gtFine" / "train").write_text("no folder")
+    assert check(options("warm_up")).problems == 0
+
+
+def test_only_the_first_images_are_looked_at_if_asked(tree):
+    cut(nth(tree, "dataset/GTA5/images/*.png", 2))
+    assert check(options("source_only")).problems == 1
+    assert check(options("source_only", "--max_images 2")).problems == 0
+
+
+# --- single problems --------------------------------------------------------------------------------------
+
+TRAIN, VAL = "dataset/cityscapes/leftImg8bit/train/*/*.png", "dataset/cityscapes/leftImg8bit/val/*/*.png"
+VAL_LABEL = "dataset/cityscapes/gtFine/val/*/*.png"
+GTA5, GTA5_LABEL = "dataset/GTA5/images/*.png", "dataset/GTA5/labels/*.png"
+SPOILT: dict[str, tuple[str, str, Callable[[Path], object], str, str]] = {
+    # name: (stage, file, what is done to it, kind of problem, words of its line)
+    "no source image": ("warm_up", GTA5, Path.unlink, "missing images", "no such image"),
+    "cut source image": ("warm_up", GTA5, cut, "damaged images", "not a readable image"),
+    "empty target image": ("warm_up", TRAIN, lambda p: p.write_bytes(b""), "damaged images", "readable"),
+    "text as an image": ("warm_up", VAL, lambda p: p.write_text("text"), "damaged images", "not a readable"),
+    "16-bit image": (
+        "warm_up",
+        TRAIN,
+        lambda p: save(p, np.zeros((H, W), np.uint16)),
+        "damaged images",
+        "8 bits a channel",
+    ),
+    "no source label": ("source_only", GTA5_LABEL, Path.unlink, "missing labels", "missing"),
+    "no val label": ("warm_up", VAL_LABEL, Path.unlink, "missing labels", "missing"),
+    "cut label": ("warm_up", VAL_LABEL, cut, "damaged labels", "not a readable image"),
+    "colours as a label": (
+        "source_only",
+        GTA5_LABEL,
+        lambda p: save(p, np.zeros((H, W, 3), np.uint8)),
+        "damaged labels",
+        "one 8-bit channel",
+    ),
+    "unknown id": (
+        "warm_up",
+        VAL_LABEL,
+        lambda p: change(p, 77),
+        "labels with ids that do not exist",
+        "label ids [77]",
+    ),
+    "label of another shape": (
+        "warm_up",
+        VAL_LABEL,
+        lambda p: save(p, np.zeros((H, H), np.uint8)),
+        "labels of another shape than their image",
+        "size (32, 32), its image (64, 32)",
+    ),
+    "label without image": ("warm_up", VAL, Path.unlink, "labels without an image", "has no image"),
+    "no soft label": ("stage1", "soft/*.npy", Path.unlink, "missing pseudo labels", "missing"),
+    "cut soft label": ("stage1", "soft/*.npy", cut, "damaged pseudo labels", "not a readable .npy"),
+    "soft label of 16 classes": (
+        "stage1",
+        "soft/*.npy",
+        lambda p: np.save(p, np.full((16, *GRID[::-1]), 1 / 16)),
+        "damaged pseudo labels",
+        "expected (19, h, w)",
+    ),
+    "soft label of another grid": (
+        "stage1",
+        "soft/*.npy",
+        lambda p: np.save(p, np.full((K, 5, 8), 1 / K)),
+        "damaged pseudo labels",
+        "shape (19, 5, 8), expected (19, 5, 9)",
+    ),
+    "soft label with nan": (
+        "stage1",
+        "soft/*.npy",
+        lambda p: change(p, np.nan),
+        "damaged pseudo labels",
+        "not probabilities",
+    ),
+    "soft label of zeros": (
+        "stage1",
+        "soft/*.npy",
+        lambda p: np.save(p, np.zeros((K, *GRID[::-1]))),
+        "damaged pseudo labels",
+        "sums differ from 1 by 1",
+    ),
+    "negative soft label": (
+        "stage1",
+        "soft/*.npy",
+        lambda p: np.save(p, np.load(p) + np.array([-0.5, 0.5] + [0] * 17)[:, None, None]),
+        "damaged pseudo labels",
+        "lowest -",
+    ),
+    "no hard label": ("stage2", "hard/*8bit.png", Path.unlink, "missing pseudo labels", "missing"),
+    "cut hard label": ("stage2", "hard/*8bit.png", cut, "damaged pseudo labels", "not a readable image"),
+    "hard label of more classes": (
+        "stage2",
+        "hard/*8bit.png",
+        lambda p: change(p, 19),
+        "damaged pseudo labels",
+        "label 19 with 19 classes",
+    ),
+    "hard label of another shape": (
+        "stage2",
+        "hard/*.*",
+        lambda p: write_hard(
+            p.parent, nth(p.parents[1], TRAIN).stem, np.ones((H, H)), np.ones((H, H)), palette(K)
+        ),
+        "pseudo labels of another shape than their image",
+        "size (32, 32)",
+    ),
+    "no confidence": ("stage2", "hard/*_conf.npy", Path.unlink, "missing pseudo labels", "missing"),
+    "cut confidence": ("stage2", "hard/*_conf.npy", cut, "damaged pseudo labels", "not a readable .npy"),
+    "confidence with infinity": (
+        "stage2",
+        "hard/*_conf.npy",
+        lambda p: change(p, np.inf),
+        "damaged pseudo labels",
+        "no confidence",
+    ),
+    "confidence of another size": (
+        "stage2",
+        "hard/*_conf.npy",
+        lambda p: np.save(p, np.ones((W, H), np.float16)),
+        "damaged pseudo labels",
+        "size (32, 64), label (64, 32)",
+    ),
+    "confidence beyond all steps": (
+        "stage2",
+        "hard/*_conf.npy",
+        lambda p: (p.unlink(), save(p.with_suffix(".png"), np.full((H, W), 201, np.uint8))),
+        "damaged pseudo labels",
+        "no confidence",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_problem_is_found_and_named(tree, name):
+    stage, pattern, spoil, kind, words = SPOILT[name]
+    path = nth(tree, pattern)
+    spoil(path)
+    text, problems = check(options(stage, "--threshold 0.5"))
+    assert problems == 1
+    lines = text.splitlines()
+    at = lines.index("problems: 1")
+    assert lines[at + 1] == f"1 {kind}; {REMEDIES[kind]}"
+    file = "gtFine" if kind == "labels without an image" else path.name.partition("_conf")[0]
+    assert len(lines) == at + 3 and file in lines[at + 2] and words in lines[at + 2]
+
+
+def test_a_confidence_that_no_threshold_needs_may_be_missing(tree):
+    nth(tree, "hard/*_conf.npy").unlink()
+    assert check(options("stage2")).problems == 0
+
+
+def test_an_image_without_its_last_rows_is_found_where_a_crop_does_not_notice(tree):
+    path = nth(tree, TRAIN)
+    cut(path, 0.9)
+    data = target_data(options("warm_up"), "train")
+    assert data.read_region(0, (0, 0, W, H // 2)).shape == (H // 2, W, 3)
+    assert "1 damaged images" in check(options("warm_up")).text
+
+
+@pytest.mark.parametrize(("pattern", "what"), [(TRAIN, "images"), (VAL_LABEL, "labels")])
+def test_missing_rows_are_found_where_every_checksum_is_right(tree, pattern, what):
+    """The compressed rows break off inside a chunk whose checksum is of what is left."""
+    path = nth(tree, pattern)
+    save(path, np.random.default_rng(0).integers(0, 9, pixels(path).shape).astype(np.uint8))
+    content = path.read_bytes()
+    at = content.index(b"IDAT")
+    rows = content[at : at + 4 + int.from_bytes(content[at - 4 : at]) - 40]
+    chunk = (len(rows) - 4).to_bytes(4) + rows + zlib.crc32(rows).to_bytes(4)
+    path.write_bytes(content[: at - 4] + chunk + content[-12:])
+    text, problems = check(options("warm_up"))
+    assert problems == 1 and f"1 damaged {what}" in text
+
+
+def test_a_wrong_checksum_is_found_where_decoding_does_not_notice(tree):
+    path = nth(tree, VAL)
+    path.write_bytes(path.read_bytes()[:-12])  # the chunk that ends a PNG
+    assert target_data(options("warm_up"), "val").read_image(0).shape == (H, W, 3)
+    assert "1 damaged images" in check(options("warm_up")).text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda p: save(p, np.zeros((H, W, 3), np.uint8)), "damaged labels"),
+        (cut, "damaged labels"),
+        (Path.unlink, "missing labels"),
+    ],
+)
+def test_problems_of_synthia(tree, spoil, kind):
+    spoil(nth(tree, "dataset/SYNTHIA/GT/LABELS/*.png", 3))
+    text, problems = check(options("warm_up", "--src_dataset synthia --n_class 16"))
+    assert problems == 1 and f"1 {kind}; " in text and "LABELS/0000003.png" in text
+
+
+def test_names_that_occur_twice(tree):
+    first = nth(tree, TRAIN)
+    shutil.copy(first, first.parents[1] / "birkenau" / first.name)
+    text, problems = check(options("stage1"))
+    assert problems == 1 and "1 image names that occur twice" in text
+    assert f"birkenau/{first.name}: has the name of " in text
+    with pytest.raises(ValueError, match=r"has the name of .*rename one"):
+        check_sample(options("stage1"))
+
+
+def test_data_sets_that_are_not_there_are_all_named(tree):
+    shutil.rmtree(tree / "dataset" / "cityscapes" / "leftImg8bit" / "val")
+    (tree / "dataset" / "GTA5" / "split.mat").write_text("nothing")
+    text, problems = check(options("warm_up"))
+    assert problems == 2 and "2 data sets that are not there; " in text
+    assert "GTA5/split.mat" in text and "leftImg8bit/val" in text
+    assert "target train: cityscapes in dataset/cityscapes: 10 images" in text
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+
+def test_other_sizes_are_told_and_no_problem(tree):
+    image, label = nth(tree, GTA5), nth(tree, GTA5_LABEL)
+    save(image, np.zeros((2 * H, 2 * W, 3), np.uint8))
+    save(nth(tree, TRAIN), np.zeros((5 * H, 4 * W, 3), np.uint8))
+    hard = nth(tree, TRAIN).stem
+    write_hard(tree / "hard", hard, np.ones((2 * H, 2 * W)), np.ones((2 * H, 2 * W)), palette(K))
+    text, problems = check(options("stage2"))
+    assert label.is_file() and problems == 0
+    assert "12 images (11 of 64×32, 1 of 128×64, read at 64×32)" in text
+    assert "10 images (9 of 64×32, 1 of 256×160, read at 64×32)" in text
+    assert "source: 1 labels of another size than their image" in text
+    assert "target train: 1 pseudo labels of another size than images are read at" in text
+
+
+def test_labels_of_the_grid_are_no_problem_and_not_told(tree):
+    """So the released code writes them without --flip."""
+    name = nth(tree, TRAIN).stem
+    write_hard(tree / "hard", name, np.ones(GRID[::-1]), np.full(GRID[::-1], 7.5), palette(K))
+    text, problems = check(options("stage2", "--threshold 0.5"))
+    assert problems == 0 and "of another size" not in text
+
+
+def test_of_many_problems_the_first_are_named_and_all_counted(tree):
+    for label in (tree / "soft").iterdir():
+        cut(label)
+    nth(tree, GTA5_LABEL).unlink()
+    text, problems = check(options("stage1"))
+    assert problems == 11 and "problems: 11" in text.splitlines()
+    assert "1 missing labels; " in text and "10 damaged pseudo labels; " in text
+    assert text.count("not a readable .npy") == 5 and "    and 5 more" in text.splitlines()
+
+
+def test_the_same_report_for_any_number_of_workers(tree):
+    for n in (1, 4, 7):
+        cut(nth(tree, TRAIN, n))
+        change(nth(tree, GTA5_LABEL, n), 99)
+        nth(tree, "soft/*.npy", n).unlink()
+    alone, several = (check(options("stage1", f"--num_workers {n}")) for n in (0, 2))
+    assert alone == several and alone.problems == 9
+
+
+# --- the sample at the start of training ------------------------------------------------------------------
+
+
+def test_a_sample_of_a_clean_tree_is_fine(tree):
+    for stage in STAGES:
+        check_sample(options(stage, "--threshold 0.5"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern", "n"),
+    [
+        ("source_only", GTA5, 0),
+        ("source_only", GTA5_LABEL, 11),
+        ("warm_up", TRAIN, 9),
+        ("warm_up", VAL, 1),
+        ("warm_up", VAL_LABEL, 2),
+        ("stage1", "soft/*.npy", 0),
+        ("stage2", "hard/*_conf.npy", 9),
+    ],
+)
+def test_the_sample_names_the_first_problem_and_the_command(tree, stage, pattern, n):
+    path = nth(tree, pattern, n)
+    cut(path)
+    with pytest.raises(ValueError, match=r"python -m data\.check, with the same options") as raised:
+        check_sample(options(stage, "--threshold 0.5"))
+    assert path.name in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_the_sample_is_spread_over_the_data_set(tree):
+    """8 of 12 images: each of them but four."""
+    unseen = []
+    for n in range(12):
+        path = nth(tree, GTA5, n)
+        content = path.read_bytes()
+        cut(path)
+        try:
+            check_sample(options("source_only"))
+            unseen.append(n)
+        except ValueError as error:
+            assert path.name in str(error)
+        path.write_bytes(content)
+    assert len(unseen) == 4 and {0, 11}.isdisjoint(unseen)
+    assert all(after - before > 1 for before, after in pairwise(unseen))
+
+
+def test_processes_share_the_sample(tree):
+    cut(nth(tree, VAL, 2))
+    told = []
+    for rank in range(2):
+        try:
+            check_sample(options("warm_up"), Processes(rank, 2))
+        except ValueError as error:
+            told.append(str(error))
+    assert len(told) == 1 and nth(tree, VAL, 2).name in told[0]
