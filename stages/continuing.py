@@ -34,7 +34,7 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
     if not processes.first:
         yield states
         return
-    with locked(folder):
+    with locked(states.folder):
         clear_unfinished(folder)
         states.remove_unfinished()
         found = states.iterations()

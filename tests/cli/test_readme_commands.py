@@ -182,7 +182,7 @@ def check_run(chain: Chain, name: str, norm: bool) -> dict:
     assert files == {
         BEST,
         checkpoint_name(which="current"),
-        *("run.log", "log.jsonl", "options.yaml", "tensorboard"),
+        *("run.log", "log.jsonl", "options.yaml", "tensorboard", "state"),
     }
     content = load(folder / checkpoint_name(which="current"))
     assert {"ResNet101", "iter", "best_iou"} <= content.keys()

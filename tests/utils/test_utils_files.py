@@ -67,7 +67,7 @@ def test_an_interrupt_leaves_the_old_file(tmp_path):
 
 def test_a_full_disk_is_named(tmp_path):
     path = tmp_path / "file.bin"
-    with pytest.raises(OSError, match="disk full") as raised, replace_when_whole(path):
+    with pytest.raises(OSError, match="make room") as raised, replace_when_whole(path):
         raise OSError(28, "No space left on device")
     assert str(path) in str(raised.value) and "No space left" in str(raised.value)
 
