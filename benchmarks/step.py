@@ -33,9 +33,11 @@ from data.strong_augment import draw_strong
 from data.weak_augment import draw_weak
 from models import Compute, FCDiscriminator, deeplabv2, freeze_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
+from stages.guard import Guard
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import WarmUpStage
+from utils.logger import silent_logger
 from utils.quirks import Quirks
 
 K = 19
@@ -215,19 +217,20 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> dict[str, float]:
     """Medians in ms of an iteration, of its parts and of its networks alone; GB at the peak."""
     stage, (source, target) = build(o, compute, device), batches(o, device)
+    guard = watched(stage)
     for _ in range(o.warm_up):
-        stage.step(source, target)
+        guard.step(source, target)
     timer = Timer(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    step = timer.timed("iteration", stage.step)
+    step = timer.timed("iteration", guard.step)
     for _ in range(2 * o.iterations):
         step(source, target)
     found = {"iteration": timer.median_ms("iteration", 2) / 2}  # one with CutMix and one without
     found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
     parts = split(stage, timer)
     for _ in range(2 * o.iterations):
-        stage.step(source, target)
+        guard.step(source, target)
     # The contrast is of iterations without CutMix alone.
     found |= {name: timer.median_ms(name, 1 if name == "contrast" else 2) / 2 for name in parts}
     alone = timer.timed("networks alone", networks_alone(o, stage, source, target))
@@ -238,6 +241,11 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
         others()
     found["networks"] = timer.median_ms("networks alone") + timer.median_ms("discriminator alone")
     return found
+
+
+def watched(stage: Stage) -> Guard:
+    """Steps as a training takes them, with a look at whether their numbers are finite."""
+    return Guard(stage, False, 0, str, silent_logger())
 
 
 def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -> tuple[float, float]:
@@ -254,7 +262,7 @@ def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -
             training_loader(samples[k], o.bs, 0, True, True, o.workers, pin=device.type == "cuda")
             for k in ("source", kind)
         ]
-        stage, iterators = build(o, compute, device), [read(loader) for loader in loaders]
+        guard, iterators = watched(build(o, compute, device)), [read(loader) for loader in loaders]
         waited, start = 0.0, time.perf_counter()
         for iteration in range(o.warm_up + 2 * o.iterations):
             if iteration == o.warm_up:
@@ -263,7 +271,7 @@ def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -
             asked = time.perf_counter()
             source, target = (next(batches).to(device) for batches in iterators)
             waited += time.perf_counter() - asked
-            stage.step(source, target)
+            guard.step(source, target)
         _wait_for(device)
         del iterators
         return (time.perf_counter() - start) / (2 * o.iterations), waited / (2 * o.iterations)
