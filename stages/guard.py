@@ -12,7 +12,10 @@ from data.loaders import SourceBatch, TargetBatch
 from stages.stage import Stage
 from utils.finite import Bad, FiniteWatch, finite
 
-REMEDY = "go on from the last saved state with --continue, perhaps with --on_nonfinite skip"
+REMEDY = (
+    "--continue goes on from the last saved state, with --on_nonfinite skip past such iterations; "
+    "or begin anew with a lower --lr"
+)
 
 
 class Guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from cli_tools import PROJECT, run_here
 
 from stages.training import Training
 from tests.cli.killed_runs import (
+    COMMON,
     STAGES,
+    START,
     descendants,
     differences,
     finish,
@@ -169,6 +173,40 @@ def test_two_processes_end_together_when_one_is_asked(desk):
     rest, _ = child.communicate(timeout=120)
     assert child.returncode != 0 and "another process: interrupted after iteration" in told + rest
     assert "continues after iteration" in finish(words("stage2", "--continue"), desk, 2)
+
+
+def test_the_process_that_starts_copies_passes_signals_on(desk):
+    starter = desk / "start.py"
+    starter.write_text(
+        "import sys\nfrom utils.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
+    )
+    script = [str(PROJECT / "train.py"), *words("warm_up", "--continue", iterations=2000)[1:]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    environment.pop("PYTHONWARNINGS", None)
+    child = subprocess.Popen([sys.executable, str(starter), *script], cwd=desk, env=environment, **PIPES)
+    wait_for("Iter [", child)
+    child.send_signal(signal.SIGINT)
+    told, complaints = child.communicate(timeout=60)
+    assert (child.returncode, complaints) == (CAN_CONTINUE, "")
+    assert told.count("interrupted after iteration") == 1
+
+
+def test_a_recipe_goes_on_within_a_step(world, desk):
+    common = COMMON.replace("--", "").split()
+    options = {"name": "run", "stage": "warm_up", "no_resume": True, "resume_path": START, "num_workers": 0}
+    options |= {"train_iters": ITERATIONS} | dict(zip(common[::2], common[1::2], strict=True))
+    step = {"name": "run", "script": "train", "options": options}
+    recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
+    (desk / "small.yaml").write_text(yaml.safe_dump(recipe))
+    typed = ["reproduce.py", "--config", "small.yaml"]
+    child = start(typed, desk, **PIPES)
+    wait_for("Iter [3/", child)
+    child.send_signal(signal.SIGTERM)
+    told, complaints = child.communicate(timeout=60)
+    assert child.returncode == CAN_CONTINUE and "the same command goes on" in complaints, told
+    assert "continues after iteration" in finish(typed, desk)
+    assert_whole(desk, world)
+    assert "run: done" in finish(typed, desk)
 
 
 def environment_of(pid: int) -> list[str]:
@@ -330,6 +368,28 @@ def test_a_killed_loading_process_ends_the_run_in_one_line(desk):
     _, complaint = child.communicate(timeout=60)
     assert child.returncode == 1 and complaint.count("\n") == 1, complaint
     assert "killed by signal: Killed" in complaint and "--num_workers" in complaint
+
+
+def test_numbers_that_go_wrong_end_the_run_with_the_names_of_the_files(half, monkeypatch):
+    for path in half.glob("logs/run/**/*.pt*"):
+        path.unlink()
+    line = exit_of(command("warm_up", "--lr", "1e12"), half, monkeypatch)
+    pattern = (
+        r"error: iteration (\d+): .* not finite \((.*)\); source: .*png, .*png; target: (\S+), (\S+); .*"
+    )
+    found = re.fullmatch(pattern, line)
+    assert found and 2 <= int(found[1]) <= ITERATIONS and "source " in found[2]
+    assert found[3].endswith("_leftImg8bit.png") and "--on_nonfinite skip" in line
+
+
+def test_skipped_iterations_are_counted_until_too_many(half, monkeypatch, capsys):
+    for path in half.glob("logs/run/**/*.pt*"):
+        path.unlink()
+    typed = command("warm_up", "--lr", "1e12", "--on_nonfinite", "skip", "--nonfinite_limit", "2")
+    typed += " --save_interval 100"
+    line = exit_of(typed, half, monkeypatch)
+    assert "3 iterations in a row were bad" in line
+    assert capsys.readouterr().out.count("; skipped") >= 2
 
 
 def test_a_folder_that_vanishes_is_made_again(desk):
