@@ -1,0 +1,32 @@
+"""Image files, of which nothing but the header is read until their pixels are wanted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+FORMATS = ("PNG", "JPEG")  # Pillow knows many more, some of which start other programs
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A PNG or JPEG of no more pixels than Pillow's limit (89 million); errors name the file.
+
+    Only the header has been read; an error in the block counts as one of the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such image; did it vanish or move since the run began?"
+        ) from None
+    except Exception as error:  # a decoder raises many types on a broken file
+        raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
