@@ -35,6 +35,7 @@ def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
     with opened(path) as image:
         if image.format != "PNG" or path.stat().st_size > 2**20 + 8 * math.prod(image.size):
             raise ValueError("not a PNG, or longer than its pixels")
+        image.verify()  # checksums; the decoder below would speak of them itself
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)

@@ -118,7 +118,8 @@ def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Ten
         )
     # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
     values = np.where(values > 0, values, 1e-6)
-    return torch.from_numpy(values / values.sum()).float()
+    shares = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
+    return torch.from_numpy(shares).float()
 
 
 def save_distribution(counts: np.ndarray, path: Path) -> None:

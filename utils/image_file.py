@@ -10,11 +10,12 @@ from pathlib import Path
 from PIL import Image
 
 FORMATS = ("PNG", "JPEG")  # Pillow knows many more, some of which start other programs
+LONGEST_SIDE = 2**15  # pixels; sides are resized one by one, so that a strip would become a huge image
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A PNG or JPEG of no more pixels than Pillow's limit (89 million); errors name the file.
+    """A PNG or JPEG of no more pixels than Pillow's limit (89 million), and no long strip; errors name it.
 
     Only the header has been read; an error in the block counts as one of the file.
     """
@@ -23,6 +24,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
         with image:
+            if max(image.size) > LONGEST_SIDE:
+                raise ValueError(f"{image.width}×{image.height} pixels are too many")
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(

@@ -85,6 +85,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     options = parser.parse_args(argv, namespace=Options())
     if options.config:
         argv = _read_config(options.config, parser) + argv
+        parser.config = options.config
         options = parser.parse_args(argv, namespace=Options())
     problem = _first_problem(options, script)
     if problem:
@@ -152,12 +153,16 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # unlike Path.expanduser without an error for an unknown user
 
 
 class _Parser(argparse.ArgumentParser):
+    config: Path | None = None  # file of options before those of the command line, for messages
+
     def error(self, message: str) -> None:
         """One line instead of the whole usage, from the first of several processes."""
+        if self.config is not None and str(self.config) not in message:
+            message += f"; options of {self.config} included"
         line = f"{self.prog}: error: {_printable(message)} (see --help)\n"
         if os.environ.get("RANK", "0") == "0":
             self.exit(2, line)
