@@ -7,7 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ Make = Callable[[], bytes] | tuple[Callable[[], bytes], int]  # content; and the
 HUGE = 10**12
 
 
-def bombs(trap: Path) -> Iterator[tuple[str, str, bytes, int]]:
-    """(kind, what it is, content, length of the file). trap: a folder that hostile code would make."""
+def bombs(trap: Path, kinds: Collection[str]) -> Iterator[tuple[str, str, bytes, int]]:
+    """(kind, what it is, content, length of the file) of these kinds; trap: what hostile code would make."""
     for kind, what, make in (*_torch(trap), *_arrays(), *_images(), *_splits(), *_yaml(trap), *_texts()):
+        if kind not in kinds:
+            continue
         content, length = (make[0](), make[1]) if isinstance(make, tuple) else (make(), 0)
         yield kind, what, content, max(length, len(content))
 

@@ -75,7 +75,7 @@ def _cases(
         content = mutated(kind, good[kind], good[rng.choice(list(good))], rng)
         yield kind, f"mutation {number}", content, len(content)
     if crafted:
-        yield from (case for case in bombs(trap) if case[0] in kinds)
+        yield from bombs(trap, kinds)
 
 
 class _Child:
