@@ -21,13 +21,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a part that is not needed
+            warnings.simplefilter("ignore")  # of parts that are not needed
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            if max(image.size) > LONGEST_SIDE:
-                raise ValueError(f"{image.width}×{image.height} pixels are too many")
-            yield image
+            with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    raise ValueError(f"{image.width}×{image.height} pixels are too many")
+                yield image
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no such image; did it vanish or move since the run began?"

@@ -212,7 +212,7 @@ def _zip(data: bytes, rng: random.Random) -> bytes:
     records = zip_records(data)
     at = rng.randrange(len(records))
     if rng.random() < 0.7:
-        at = next(i for i, (name, _) in enumerate(records) if name.endswith("data.pkl"))
+        at = next((i for i, (name, _) in enumerate(records) if name.endswith("data.pkl")), at)
     name, content = records[at]
     if name.endswith("data.pkl") and rng.random() < 0.8:
         records[at] = name, _pickle(content, rng)
