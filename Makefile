@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 SEED ?= 0
+FILES ?= 2400
 
 # Threads that wait for one another sleep instead of spinning: on a busy machine spinning costs up to 20 times.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: demo test test-slow test-gpu fidelity lint fixup setup setup-dev clean
+.PHONY: demo test test-slow test-gpu fidelity fuzz lint fixup setup setup-dev clean
 
 demo: setup
 	$(RUN) reproduce.py --config configs/mini.yaml --seed $(SEED)
@@ -25,6 +26,10 @@ test-gpu: setup-dev
 fidelity: setup-dev
 	OMP_NUM_THREADS=2 $(RUN) -m tests.golden.measure
 	$(RUN) -m tests.golden.measure_quirks
+
+# Damaged and hostile files, each read by the project's own reader; SEED=1 makes others.
+fuzz: setup-dev
+	$(RUN) -m tests.fuzz --files $(FILES) --seed $(SEED)
 
 lint: setup-dev
 	$(RUN) -m ruff check .

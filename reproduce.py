@@ -12,8 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from data.choose import target_data
 from data.labels import palette
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
@@ -21,6 +19,7 @@ from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report import write_report
+from utils.yaml_file import parse_yaml
 
 
 def main() -> None:
@@ -67,7 +66,10 @@ def _assignment(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator:
         raise ValueError(f"--set {text}: write OPTION=VALUE")
-    return name, yaml.safe_load(value)
+    try:
+        return name, parse_yaml(value)
+    except Exception as error:  # a broken scalar may raise anything
+        raise ValueError(f"--set {text}: not a readable value ({str(error).splitlines()[0]})") from None
 
 
 def choose(recipe: Recipe, start: str | None, only: str | None) -> list[Step]:

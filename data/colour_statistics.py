@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import zlib
@@ -13,6 +14,8 @@ import numpy as np
 from data.colour_transfer import ColourStatistics, colour_statistics
 from data.dataset import DataSet
 from data.image_cache import file_identity
+
+_LIMIT = 2**26  # bytes; a line has about 150, and a file of more is none of ours
 
 
 class KeptStatistics:
@@ -42,7 +45,7 @@ class KeptStatistics:
 
     def _take_in(self) -> None:
         """Read what has been appended since the last time."""
-        if self.path is None or not self.path.is_file():
+        if self.path is None or not self.path.is_file() or self.path.stat().st_size > _LIMIT:
             return
         with open(self.path, "rb") as file:
             file.seek(self._read_to)
@@ -52,9 +55,10 @@ class KeptStatistics:
         for line in new[:whole].splitlines():
             checksum, _, content = line.partition(b" ")
             if checksum == _checksum(content) and len(content.split()) == 7:
-                key, *numbers = content.decode().split()
-                values = np.array([float.fromhex(number) for number in numbers])
-                self._known[key] = ColourStatistics(values[:3], values[3:])
+                key, *numbers = content.split()
+                values = np.array([_number(number) for number in numbers])
+                if np.isfinite(values).all():
+                    self._known[key.decode("ascii", "replace")] = ColourStatistics(values[:3], values[3:])
 
     def _append(self, key: str, statistics: ColourStatistics) -> None:
         if self.path is None:
@@ -73,6 +77,14 @@ class KeptStatistics:
         except OSError as error:
             print(f"{self.path}: colour statistics are not kept ({error.strerror})", file=sys.stderr)
             self.path = None
+
+
+def _number(word: bytes) -> float:
+    """A number in hexadecimal; NaN for any other word."""
+    try:
+        return float.fromhex(word.decode("ascii", "replace"))
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _checksum(content: bytes) -> bytes:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from data.image_cache import ImageCache
 from data.labels import encode, id_table
 from data.resize import Box, Size, nearest_index, needed_box, resize_box
+from utils.image_file import opened
 
 ReadIds = Callable[[Path, Size, np.ndarray, np.ndarray], np.ndarray]
 
@@ -88,20 +88,6 @@ class DataSet:
     def _decode_label(self, path: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         ids = self.read_ids(path, self.size, rows, columns)
         return encode(ids, id_table(self.scheme, self.n_class), path)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, of which only the header has been read; errors name it if it is broken or missing."""
-    try:
-        with Image.open(path) as image:
-            yield image
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: no such image; did it vanish or move since the run began?"
-        ) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
 
 
 def intact_size(path: Path) -> Size:

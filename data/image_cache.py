@@ -112,7 +112,7 @@ def _overwrite(file: BinaryIO, count: int) -> None:
 
 def _encode(whole: np.ndarray) -> bytes:
     """A header of JSON, then the rows."""
-    sums = [zlib.crc32(np.ascontiguousarray(whole[i : i + _STRIP])) for i in range(0, len(whole), _STRIP)]
+    sums = _checksums(np.ascontiguousarray(whole), whole.shape)
     header = json.dumps({"shape": whole.shape, "sums": sums}).encode()
     assert len(header) <= _HEADER, whole.shape
     return header.ljust(_HEADER) + whole.tobytes()
@@ -124,6 +124,8 @@ def _read(entry: Path, start: int, stop: int) -> np.ndarray | None:
         try:
             about = json.loads(file.read(_HEADER))
             (height, *row), sums = about["shape"], about["sums"]
+            if not all(type(side) is int and side > 0 for side in (height, *row)):
+                return None
             first, last = start // _STRIP, -(-stop // _STRIP)
             top, bottom = first * _STRIP, min(last * _STRIP, height)
             length = math.prod(row)
@@ -132,7 +134,12 @@ def _read(entry: Path, start: int, stop: int) -> np.ndarray | None:
             file.seek(_HEADER + top * length)
             rows = np.fromfile(file, dtype=np.uint8, count=(bottom - top) * length).reshape(-1, *row)
             expected = sums[first:last]
-        except (ValueError, KeyError, TypeError):  # not what `_encode` writes
+        except (ValueError, LookupError, TypeError, RecursionError):  # not what `_encode` writes
             return None
-    found = [zlib.crc32(rows[i : i + _STRIP]) for i in range(0, len(rows), _STRIP)]
-    return rows[start - top : stop - top] if found == expected else None
+    return rows[start - top : stop - top] if _checksums(rows, (height, *row)) == expected else None
+
+
+def _checksums(rows: np.ndarray, shape: tuple[int, ...]) -> list[int]:
+    """One a strip of rows (h, …) of an array of the given shape, which it covers too."""
+    start = zlib.crc32(repr(tuple(shape)).encode())
+    return [zlib.crc32(rows[i : i + _STRIP], start) for i in range(0, len(rows), _STRIP)]

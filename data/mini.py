@@ -94,13 +94,20 @@ def is_complete(out: Path, wanted: dict) -> bool:
         return False
     for name in ("mini.json", "mini.json.part"):
         if (out / name).is_file():
-            found = json.loads((out / name).read_text())
+            found = _record(out / name)
             if found == wanted:
                 return name == "mini.json"
             raise ValueError(
                 f"{out}: drawn with other parameters ({found}); choose another folder or remove it"
             )
     raise ValueError(f"{out}: exists and was not written by data.mini; choose another folder")
+
+
+def _record(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not written by data.mini; choose another folder") from None
 
 
 def all_jobs(out: Path, n_source: int, n_target: int, n_val: int) -> Iterator[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from data.dataset import DataSet, crossings, nearest_crossings, require_folder
 from data.resize import Size
+from utils.image_file import opened
 
 SIZE = (1280, 760)
 
@@ -30,6 +32,10 @@ def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
 
     Pillow would cut the 16 bits to the upper 8, that is to zeros.
     """
+    with opened(path) as image:
+        if image.format != "PNG" or path.stat().st_size > 2**20 + 8 * math.prod(image.size):
+            raise ValueError("not a PNG, or longer than its pixels")
+        image.verify()  # checksums; the decoder below would speak of them itself
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)

@@ -99,7 +99,7 @@ def imagenet_state() -> dict[str, Tensor]:
     """torchvision's ImageNet ResNet-101, fetched once into torch's cache."""
     url = ResNet101_Weights.IMAGENET1K_V1.url
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise OSError(
             f"ImageNet weights could not be fetched ({error}); put {url} into "

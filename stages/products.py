@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from utils.files import load_array, save_array
 from utils.options import Options
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
+_TEXT_LIMIT = 10_000  # characters; 19 shares have a few hundred
 
 
 def _model_words(o: Options) -> str:
@@ -76,7 +78,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     if path is None:
         if (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
             raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
-        prior = np.loadtxt(SHIPPED_DISTRIBUTION)
+        prior = _read_numbers(SHIPPED_DISTRIBUTION)
         return _as_prior(prior, o.n_class, SHIPPED_DISTRIBUTION, command), (
             f"class distribution: none was generated ({places[0]}); "
             "the authors' for GTA5 to Cityscapes is used"
@@ -84,23 +86,40 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: missing; make the class distribution with: {command}")
     try:
-        prior = np.loadtxt(path) if path.suffix == ".txt" else load_array(path)
-    except ValueError as error:
+        prior = _read_numbers(path) if path.suffix == ".txt" else load_array(path)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable ({error}); make it with: {command}") from None
     absent = int((prior <= 0).sum())
     note = f" ({absent} classes without a share are raised to 1e-6)" if absent else ""
     return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}{note}"
 
 
+def _read_numbers(path: Path) -> np.ndarray:
+    """The numbers of a text file; ValueError if it holds none or anything else."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_TEXT_LIMIT + 1)
+    if not text.strip() or len(text) > _TEXT_LIMIT:
+        raise ValueError(f"a text of 1 to {_TEXT_LIMIT} characters is expected")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy only warns of a text without numbers
+        try:
+            return np.loadtxt(text.splitlines())
+        except (UserWarning, OverflowError) as error:
+            raise ValueError(str(error)) from None
+
+
 def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Tensor:
-    values = np.asarray(values, dtype=np.float64)
-    if values.shape != (n_class,) or not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+    with np.errstate(all="ignore"):
+        values = np.asarray(values, dtype=np.float64)
+        total = values.sum()
+    if values.shape != (n_class,) or not 0 < total < np.inf or (values < 0).any():
         raise ValueError(
             f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}"
         )
     # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
     values = np.where(values > 0, values, 1e-6)
-    return torch.from_numpy(values / values.sum()).float()
+    shares = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
+    return torch.from_numpy(shares).float()
 
 
 def save_distribution(counts: np.ndarray, path: Path) -> None:

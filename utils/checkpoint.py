@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import pickle
-import struct
+import reprlib
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from utils.files import replace_when_whole
+from utils.torch_file import check_torch_file
 
 NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
 
@@ -72,6 +73,7 @@ def load_file(path: Path, remedy: str) -> object:
     if start not in (b"PK", b"\x80\x02"):  # torch's zip format and the one before it
         raise ValueError(f"{path}: not a torch file; download or write it again")
     try:
+        check_torch_file(path)
         with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -79,7 +81,7 @@ def load_file(path: Path, remedy: str) -> object:
         raise ValueError(
             f"{path}: refused, it holds more than tensors and numbers, or is broken ({reason.strip()})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, OSError, struct.error) as error:
+    except Exception as error:  # torch's reader raises many types on a broken file
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         raise ValueError(
             f"{path}: not a readable checkpoint ({reason}); download or write it again"
@@ -99,7 +101,7 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
                 raise ValueError(f"{path}: its {what}; is this a CPSL checkpoint?")
             content[part]["model_state"] = without_module(state)
     if NETWORK not in content:
-        found = ", ".join(map(repr, list(content)[:5]))
+        found = ", ".join(map(reprlib.repr, list(content)[:5]))
         raise ValueError(f"{path}: has no entry {NETWORK!r} (found {found}); is this a CPSL checkpoint?")
     return content
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import numpy as np
 from PIL import Image
+
+_ARRAY_LIMIT = 2**30  # bytes; the soft labels of a whole Cityscapes image in float64 would have a third of it
+_HEADER_LIMIT = 500  # characters; a header of plain numbers has about 100
 
 
 @contextmanager
@@ -59,11 +64,29 @@ def save_array(array: np.ndarray, path: Path) -> None:
 
 
 def load_array(path: Path) -> np.ndarray:
-    """Read a .npy file of plain numbers."""
+    """Read a .npy file of plain numbers, of at most 1 GiB; ValueError for any other."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a readable .npy file of numbers ({error}); write it anew") from None
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a header that only resembles Python
+            return _read_array(file)
+    except Exception as error:  # a broken header may raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable .npy file of numbers ({reason}); write it anew") from None
+
+
+def _read_array(file: BinaryIO) -> np.ndarray:
+    """As np.load, which would take the memory before it looks how long the file is."""
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("of a format that plain numbers do not need")
+    shape, column_major, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_LIMIT)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"holds {dtype}")
+    there = os.fstat(file.fileno()).st_size - file.tell()
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count * dtype.itemsize > min(there, _ARRAY_LIMIT):
+        raise ValueError(f"shape {shape} of {dtype} in {there} bytes")
+    values = np.fromfile(file, dtype=dtype, count=count)
+    return values.reshape(shape, order="F" if column_major else "C")
 
 
 def save_image(image: Image.Image, path: Path) -> None:

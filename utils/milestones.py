@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,20 +36,21 @@ PUBLISHED: Mapping[str, Published] = {
     "stage3": Published([(1000, 55.9), (48000, 60.77), (76000, 60.25)], []),
 }
 
-_LINE = re.compile(r"Iter \[(\d+)/\d+\](.*)")
+_LINE = re.compile(r"Iter \[(\d{1,12})/\d+\](.*)")
+_LONGEST_LOG = 2**26  # bytes; a training's has two million
 _VALUE = re.compile(r"([\w/]+): ([-+.\deE]+)")
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Every named value of a log in the released form, `… Iter [20/90000]  loss: 7.04  loss_CTS: …`."""
     series: dict[str, list[tuple[int, float]]] = {}
+    if path.stat().st_size > _LONGEST_LOG:
+        raise ValueError(f"{path}: longer than {_LONGEST_LOG} bytes, which no log of a training is")
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         found = _LINE.search(line)
         for name, value in _VALUE.findall(found[2]) if found else ():
-            try:
+            with suppress(ValueError):  # a word that only looks like a number
                 series.setdefault(name, []).append((int(found[1]), float(value)))
-            except ValueError:
-                continue  # a word that only looks like a number
     if not series:
         raise ValueError(f"{path}: has no line of the form 'Iter [20/90000]  loss: 7.04'")
     return series

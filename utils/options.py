@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import reprlib
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
 from utils.quirks import Quirks
+from utils.yaml_file import is_scalar, load_yaml
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (
@@ -41,6 +42,7 @@ _FREE = (
     *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo"),
 )
+_LINE = 4000  # characters of a message; paths may be long
 _COMPATIBLE = "accepted for compatibility, without effect"
 
 
@@ -96,6 +98,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     options = parser.parse_args(argv, namespace=Options())
     if options.config:
         argv = _read_config(options.config, parser) + argv
+        parser.config = options.config
         options = parser.parse_args(argv, namespace=Options())
     problem = _first_problem(options, script)
     if problem:
@@ -121,9 +124,9 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> frozenset[st
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """A flat YAML mapping of options as command-line words."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})")
+        content = load_yaml(path)
+    except ValueError as error:
+        parser.error(str(error))
     if isinstance(content, dict) and "steps" in content:
         parser.error(f"{path}: is a recipe of several steps; run it with reproduce.py --config {path}")
     if not isinstance(content, dict):
@@ -141,14 +144,16 @@ def option_words(values: dict, parser: argparse.ArgumentParser) -> list[str]:
     for name, value in values.items():
         action = actions.get(str(name))
         if action is None or name in ("config", "help"):
-            raise ValueError(f"no option is called {name!r}")
+            raise ValueError(f"no option is called {reprlib.repr(name)}")
         if action.nargs == 0:
             if not isinstance(value, bool):
-                raise ValueError(f"{name} is a switch: true or false, not {value!r}")
+                raise ValueError(f"{name} is a switch: true or false, not {reprlib.repr(value)}")
             words += [f"--{name}"] if value else []
         else:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            words += [f"--{name}", text]
+            parts = value if isinstance(value, list) else [value]
+            if not all(map(is_scalar, parts)):
+                raise ValueError(f"{name} is a value or a list of values, not {reprlib.repr(value)}")
+            words += [f"--{name}", ",".join(map(str, parts))]
     return words
 
 
@@ -161,13 +166,17 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # unlike Path.expanduser without an error for an unknown user
 
 
 class _Parser(argparse.ArgumentParser):
+    config: Path | None = None  # file of options before those of the command line, for messages
+
     def error(self, message: str) -> None:
         """One line instead of the whole usage, from the first of several processes."""
-        line = f"{self.prog}: error: {message} (see --help)\n"
+        if self.config is not None and str(self.config) not in message:
+            message += f"; options of {self.config} included"
+        line = f"{self.prog}: error: {_printable(message)} (see --help)\n"
         if os.environ.get("RANK", "0") == "0":
             self.exit(2, line)
         time.sleep(5.0)  # an earlier end of this process would end the first before it has spoken
@@ -477,7 +486,7 @@ def _bad_choice(o: Options) -> str | None:
     if o.fbs > o.queue_length:
         return f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"
     for name in ("name", "model_name"):
-        if _escapes(getattr(o, name)):
+        if leads_out(getattr(o, name)):
             return f"--{name} {getattr(o, name)!r}: a name, not a path out of the folder"
     try:
         Quirks.parse(o.quirks)
@@ -514,8 +523,15 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
     return (quarters[0] - 1) // 2 + 1, (quarters[1] - 1) // 2 + 1
 
 
-def _escapes(name: str) -> bool:
-    return not name or Path(name).is_absolute() or ".." in Path(name).parts
+def leads_out(name: str) -> bool:
+    """Whether a name, used as one of a file, would not stay in its folder."""
+    return not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def _printable(message: str) -> str:
+    """One line of bounded length, whatever names and values from files stand in it."""
+    line = "".join(sign if sign.isprintable() else " " for sign in message)
+    return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 2 :]}"
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -532,9 +548,9 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def one_line(error: Exception) -> str | None:
-    """What to tell a user of an expected error; None for one that needs its traceback."""
+    """What to tell a user of an expected error, in one line; None for one that needs its traceback."""
     if isinstance(error, OSError | ValueError | ArithmeticError):
-        return str(error)
+        return _printable(str(error))
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "the machine's memory is used up; lower --num_workers, --bs or --infer_bs"

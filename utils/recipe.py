@@ -12,16 +12,17 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from utils.checkpoint import checkpoint_path
 from utils.files import save_json
-from utils.options import build_parser, option_words
+from utils.options import build_parser, leads_out, option_words
+from utils.yaml_file import is_scalar, load_yaml
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {
@@ -31,6 +32,11 @@ _PARSER_OF = {
     "calc_prototype": "prototypes",
     "generate_class_distribution": "distribution",
 }
+_MODULES = ("data.mini", "data.check")  # that a recipe may run
+_MOST_STEPS, _LONGEST_FOLDER = 100, 500
+_NOTE = {"command", "after", "finished", "seconds"}  # what is kept of a finished step
+_WORD = re.compile(r"\{([^{}]*)\}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -73,39 +79,44 @@ class Recipe:
 
 def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Recipe:
     """Read a recipe. seed: instead of the recipe's; overrides: options that win over the recipe's own."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    content = load_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise ValueError(
             f"{path}: a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml"
         )
-    common = content.get("options") or {}
-    if not isinstance(common, dict) or not isinstance(content.get("folder"), str):
-        raise ValueError(f"{path}: 'folder' is a path and 'options' a mapping; see configs/mini.yaml")
-    common = common | overrides | ({} if seed is None else {"seed": seed})
-    names = {"seed": common.get("seed", 6523)}
     try:
-        names["folder"] = content["folder"].format(**names)
-    except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"{path}: folder {content['folder']!r}: nothing is called {error}") from None
-    folder = Path(names["folder"])
-    recipe = Recipe(content.get("title", path.stem), folder, int(common.get("n_class", 19)), ())
-    steps: list[Step] = []
-    try:
-        for entry in content["steps"]:
-            steps += _steps_of(_substitute(entry, names), _substitute(common, names), recipe, overrides)
+        return _recipe(content, path.stem, {} if seed is None else {"seed": seed}, overrides)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: a step lacks or misspells {error}") from None
+        raise ValueError(f"{path}: it lacks or misspells {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return Recipe(recipe.title, folder, recipe.n_class, tuple(steps))
 
 
-def _substitute(value: Any, names: dict[str, Any]) -> Any:
+def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str, Any]) -> Recipe:
+    """The recipe of a file of this name."""
+    common, folder = content.get("options") or {}, content.get("folder")
+    if not isinstance(common, dict) or not isinstance(folder, str) or len(folder) > _LONGEST_FOLDER:
+        raise ValueError("'folder' is a path and 'options' a mapping; see configs/mini.yaml")
+    if len(content["steps"]) > _MOST_STEPS:
+        raise ValueError(f"more than {_MOST_STEPS} steps")
+    common = common | overrides | seed
+    title, n_class, seed = content.get("title", name), common.get("n_class", 19), common.get("seed", 6523)
+    if not isinstance(title, str) or not isinstance(n_class, int) or not isinstance(seed, int):
+        raise ValueError("'title' is a text, 'n_class' and 'seed' are whole numbers")
+    names = {"seed": str(seed)}
+    names["folder"] = _substitute(folder, names)
+    common = _substitute(common, names)
+    recipe = Recipe(title, Path(names["folder"]), n_class, ())
+    steps: list[Step] = []
+    for entry in content["steps"]:
+        steps += _steps_of(_substitute(entry, names), common, recipe, overrides)
+    return replace(recipe, steps=tuple(steps))
+
+
+def _substitute(value: Any, names: dict[str, str]) -> Any:
+    """A value with every {word} in its texts replaced by what it names."""
     if isinstance(value, str):
-        return value.format(**names)
+        return _WORD.sub(lambda found: names[found[1]], value)
     if isinstance(value, dict):
         return {k: _substitute(v, names) for k, v in value.items()}
     if isinstance(value, list):
@@ -115,10 +126,16 @@ def _substitute(value: Any, names: dict[str, Any]) -> Any:
 
 def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> list[Step]:
     name = entry["name"]
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+        raise ValueError(
+            f"step {reprlib.repr(name)}: a step's name has letters, digits, '.', '_' and '-' only"
+        )
     if "module" in entry:
-        words = ["python", "-m", entry["module"], *map(str, entry.get("words", []))]
-        return [Step(name, tuple(words), "", {})]
-    options = common | entry.get("options", {}) | overrides
+        return [Step(name, ("python", "-m", *_module_words(entry)), "", {})]
+    options = common | (entry.get("options") or {}) | overrides
+    for option in ("name", "model_name"):
+        if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
+            raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
     steps = [_script_step(name, entry["script"], options)]
     if "test" in entry:
         test = common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
@@ -127,6 +144,16 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
         test["save_pred"] = str(recipe.prediction_folder(name))
         steps.append(_script_step(f"test_{name}", "test", test))
     return steps
+
+
+def _module_words(entry: dict) -> list[str]:
+    """A module of this project and its words: a recipe runs nothing else."""
+    module, words = entry["module"], entry.get("words") or []
+    if module not in _MODULES:
+        raise ValueError(f"module {reprlib.repr(module)} is none of {', '.join(_MODULES)}")
+    if not isinstance(words, list) or not all(map(is_scalar, words)):
+        raise ValueError(f"the words of {module} are a list of values")
+    return [module, *map(str, words)]
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:
@@ -170,9 +197,10 @@ class Done:
     def read(self, step: Step) -> dict | None:
         """What is known of a finished step."""
         try:
-            return json.loads(self._marker(step).read_text())
-        except (OSError, ValueError):
+            note = json.loads(self._marker(step).read_text())
+        except (OSError, ValueError, RecursionError):
             return None
+        return note if isinstance(note, dict) and note.keys() >= _NOTE else None
 
     def holds(self, step: Step, previous: Step | None) -> bool:
         """Whether the step was done by this command, after the last time that the previous one was."""

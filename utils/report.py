@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from utils.files import replace_when_whole, save_image, save_text
+from utils.image_file import opened
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
 
@@ -36,7 +37,7 @@ def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Pa
     for step in recipe.trainings:
         path = recipe.result_path(step.name)
         if path.is_file():
-            results[step.name] = json.loads(path.read_text())
+            results[step.name] = read_result(path)
     table = markdown_table(results)
     print(table)
     written = [recipe.folder / "table.md", recipe.folder / "pictures.png", recipe.folder / "curves.png"]
@@ -44,6 +45,18 @@ def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Pa
     save_image(picture_grid(recipe, list(results), data, colours), written[1])
     write_curves(recipe, written[2])
     return written
+
+
+def read_result(path: Path) -> dict:
+    """Scores that test.py wrote; ValueError for any other file."""
+    try:
+        result = json.loads(path.read_text())
+        values = [result["miou"], *result["iou"], result.get("miou_13", 0.0)]
+        if len(result["classes"]) == len(result["iou"]) and all(isinstance(v, float | int) for v in values):
+            return result
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{path}: not the scores of a test; remove it and do that step again")
 
 
 def markdown_table(results: dict[str, dict]) -> str:
@@ -65,9 +78,15 @@ def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: 
         row = [data.read_image(index), colourise(data.read_label(index), colours)]
         for name in names:
             path = recipe.prediction_folder(name) / f"{data.images[index].stem}.png"
-            row.append(colourise(np.asarray(Image.open(path)), colours) if path.is_file() else row[1] * 0)
+            row.append(_prediction(path, colours) if path.is_file() else row[1] * 0)
         rows.append(row)
     return contact_sheet(["image", "label", *names], rows)
+
+
+def _prediction(path: Path, colours: np.ndarray) -> np.ndarray:
+    """A predicted label map in colours, (H, W, 3)."""
+    with opened(path) as image:
+        return colourise(np.asarray(image), colours)
 
 
 def write_curves(recipe: Recipe, path: Path) -> None:
@@ -78,7 +97,7 @@ def write_curves(recipe: Recipe, path: Path) -> None:
     figure = Figure(figsize=(4 * len(trainings), 6), layout="constrained")
     axes = figure.subplots(2, len(trainings), squeeze=False)
     for column, step in enumerate(trainings):
-        lines = [json.loads(line) for line in _log_of(step.options).read_text().splitlines()]
+        lines = _read_log(_log_of(step.options))
         losses, scores = axes[0, column], axes[1, column]
         names = sorted({k.removeprefix("loss/") for line in lines for k in line if k.startswith("loss/")})
         for index, name in enumerate(names):
@@ -100,6 +119,18 @@ def write_curves(recipe: Recipe, path: Path) -> None:
         axis.grid(alpha=0.3)
     with replace_when_whole(path) as file:
         figure.savefig(file, format="png", dpi=100)
+
+
+def _read_log(path: Path) -> list[dict]:
+    """The lines of a run's log; ValueError for any other file."""
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        numbers = (value for line in lines for value in (line["iteration"], *line.values()))
+        if all(isinstance(value, float | int) for value in numbers):
+            return lines
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
 
 
 def _log_of(options: dict) -> Path:

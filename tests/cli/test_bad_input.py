@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import shutil
+import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from cli_tools import (
 )
 from PIL import Image
 
+from tests.fuzz import bombs
 from utils.options import parse
 
 MODEL = f"models/{checkpoint_name()}"
@@ -272,6 +275,62 @@ def test_file_that_is_no_checkpoint(desk, monkeypatch):
     torch.save(torch.zeros(19, 64), desk / "tensor.pkl")
     line = refused_here(f"{TEST} tensor.pkl", desk, monkeypatch)
     assert "tensor.pkl" in line and "checkpoint" in line
+
+
+# --- files that claim or hold too much --------------------------------------------------------------------
+
+
+def test_checkpoint_that_claims_a_terabyte(desk):
+    (desk / "claims.pkl").write_bytes(bombs.zipped(bombs.model(bombs.tensor(10**12, (4,), (1,)))))
+    assert "claims.pkl" in refused(f"{TEST} claims.pkl", desk)
+
+
+def test_checkpoint_shorter_than_its_pickle_says(desk):
+    (desk / "short.pkl").write_bytes(bombs.zipped(bombs.model(bombs.tensor(10**8, (10**8,), (1,)))))
+    assert "short.pkl" in refused(f"{TEST} short.pkl", desk)
+
+
+def test_image_of_absurd_size(own_desk):
+    image = first(own_desk, "cityscapes/leftImg8bit/val/*/*.png")
+    content = image.read_bytes()
+    body = b"IHDR" + (12_000).to_bytes(4, "big") * 2 + content[24:29]
+    image.write_bytes(content[:12] + body + zlib.crc32(body).to_bytes(4, "big") + content[33:])
+    assert str(image.relative_to(own_desk)) in refused(f"{TEST} {MODEL} --max_images 1", own_desk)
+
+
+def test_soft_label_that_claims_a_terabyte(stage1_desk, dataset):
+    for name in train_stems(dataset, 2):
+        path = write_soft_labels(stage1_desk / f"soft_{name}", [name]) / f"{name}.npy"
+        (stage1_desk / "soft").mkdir(exist_ok=True)
+        header = "{'descr': '<f4', 'fortran_order': False, 'shape': (19, 1000000, 1000000), }"
+        (stage1_desk / "soft" / path.name).write_bytes(bombs.npy(header, path.read_bytes()[128:]))
+    line = refused(f"{STAGE1} --path_soft soft", stage1_desk)
+    assert re.search(r"soft/\S+\.npy", line)
+
+
+def test_options_of_a_billion_laughs(tmp_path):
+    names = "abcdefghij"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in pairwise(names)]
+    (tmp_path / "laughs.yaml").write_text("\n".join(lines))
+    assert "laughs.yaml" in refused("python test.py --config laughs.yaml", tmp_path)
+
+
+def test_values_of_a_file_of_options_are_refused_with_its_name(tmp_path):
+    (tmp_path / "options.yaml").write_text("lr: fast\n")
+    line = start("python test.py --config options.yaml", tmp_path).stderr
+    assert "--lr" in line and "options.yaml" in line and line.count("\n") == 1
+
+
+def test_recipe_that_runs_another_program(desk, monkeypatch):
+    (desk / "recipe.yaml").write_text("folder: x\nsteps:\n  - {name: a, module: http.server}\n")
+    line = refused_here("python reproduce.py --config recipe.yaml --dry_run", desk, monkeypatch)
+    assert "recipe.yaml" in line and "http.server" in line
+
+
+def test_values_of_set_are_named(desk, monkeypatch):
+    line = refused_here("python reproduce.py --config x.yaml --set lr=[1", desk, monkeypatch)
+    assert "--set lr=[1" in line
 
 
 # --- options ----------------------------------------------------------------------------------------------

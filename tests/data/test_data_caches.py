@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -245,3 +246,32 @@ def test_processes_keep_statistics_together(tmp_path, monkeypatch):
     for i, (mean, std) in enumerate(wanted):
         np.testing.assert_array_equal(kept.of(data, i).mean, mean)
         np.testing.assert_array_equal(kept.of(data, i).std, std)
+
+
+@pytest.mark.parametrize("number", ["0x1p99999", "nan", "inf", "x", "0x"])
+def test_a_line_without_finite_numbers_is_ignored(tmp_path, number):
+    """Also where its checksum is right."""
+    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
+    assert_right(KeptStatistics(path), data)
+    lines = []
+    for line in path.read_bytes().split(b"\n"):
+        if line:
+            content = line.split()[1] + b" " + b" ".join([number.encode()] * 6)
+            lines.append(b"%08x %s\n" % (zlib.crc32(content), content))
+    path.write_bytes(b"".join(lines))
+    assert_right(KeptStatistics(path), data)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    ["[70, 150]", "[70, 3, 50]", "[0, 50, 3]", "[-70, -50, 3]", "[70, 50.0, 3]", '["70"]', "[" * 15000],
+)
+def test_a_header_of_other_sides_is_made_again(source, tmp_path, shape):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    rows(cache, source)
+    (entry,) = entries(tmp_path / "cache")
+    content = entry.read_bytes()
+    assert b"[70, 50, 3]" in content[: 2**14]
+    header = content[: 2**14].replace(b"[70, 50, 3]", shape.encode()).ljust(2**14)[: 2**14]
+    entry.write_bytes(header + content[2**14 :])
+    np.testing.assert_array_equal(rows(cache, source), whole()[3:41])

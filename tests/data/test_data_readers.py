@@ -313,3 +313,13 @@ def test_missing_or_poor_split_file_is_named(gta5_root):
     with pytest.raises(FileNotFoundError) as raised:
         gta5(gta5_root, 19)
     assert_names(raised, path)
+
+
+def test_a_synthia_label_with_a_wrong_checksum_is_refused_in_one_voice(synthia_root, capfd):
+    data = synthia(synthia_root, 16, (W, H))
+    content = bytearray(data.labels[0].read_bytes())
+    content[-20] ^= 1  # in the pixels
+    data.labels[0].write_bytes(content)
+    with pytest.raises(ValueError, match=data.labels[0].name):
+        data.read_label(0)
+    assert capfd.readouterr().err == ""

@@ -160,3 +160,55 @@ def test_what_killed_processes_had_begun_is_removed(tmp_path):
         (tmp_path / name).write_text("")
     remove_unfinished([tmp_path / "x.npy", tmp_path / "none" / "x.npy"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def npy(descr: str, shape: object, body: bytes = b"") -> bytes:
+    """A .npy file with any claims."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy("'<f4'", (10**12,), bytes(64)),
+        npy("'<f4'", (2**62, 16), bytes(64)),
+        npy("'<f4'", (-1, -16), bytes(64)),
+        npy("'<f4'", (5,), bytes(16)),
+        npy("'|O'", (1,), bytes(64)),
+        npy("'V8'", (1,), bytes(64)),
+        npy("'<c8'", (1,), bytes(64)),
+        npy("'<M8[s]'", (1,), bytes(64)),
+        npy("('<f4', (10000, 10000))", (1,), bytes(64)),
+        npy("'<f4'", "(" * 300, bytes(64)),
+        npy("'<f4'", "-" * 9000 + "1", bytes(64)),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+        b"PK\x03\x04",
+    ],
+)
+def test_claims_of_arrays_are_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy") as raised:
+        load_array(tmp_path / "a.npy")
+    assert "\n" not in str(raised.value)
+    assert not isinstance(raised.value.__context__, MemoryError)
+
+
+def test_a_file_of_many_zeros_is_refused(tmp_path):
+    """One that is as long as it says and takes no room on the disk."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(npy("'<f8'", (19, 10**6, 200)))
+    os.truncate(path, 31 * 10**9)
+    with pytest.raises(ValueError, match=r"a\.npy"):
+        load_array(path)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "<i8", ">f4", "<f2", "<f8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_plain_numbers_of_every_type_are_read(tmp_path, dtype, order):
+    array = np.asarray(np.arange(24).reshape(2, 3, 4) % 7, dtype=dtype, order=order)
+    for values in (array, array[:0], array[0, 0, 0]):
+        np.save(tmp_path / "a.npy", values)
+        read = load_array(tmp_path / "a.npy")
+        assert read.dtype == values.dtype and read.shape == values.shape
+        np.testing.assert_array_equal(read, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 import torch
@@ -57,3 +58,15 @@ def test_a_picture_with_both(tmp_path, stage):
     picture = compare(run, stage, tmp_path / "published.log")
     with Image.open(picture) as image:
         assert image.size == (1100, 400)
+
+
+def test_a_counter_that_is_none_is_passed_over(tmp_path):
+    (tmp_path / "run.log").write_text(f"Iter [{'9' * 400}/9]  loss: 3\nIter [20/90]  loss: 7\n")
+    assert read_log(tmp_path / "run.log") == {"loss": [(20, 7.0)]}
+
+
+def test_a_log_of_many_zeros_is_refused(tmp_path):
+    (tmp_path / "run.log").write_text("Iter [20/90]  loss: 7\n")
+    os.truncate(tmp_path / "run.log", 30 * 10**9)
+    with pytest.raises(ValueError, match=r"run\.log"):
+        read_log(tmp_path / "run.log")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.options import build_parser, option_words, parse, run_script
+from utils.options import build_parser, one_line, option_words, parse, run_script
 
 STAGE1 = ["--ema", "--proto_rectify"]
 SOFT = "./Pseudo/gta2citylabv2_warmup_soft"
@@ -355,3 +355,22 @@ def test_run_script_turns_expected_errors_into_one_line():
 
 def test_learning_rates_of_the_readme_are_exact():
     assert math.isclose(parse("train", "", [*STAGE1, "--lr", "2.5e-4"]).lr, 2.5e-4, rel_tol=0)
+
+
+@pytest.mark.parametrize("value", ["[[1, 2]]", "{a: b}", "null", "[null]"])
+def test_a_value_that_is_no_value_is_refused(tmp_path, capsys, value):
+    path = tmp_path / "options.yaml"
+    path.write_text(f"lr: {value}\n")
+    with pytest.raises(SystemExit):
+        parse("test", "", ["--config", str(path)])
+    line = capsys.readouterr().err
+    assert str(path) in line and "lr" in line and line.count("\n") == 1
+
+
+def test_messages_are_one_line_whatever_they_cite():
+    message = one_line(ValueError("x.yaml: a\nb\x1b[2J" + "c" * 10**6))
+    assert message.startswith("x.yaml: a b") and message.isprintable() and len(message) < 5000
+
+
+def test_a_home_of_nobody_is_a_path():
+    assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")

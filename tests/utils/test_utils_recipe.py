@@ -168,3 +168,50 @@ def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_pa
     assert not done.holds(other, data)  # another command
     done.write(data, None, 60.0, 70.0)
     assert done.holds(data, None) and not done.holds(first, data)  # what came before was done again
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("module: data.mini", "module: http.server"),
+        ("module: data.mini", "module: -c"),
+        ("module: data.mini", "module: [data.mini]"),
+        ("name: data\n", "name: ../../data\n"),
+        ("name: data\n", "name: .data\n"),
+        ("name: data\n", "name: a/b\n"),
+        ("name: data\n", 'name: "a\\nb"\n'),
+        ("name: data\n", "name: [a]\n"),
+        ("name: one", "name: ../../../one"),
+        ("name: one", "name: /one"),
+        ("name: one", "name: [one]"),
+        ("stage: warm_up", "model_name: ../../x"),
+        ('"{seed}"', '"{seed.__class__}"'),
+        ("{folder}/data", "{folder:>99999999}/data"),
+        ("title: small", "title: [small]"),
+        ("n_class: 16", "n_class: many"),
+        ("seed: 3", "seed: three"),
+        ("--source, 8]", "--source, [8]]"),
+    ],
+)
+def test_a_hostile_recipe_is_refused(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError) as raised:
+        read_recipe(path, None, {})
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_too_many_steps_are_refused(path):
+    path.write_text("folder: x\nsteps:\n" + "  - {name: a, script: test}\n" * 101)
+    with pytest.raises(ValueError, match="100 steps"):
+        read_recipe(path, None, {})
+
+
+def test_a_note_of_another_kind_is_none(path):
+    recipe = read_recipe(path, None, {})
+    step, done = recipe.steps[0], Done(recipe.folder)
+    (recipe.folder / "done").mkdir(parents=True)
+    for content in ("[1]", "3", '{"command": "x"}', "[" * 10**5, "\xff"):
+        (recipe.folder / "done" / "data.json").write_text(content, encoding="latin1")
+        assert done.read(step) is None and not done.holds(step, None)

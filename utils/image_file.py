@@ -1,0 +1,35 @@
+"""Image files, of which nothing but the header is read until their pixels are wanted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+FORMATS = ("PNG", "JPEG")  # Pillow knows many more, some of which start other programs
+LONGEST_SIDE = 2**15  # pixels; sides are resized one by one, so that a strip would become a huge image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A PNG or JPEG of no more pixels than Pillow's limit (89 million), and no long strip; errors name it.
+
+    Only the header has been read; an error in the block counts as one of the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of parts that are not needed
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    raise ValueError(f"{image.width}×{image.height} pixels are too many")
+                yield image
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no such image; did it vanish or move since the run began?"
+        ) from None
+    except Exception as error:  # a decoder raises many types on a broken file
+        raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
