@@ -10,14 +10,16 @@ state/, from which --continue goes on. Exit code 75: interrupted and saved.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import torch
 import yaml
+from torch.utils.data import DataLoader
 
 from data.choose import target_data
 from data.loaders import batch_files
 from stages.build import build_stage, prepare_device, training_loaders, whole_images
-from stages.continuing import claim, continued
+from stages.continuing import claim, continued, make_room
 from stages.guard import Guard
 from stages.training import Training
 from utils.files import save_text
@@ -51,26 +53,31 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         stage = build_stage(o, device, logger, processes)
         source, target = training_loaders(o, stage.target_parts, processes, start)
         validation = whole_images(o, target_data(o, "val"), processes, with_labels=True, again=True)
-        if processes.first:
-            save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
         per_epoch = (source if target is None else target).batch_sampler.per_epoch
         total = o.train_iters
         if "epochs" in o.changed():  # the default of 128 only bounds the released loop
             total = min(total, o.epochs * per_epoch)
-
-        def files(iteration: int) -> str:
-            read = {"source": source} if target is None else {"source": source, "target": target}
-            parts = (f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read.items())
-            return "; ".join(parts)
-
+        if processes.first:
+            if state is None:
+                make_room(o, states)
+            save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
+        loaders = (source, target)
+        files = partial(files_of, loaders)
         guard = Guard(stage, o.on_nonfinite == "skip", o.nonfinite_limit, files, logger)
         with RunLog(folder, logger, total, per_epoch, o.epochs, processes, start) as log:
-            loaders = (source, target)
             training = Training(o, stage, guard, loaders, validation, log, states, interruption, total)
             if state is not None:
                 training.load_state(state)
                 del state  # as large as the networks
             return training.run()
+
+
+def files_of(loaders: tuple[DataLoader, DataLoader | None], iteration: int) -> str:
+    """The names of an iteration's images."""
+    read = {
+        name: loader for name, loader in zip(("source", "target"), loaders, strict=True) if loader is not None
+    }
+    return "; ".join(f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read.items())
 
 
 if __name__ == "__main__":

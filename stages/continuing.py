@@ -27,8 +27,7 @@ def released_path(o: Options, which: str) -> Path:
 def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]:
     """The run's folder for this run alone, as long as the block lasts, and the states in it.
 
-    ValueError where another run is in it, unless --continue or --overwrite says what to do with it. A
-    checkpoint that no run of ours has left (a downloaded one) is renamed, not overwritten.
+    ValueError where another run is in it, unless --continue or --overwrite says what to do with it.
     """
     states = RunStates(folder / "state")
     if not processes.first:
@@ -38,22 +37,28 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
         clear_unfinished(folder)
         states.remove_unfinished()
         found = states.iterations()
-        if o.overwrite:
-            for iteration in found:
-                states.remove(iteration)
-        elif found and not o.continue_run:
+        if found and not (o.continue_run or o.overwrite):
             raise ValueError(
                 f"{folder}: holds a run at iteration {found[-1]}; go on with it by --continue, give another "
                 f"--name, or {BEGIN_ANEW}"
             )
-        elif not found:
-            for which in ("current", "best"):
-                _keep(released_path(o, which))
         yield states
 
 
+def make_room(o: Options, states: RunStates) -> None:
+    """What a run does that begins, when nothing but training is left to do.
+
+    Removes the states of the run that it overwrites; renames a checkpoint that is of no run of ours (a
+    downloaded one) instead of overwriting it.
+    """
+    found = states.iterations()
+    for iteration in found:
+        states.remove(iteration)
+    for which in ("current", "best") if not (found or o.overwrite) else ():
+        _keep(released_path(o, which))
+
+
 def _keep(path: Path) -> None:
-    """Rename a file that the run would overwrite."""
     if path.is_file():
         names = (path.with_name(f"{path.stem}.kept{n}{path.suffix}") for n in range(1, 1000))
         kept = next(name for name in names if not name.exists())
