@@ -74,10 +74,10 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
 
 def files_of(loaders: tuple[DataLoader, DataLoader | None], iteration: int) -> str:
     """The names of an iteration's images."""
-    read = {
-        name: loader for name, loader in zip(("source", "target"), loaders, strict=True) if loader is not None
-    }
-    return "; ".join(f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read.items())
+    read = zip(("source", "target"), loaders, strict=True)
+    return "; ".join(
+        f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read if x is not None
+    )
 
 
 if __name__ == "__main__":
