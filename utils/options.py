@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.quirks import Quirks
+from utils.tables import FORMATS
 from utils.yaml_file import is_scalar, load_yaml
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
@@ -418,6 +419,12 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
     if script == "test":
         add("--result", type=_path, metavar="FILE", help="also write the scores as JSON")
         add("--save_pred", type=_path, metavar="DIR", help="also write the predicted train ids as PNG")
+        add(
+            "--table",
+            type=_path,
+            metavar="FILE",
+            help="also write the scores as a row of percent: Markdown (.md), LaTeX (.tex) or CSV (.csv)",
+        )
     if script == "prototypes":
         add("--source", action="store_true", help="centroids of source features, only where the label agrees")
     if script in ("pseudo_label", "distribution"):
@@ -455,6 +462,8 @@ def _first_problem(o: Options, script: str) -> str | None:
         problem = problem or _bad_stage1(o)
     if script == "pseudo_label":
         problem = problem or _bad_confidence(o)
+    if script == "test":
+        problem = problem or _bad_table(o)
     return problem
 
 
@@ -513,6 +522,13 @@ def _bad_confidence(o: Options) -> str | None:
     """Confidences that do not fit their type."""
     if o.conf_dtype == "uint8" and not (o.flip or o.soft) and Quirks.parse(o.quirks).grid_hard_labels:
         return "--conf_dtype uint8 needs --flip: without it the released behaviour (Q9) writes raw logits"
+    return None
+
+
+def _bad_table(o: Options) -> str | None:
+    """A table in a form that is not known."""
+    if o.table is not None and o.table.suffix.lower() not in FORMATS:
+        return f"--table {o.table}: the ending says the form; give one of {', '.join(FORMATS)}"
     return None
 
 

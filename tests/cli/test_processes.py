@@ -63,7 +63,7 @@ def commands(out: str) -> list[str]:
         f"generate_pseudo_label.py --flip --name hard --save_path {out} {common}",
         f"calc_prototype.py --prototypes {out}/prototypes {common}",
         f"generate_class_distribution.py --save_path {out} {common}",
-        f"test.py --result {out}/scores.json --save_pred {out}/seen {common}",
+        f"test.py --result {out}/scores.json --table {out}/row.md --save_pred {out}/seen {common}",
     ]
 
 
