@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -51,11 +53,11 @@ class OwnImages(Dataset):
         path = self.images[index]
         with opened(path) as image:
             own = image.size
-        pixels = torch.from_numpy(read_rgb(path, own, (0, 0, *own)))
-        resized = None
+        pixels, resized = read_rgb(path, own, (0, 0, *own)), None
         if self.size not in (None, own):
-            resized = torch.from_numpy(read_rgb(path, self.size, (0, 0, *self.size)))
-        return OwnImage(str(path), self.name(index), pixels, resized)
+            whole = Image.fromarray(pixels).resize(self.size, Image.Resampling.BILINEAR)  # as data sets do
+            resized = torch.from_numpy(np.array(whole))
+        return OwnImage(str(path), self.name(index), torch.from_numpy(pixels), resized)
 
 
 def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:

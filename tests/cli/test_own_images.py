@@ -175,16 +175,26 @@ def test_a_mirrored_image_has_the_mirrored_prediction(place, monkeypatch):
     assert (image != plain).any()
 
 
-def test_mean_over_scales_and_mirror(place, three, monkeypatch):
-    run_here(f"{RUN} --images in --save_dir out --flip --scales 0.75,1.4", place, monkeypatch)
+@pytest.mark.parametrize(
+    ("words", "scales", "mirror"),
+    [
+        ("--flip --scales 0.75,1.4", (0.75, 1.4), True),
+        ("--scales 1,1.3", (1, 1.3), False),
+        ("--scales 0.6", (0.6,), False),
+        ("--flip", (1,), True),
+    ],
+)
+def test_mean_over_scales_and_mirror(place, three, monkeypatch, words, scales, mirror):
+    run_here(f"{RUN} --images in --save_dir out {words}", place, monkeypatch)
     for name, image in three.items():
         height, width = image.shape[:2]
         channels = torch.from_numpy(np.moveaxis(image, 2, 0).astype(np.float32))[None]
         probs = torch.zeros(1, 19, height, width)
-        for scale in (0.75, 1.4):
+        for scale in scales:
             scaled = at(channels, round(scale * height), round(scale * width))[0].permute(1, 2, 0).numpy()
             probs += at(logits_of(scaled).softmax(1), height, width)
-            probs += at(logits_of(scaled[:, ::-1].copy()).softmax(1), height, width).flip(3)
+            if mirror:
+                probs += at(logits_of(scaled[:, ::-1].copy()).softmax(1), height, width).flip(3)
         agree(pixels(place / "out" / f"{name}.png"), probs)
 
 
