@@ -296,8 +296,13 @@ def begin_worker(_worker: int) -> None:
 
 def batch_files(loader: DataLoader, j: int) -> list[str]:
     """Names of the image files of a training loader's batch j, of all processes."""
-    images = loader.dataset.samples.data.images
-    return [images[index].name for _, index in loader.batch_sampler.whole_batch(j)]
+    names = image_names(loader)
+    return [names[index] for _, index in loader.batch_sampler.whole_batch(j)]
+
+
+def image_names(loader: DataLoader) -> list[str]:
+    """Names of all image files of a training loader."""
+    return [image.name for image in loader.dataset.samples.data.images]
 
 
 def keep_freed_memory() -> None:

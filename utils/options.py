@@ -34,12 +34,14 @@ _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
     (_WEIGHTS, lambda v: 0 <= v < math.inf, "a number of at least 0"),
 ]
-# Options that a run may be continued with other values of: they decide nothing, but for rounding, about its
-# networks; or they say where files lie, which may have moved.
-_FREE = (
+# Options that decide nothing, but for rounding, about networks.
+OF_THE_MACHINE = (
     *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
     *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
     *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+)
+# Where files lie, which may have moved when a run is continued.
+_PLACES = (
     *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo"),
 )
@@ -65,7 +67,7 @@ class Options(argparse.Namespace):
 
     def decisive(self) -> dict:
         """The values that must stay as they are where a run is continued."""
-        return {name: value for name, value in self.values().items() if name not in _FREE}
+        return {name: value for name, value in self.values().items() if name not in OF_THE_MACHINE + _PLACES}
 
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
