@@ -1,6 +1,8 @@
-"""Run a recipe of configs/ step after step; what is done is skipped; ends in a table and pictures.
+"""Run a recipe of configs/ step after step; what is done is skipped; ends in tables and pictures.
 
 python reproduce.py --config configs/gta5_to_cityscapes.yaml --dry_run
+python reproduce.py --config configs/mini.yaml --seeds 0,1,2             # mean ± standard deviation
+python reproduce.py --config configs/mini.yaml --seeds 0,1,2 --table     # of what has been done so far
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
+from utils.recipe_table import caption, gather, save_tables, summary
 from utils.report import write_report
 from utils.run_state import RunStates, locked
 from utils.yaml_file import parse_yaml
@@ -26,26 +29,68 @@ from utils.yaml_file import parse_yaml
 def main() -> None:
     """Parse, run, report."""
     args = build_parser().parse_args()
-    recipe = read_recipe(args.config, args.seed, dict(map(_assignment, args.set)))
-    chosen = choose(recipe, args.start, args.only)
-    if args.dry_run:
-        print("\n".join(f"{step.shell()}  # {step.name}" for step in chosen))
+    overrides = dict(map(_assignment, args.set))
+    recipes = [read_recipe(args.config, seed, overrides) for seed in args.seeds]
+    require_own_folders(recipes, args.config)
+    if args.table:
+        written = write_tables(recipes)
+        if not written:
+            raise FileNotFoundError(f"{recipes[0].folder}: nothing has been tested yet; run without --table")
+        print(*written, sep="\n")
         return
-    require_files(recipe, chosen)
+    chosen = {recipe.folder: choose(recipe, args.start, args.only) for recipe in recipes}
+    if args.dry_run:
+        print("\n".join(f"{step.shell()}  # {step.name}" for steps in chosen.values() for step in steps))
+        return
     began = time.time()
-    run(recipe, chosen, force=args.only is not None or args.start is not None)
-    for path in report(recipe):
-        print(path)
+    for recipe in recipes:
+        require_files(recipe, chosen[recipe.folder])
+    for recipe in recipes:
+        run(recipe, chosen[recipe.folder], force=args.only is not None or args.start is not None)
+        for path in report(recipe):
+            print(path)
+    if len(recipes) > 1:
+        print(*write_tables(recipes), sep="\n")
     print(f"{time.time() - began:.0f} s")
 
 
+def require_own_folders(recipes: list[Recipe], config: Path) -> None:
+    """Refuse seeds whose runs would lie in one another's folders."""
+    for what, places in {
+        "folder": [recipe.folder for recipe in recipes],
+        "log_dir and names": [
+            step.options.get("log_dir", "logs") / Path(step.options["name"])
+            for recipe in recipes
+            for step in recipe.trainings
+        ],
+    }.items():
+        if len(set(places)) < len(places):
+            raise ValueError(
+                f"{config}: several seeds need {what} with {{seed}} in them, as configs/mini.yaml has"
+            )
+
+
+def write_tables(recipes: list[Recipe]) -> list[Path]:
+    """Print the means of what has been tested, write the tables, of several seeds beside their folders."""
+    rows, seeds = gather(recipes), [recipe.seed for recipe in recipes]
+    if not rows:
+        return []
+    print(summary(rows, seeds), caption(rows, seeds), sep="\n")
+    stem = recipes[0].folder / "table"
+    if len(recipes) > 1:
+        common = os.path.commonpath([recipe.folder.absolute() for recipe in recipes])
+        stem = Path(os.path.relpath(common)) / f"table_of_seeds_{'_'.join(map(str, seeds))}"
+    return save_tables(rows, seeds, stem)
+
+
 def report(recipe: Recipe) -> list[Path]:
-    """Table, pictures and curves of what has been tested so far."""
-    if not any(recipe.result_path(step.name).is_file() for step in recipe.trainings):
+    """Tables, pictures and curves of what has been tested so far."""
+    tables = write_tables([recipe])
+    if not tables:
         return []
     words = recipe.trainings[0].words[2:]
     o = parse("train", "", words)
-    return write_report(recipe, target_data(o, "val"), palette(o.n_class))
+    return tables + write_report(recipe, target_data(o, "val"), palette(o.n_class))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,9 +103,28 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from", dest="start", metavar="STEP", help="do this step and all after it, done or not")
     add("--only", metavar="STEP", help="do this step alone, done or not")
     add("--dry_run", action="store_true", help="print the commands and do nothing")
-    add("--seed", type=int, help="instead of the recipe's")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", dest="seeds", type=_one_seed, default=[None], help="instead of its own")
+    seeds.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="A,B,…",
+        help="once with each, then mean ± deviation",
+    )
+    add("--table", action="store_true", help="only the tables, of what has been tested so far")
     add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option for every step")
     return parser
+
+
+def _one_seed(text: str) -> list[int]:
+    return [int(text)]
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = [int(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return seeds
 
 
 def _assignment(text: str) -> tuple[str, object]:

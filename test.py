@@ -10,19 +10,18 @@ Prints IoU per class; --result FILE also writes the scores, --table FILE a row o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from data.cityscapes import SIZE
-from data.dataset import DataSet
 from data.labels import cityscapes_ids, class_names, palette, thirteen_of_sixteen
 from data.own_images import own_images, own_loader
 from stages.build import (
     inference_data,
     load_for_inference,
-    load_with_quirks,
+    load_with_record,
     prepare_device,
     whole_images,
 )
@@ -34,7 +33,7 @@ from utils.launch import joined
 from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
-from utils.published import PublishedRow, published_rows
+from utils.published import as_published, published_rows
 from utils.render import save_prediction
 from utils.tables import plain_table, save_table
 
@@ -52,7 +51,7 @@ def main() -> None:
 def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
-    o, network, compute, quirks = load_with_quirks(o, device, processes)
+    o, network, compute, trained = load_with_record(o, device, processes)
     data = inference_data(o, "val", processes)
     loader = whole_images(o, data, processes, with_labels=True)
     with BackgroundWriter() as writer:
@@ -60,9 +59,11 @@ def score(o: Options, processes: Processes) -> None:
         scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
-    about = {"checkpoint": str(o.resume_path), "quirks": quirks, "torch": torch.__version__}
+    about = {"checkpoint": str(o.resume_path), **trained, "torch": torch.__version__}
+    own_size = data.size == data.size_on_disk() == SIZE
+    about["as_published"] = as_published(o.backbone, scores["images"], own_size)
     scores = about | {"classes": class_names(o.n_class)} | scores
-    published = _published(o, data, scores["images"])
+    published = published_rows(o.n_class) if about["as_published"] else ()
     processes.say(plain_table(scores, published))
     if o.result and processes.first:
         save_json(scores, o.result)
@@ -94,11 +95,6 @@ def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.nd
         return None
     colours = palette(o.n_class)
     return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
-
-
-def _published(o: Options, data: DataSet, images: int) -> Sequence[PublishedRow]:
-    """The figures that this scoring repeats, if it does."""
-    return published_rows(o.n_class, o.backbone, images, data.size == data.size_on_disk() == SIZE)
 
 
 if __name__ == "__main__":

@@ -133,13 +133,16 @@ def load_for_inference(
     --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
     one that was given and does not fit is an error.
     """
-    return load_with_quirks(o, device, processes)[:3]
+    return load_with_record(o, device, processes)[:3]
 
 
-def load_with_quirks(
+def load_with_record(
     o: Options, device: torch.device, processes: Processes
-) -> tuple[Options, DeepLabV2, Compute, str]:
-    """`load_for_inference`, and the quirks that the checkpoint was trained with, in words."""
+) -> tuple[Options, DeepLabV2, Compute, dict]:
+    """`load_for_inference`, and what the checkpoint tells of its training.
+
+    quirks: in words; iteration: None where it does not say.
+    """
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
     state = content[NETWORK]["model_state"]
     o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
@@ -148,7 +151,12 @@ def load_with_quirks(
     compute, told = computing(o, device)
     if told != "networks in fp32":
         processes.say(told)
-    return o, compute.prepare(network.to(device).eval()), compute, recorded_quirks(content)
+    iteration = content.get("iter")
+    record = {
+        "quirks": recorded_quirks(content),
+        "iteration": iteration if isinstance(iteration, int) else None,
+    }
+    return o, compute.prepare(network.to(device).eval()), compute, record
 
 
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:

@@ -37,7 +37,11 @@ _ROWS = {
 }
 
 
-def published_rows(n_class: int, backbone: str, images: int, own_size: bool) -> Sequence[PublishedRow]:
-    """The rows that scores may be laid beside: none unless ResNet-101 saw all of val at its own size."""
-    alike = backbone == "resnet101" and images == VAL_IMAGES and own_size
-    return _ROWS.get(n_class, ()) if alike else ()
+def published_rows(n_class: int) -> Sequence[PublishedRow]:
+    """The rows over so many classes."""
+    return _ROWS.get(n_class, ())
+
+
+def as_published(backbone: str, images: int, own_size: bool) -> bool:
+    """Whether scores may be laid beside the published ones: ResNet-101 saw all of val at its own size."""
+    return backbone == "resnet101" and images == VAL_IMAGES and own_size

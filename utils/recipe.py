@@ -3,10 +3,11 @@
     folder: runs/mini/seed{seed}        # products of the recipe itself: what is done, results, report
     options: {…}                        # for every script
     steps:
-      - {name: warm_up, script: train, options: {…}, test: current}
+      - {name: warm_up, script: train, options: {…}, test: last}
 
-`{folder}` and `{seed}` stand for themselves in any text. A training step with `test: current` or
-`test: best` is followed by a step test_NAME that scores that checkpoint.
+`{folder}` and `{seed}` stand for themselves in any text. A training step with `test: last` or `test: best`
+is followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints; of the one that
+is named the predictions are kept too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _PARSER_OF = {
     "calc_prototype": "prototypes",
     "generate_class_distribution": "distribution",
 }
+CHECKPOINTS = {"last": "current", "best": "best"}  # a kind of checkpoint, and its word in the file's name
 _MODULES = ("data.mini", "data.check")  # that a recipe may run
 _MOST_STEPS, _LONGEST_FOLDER = 100, 500
 _NOTE = {"command", "after", "finished", "seconds"}  # what is kept of a finished step
@@ -61,6 +63,7 @@ class Recipe:
     title: str
     folder: Path
     n_class: int
+    seed: int
     steps: tuple[Step, ...]
 
     @property
@@ -68,12 +71,12 @@ class Recipe:
         """The training steps."""
         return [step for step in self.steps if step.script == "train"]
 
-    def result_path(self, training: str) -> Path:
-        """Scores of a training step's checkpoint."""
-        return self.folder / "results" / f"{training}.json"
+    def result_path(self, training: str, which: str) -> Path:
+        """Scores of a training step's "last" or "best" checkpoint."""
+        return self.folder / "results" / f"{training}_{which}.json"
 
     def prediction_folder(self, training: str) -> Path:
-        """Predictions of a training step's checkpoint on val."""
+        """Predictions on val of the checkpoint that a training step's `test` names."""
         return self.folder / "predictions" / training
 
 
@@ -106,7 +109,7 @@ def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str,
     names = {"seed": str(seed)}
     names["folder"] = _substitute(folder, names)
     common = _substitute(common, names)
-    recipe = Recipe(title, Path(names["folder"]), n_class, ())
+    recipe = Recipe(title, Path(names["folder"]), n_class, seed, ())
     steps: list[Step] = []
     for entry in content["steps"]:
         steps += _steps_of(_substitute(entry, names), common, recipe, overrides)
@@ -139,10 +142,13 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
     steps = [_script_step(name, entry["script"], options)]
     if "test" in entry:
         test = common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
-        test["resume_path"] = str(_checkpoint(options, entry["test"]))
-        test["result"] = str(recipe.result_path(name))
-        test["save_pred"] = str(recipe.prediction_folder(name))
-        steps.append(_script_step(f"test_{name}", "test", test))
+        if entry["test"] not in CHECKPOINTS:
+            raise ValueError(f"step {name}: test is 'last' or 'best', not {reprlib.repr(entry['test'])}")
+        for which, word in CHECKPOINTS.items():
+            test["resume_path"] = str(_checkpoint(options, word))
+            test["result"] = str(recipe.result_path(name, which))
+            kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
+            steps.append(_script_step(f"test_{name}_{which}", "test", test | kept))
     return steps
 
 

@@ -1,4 +1,4 @@
-"""Table, picture grid and curves of a finished recipe."""
+"""Picture grid and curves of a recipe."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from utils.files import replace_when_whole, save_image, save_text
+from utils.files import replace_when_whole, save_image
 from utils.image_file import opened
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
-from utils.tables import markdown
 
 PICTURES = 5
 
@@ -30,46 +29,15 @@ class Labelled(Protocol):
 
 
 def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Path]:
-    """Write what the results so far allow (at least one) and print the table; returns the files.
+    """Write what has been predicted and logged so far; returns the files.
 
     data: the validation images; colours (K, 3) uint8.
     """
-    results = {}
-    for step in recipe.trainings:
-        path = recipe.result_path(step.name)
-        if path.is_file():
-            results[step.name] = read_result(path)
-    table = markdown_table(results)
-    print(table)
-    written = [recipe.folder / "table.md", recipe.folder / "pictures.png", recipe.folder / "curves.png"]
-    save_text(table, written[0])
-    save_image(picture_grid(recipe, list(results), data, colours), written[1])
-    write_curves(recipe, written[2])
-    return written
-
-
-def read_result(path: Path) -> dict:
-    """Scores that test.py wrote; ValueError for any other file."""
-    try:
-        result = json.loads(path.read_text())
-        values = [result["miou"], *result["iou"], result.get("miou_13", 0.0)]
-        if len(result["classes"]) == len(result["iou"]) and all(isinstance(v, float | int) for v in values):
-            return result
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        pass
-    raise ValueError(f"{path}: not the scores of a test; remove it and do that step again")
-
-
-def markdown_table(results: dict[str, dict]) -> str:
-    """Stage × class IoU in percent; the mean over all classes, over 13 of 16 where it was measured."""
-    classes = next(iter(results.values()))["classes"]
-    has_13 = any("miou_13" in r for r in results.values())
-    head = ["stage", *classes, f"mIoU ({len(classes)})"] + (["mIoU (13)"] if has_13 else [])
-    rows = []
-    for name, result in results.items():
-        values = [*result["iou"], result["miou"]] + ([result["miou_13"]] if has_13 else [])
-        rows.append([name, *(f"{100 * v:.1f}" for v in values)])
-    return markdown(head, rows)
+    predicted = [step.name for step in recipe.trainings if recipe.prediction_folder(step.name).is_dir()]
+    pictures, curves = recipe.folder / "pictures.png", recipe.folder / "curves.png"
+    save_image(picture_grid(recipe, predicted, data, colours), pictures)
+    write_curves(recipe, curves)
+    return [pictures, curves]
 
 
 def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: np.ndarray) -> Image.Image:

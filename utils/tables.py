@@ -27,6 +27,7 @@ _LATEX = str.maketrans(
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
@@ -51,7 +52,7 @@ def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
         beside = [row.means.get(count) for row in published]
         lines.append(_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
-    lines += [_one_line(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
+    lines += [one_line(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
     return "\n".join(lines)
 
 
@@ -60,11 +61,21 @@ def save_table(scores: Mapping, path: Path, published: Sequence[PublishedRow] = 
     save_text(FORMATS[path.suffix.lower()](scores, published), path)
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column holds names and the others numbers."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A Markdown table whose first columns, so many as `texts`, hold words and the others numbers."""
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
     cells = ([cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def latex_row(cells: Sequence[str]) -> str:
+    """One row of a tabular, every sign as itself."""
+    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
+
+def one_line(text: str) -> str:
+    """The text with a blank for every sign that is not printed."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _line(own: str, published: Sequence[float | None]) -> str:
@@ -79,8 +90,8 @@ def _markdown(scores: Mapping, published: Sequence[PublishedRow]) -> str:
 
 def _latex(scores: Mapping, published: Sequence[PublishedRow]) -> str:
     """Rows to \\input into a tabular; all else is comment, so that those of several files make one table."""
-    head, *rows = [["checkpoint", *_columns(scores)], *_rows(scores, published, "-")]
-    lines = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in (head, *rows)]
+    rows = [["checkpoint", *_columns(scores)], *_rows(scores, published, "-")]
+    lines = [latex_row(row) for row in rows]
     return "\n".join([f"% {_about(scores)}", f"% {lines[0]}", *lines[1:]]) + "\n"
 
 
@@ -108,7 +119,7 @@ def _columns(scores: Mapping) -> list[str]:
 def _rows(scores: Mapping, published: Sequence[PublishedRow], absent: str) -> list[list[str]]:
     """The row of the scores and those published, in percent. absent: stands for what there is no value of."""
     values = [100 * value for value in (*scores["iou"], *means(scores).values())]
-    rows = [[_one_line(scores["checkpoint"]), *_percent(values, absent)]]
+    rows = [[one_line(scores["checkpoint"]), *_percent(values, absent)]]
     for row in published:
         iou = row.iou or [math.nan] * len(scores["classes"])
         mean = [row.means.get(count, math.nan) for count in means(scores)]
@@ -129,8 +140,4 @@ def _about(scores: Mapping) -> str:
         f"quirks {scores['quirks']}",
         f"torch {scores['torch']}",
     ]
-    return _one_line("; ".join(parts))
-
-
-def _one_line(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)
+    return one_line("; ".join(parts))

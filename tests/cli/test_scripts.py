@@ -342,7 +342,7 @@ steps:
   - name: baseline
     script: train
     options: {name: baseline, stage: source_only, train_iters: 1, print_interval: 1}
-    test: current
+    test: last
   - name: shares
     script: generate_class_distribution
     options:
@@ -350,6 +350,7 @@ steps:
       resume_path: "{folder}/logs/baseline/from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
 """
 RUN = "python reproduce.py --config tiny.yaml"
+STEPS = ["baseline", "test_baseline_last", "test_baseline_best", "shares"]
 
 
 @pytest.fixture
@@ -372,28 +373,28 @@ def test_choosing_steps(recipe, monkeypatch, capsys):
         return [line.split()[1].removesuffix(".py") for line in lines]
 
     output = succeed(f"{RUN} --dry_run", recipe).splitlines()
-    assert [line.split("  # ")[1] for line in output] == ["baseline", "test_baseline", "shares"]
-    assert names("") == ["train", "test", "generate_class_distribution"]
-    assert names("--only test_baseline") == ["test"]
-    assert names("--from test_baseline") == ["test", "generate_class_distribution"]
+    assert [line.split("  # ")[1] for line in output] == STEPS
+    assert names("") == ["train", "test", "test", "generate_class_distribution"]
+    assert names("--only test_baseline_last") == ["test"]
+    assert names("--from test_baseline_best") == ["test", "generate_class_distribution"]
     line = refused_here(f"{RUN} --only warmup", recipe, monkeypatch)
-    assert "warmup" in line and "test_baseline" in line
+    assert "warmup" in line and "test_baseline_best" in line
 
 
 def test_what_is_done_is_skipped_until_its_command_changes(recipe):
     output = succeed(RUN, recipe)
-    assert steps_run(output) == ["baseline", "test_baseline", "shares"]
+    assert steps_run(output) == STEPS
     folder = recipe / "runs" / "seed3"
     assert (folder / "Pseudo" / "class_distribution.npy").is_file()
-    assert json.loads((folder / "results" / "baseline.json").read_text())["images"] == 2
-    for name in ("table.md", "pictures.png", "curves.png"):
+    assert json.loads((folder / "results" / "baseline_last.json").read_text())["images"] == 2
+    for name in ("table.md", "table.tex", "table.csv", "table.json", "pictures.png", "curves.png"):
         assert (folder / name).stat().st_size > 0
-    assert "| baseline |" in (folder / "table.md").read_text()
+    assert "| baseline | last | 1 |" in (folder / "table.md").read_text()
 
     checkpoint = folder / "logs" / "baseline" / checkpoint_name(which="current")
     before = checkpoint.stat().st_mtime_ns
     output = succeed(RUN, recipe)
-    assert steps_run(output) == [] and output.count(": done (") == 3
+    assert steps_run(output) == [] and output.count(": done (") == 4
     assert checkpoint.stat().st_mtime_ns == before
 
     (recipe / "tiny.yaml").write_text(
@@ -402,9 +403,39 @@ def test_what_is_done_is_skipped_until_its_command_changes(recipe):
     assert steps_run(succeed(RUN, recipe)) == ["shares"]
     assert checkpoint.stat().st_mtime_ns == before
 
-    assert steps_run(succeed(f"{RUN} --only test_baseline", recipe)) == ["test_baseline"]
+    assert steps_run(succeed(f"{RUN} --only test_baseline_best", recipe)) == ["test_baseline_best"]
     assert steps_run(succeed(RUN, recipe)) == []
-    assert steps_run(succeed(f"{RUN} --from test_baseline", recipe)) == ["test_baseline", "shares"]
+    assert steps_run(succeed(f"{RUN} --from test_baseline_best", recipe)) == ["test_baseline_best", "shares"]
+
+
+def test_several_seeds_end_in_means_and_deviations(recipe, monkeypatch, capsys):
+    line = refused_here(f"{RUN} --seeds 3,4 --table", recipe, monkeypatch)
+    assert "runs/seed3" in line and "--table" in line
+    output = succeed(f"{RUN} --seeds 3,4", recipe)
+    assert steps_run(output) == 2 * STEPS
+    table = recipe / "runs" / "table_of_seeds_3_4.json"
+    assert output.splitlines()[-2] == "runs/table_of_seeds_3_4.json"
+
+    row = json.loads(table.read_text())["rows"][0]
+    miou = [
+        json.loads((recipe / "runs" / f"seed{seed}" / "results" / "baseline_last.json").read_text())["miou"]
+        for seed in (3, 4)
+    ]
+    assert (row["stage"], row["checkpoint"], list(row["seeds"])) == ("baseline", "last", ["3", "4"])
+    assert miou[0] != miou[1] and row["mean"]["mIoU (19)"] == pytest.approx(sum(miou) / 2)
+    assert row["std"]["mIoU (19)"] == pytest.approx(abs(miou[0] - miou[1]) / 2**0.5)
+
+    before = table.with_suffix(".md").read_text()
+    table.with_suffix(".md").unlink()
+    run_here(f"{RUN} --seeds 3,4 --table", recipe, monkeypatch)
+    assert table.with_suffix(".md").read_text() == before
+    assert "over seeds 3, 4" in capsys.readouterr().out
+
+
+def test_seeds_do_not_share_a_folder(recipe, monkeypatch):
+    (recipe / "tiny.yaml").write_text(RECIPE.replace('"{folder}/logs"', "logs"))
+    line = refused_here(f"{RUN} --seeds 3,4", recipe, monkeypatch)
+    assert "tiny.yaml" in line and "{seed}" in line
 
 
 def test_a_failing_step_ends_the_recipe(recipe):
@@ -427,7 +458,7 @@ def test_what_no_step_makes_is_missed_before_the_first_step(recipe, monkeypatch)
 def test_a_seed_of_its_own(recipe, monkeypatch, capsys):
     run_here(f"{RUN} --dry_run --seed 8 --set bs=3", recipe, monkeypatch)
     output = capsys.readouterr().out
-    assert output.count("--seed 8") == 3 and output.count("--bs 3") == 3
+    assert output.count("--seed 8") == 4 and output.count("--bs 3") == 4
     assert "runs/seed8/logs" in output and not (recipe / "runs").exists()
 
 

@@ -551,8 +551,8 @@ def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
         "options that are a list": ("options: {soft: true, name: labels", "options: [x, {name: labels"),
         "a log folder that is a list": ('log_dir: "{folder}/logs"', "log_dir: [a]"),
         "a script that is a list": ("script: train", "script: [train]"),
-        "a test of no kind": ("test: current", "test: [x, y]"),
-        "a test that leaves its folder": ("test: current", "test: ../../../x"),
+        "a test of no kind": ("test: last", "test: [x, y]"),
+        "a test that leaves its folder": ("test: last", "test: ../../../x"),
         "a folder of a million signs": ('folder: "runs', 'folder: "' + "r" * 60_000),
     }
     for what, (old, new) in changes.items():

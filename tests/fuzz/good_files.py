@@ -34,7 +34,7 @@ steps:
   - name: first
     script: train
     options: {name: one, stage: warm_up, lr: 2.5e-3, no_resume: true, resume_path: &model "{folder}/m.pkl"}
-    test: current
+    test: last
   - name: labels
     script: generate_pseudo_label
     options: {soft: true, name: labels, save_path: "{folder}/Pseudo", resume_path: *model}
@@ -146,6 +146,7 @@ def _text(content: str) -> Callable[[], bytes]:
 
 def _scores() -> bytes:
     scores = {"classes": ["road", "sky"], "iou": [0.5, 0.25], "miou": 0.375, "images": 3}
+    scores |= {"quirks": "none", "torch": "2.0", "iteration": 400, "as_published": False}
     return json.dumps(scores, indent=2).encode()
 
 

@@ -27,7 +27,7 @@ from utils.checkpoint import load_checkpoint
 from utils.milestones import read_log
 from utils.options import Options, parse
 from utils.recipe import Done, read_recipe
-from utils.report import read_result
+from utils.recipe_table import read_result
 
 ROWS, COLUMNS = np.arange(SIZE[1]), np.arange(SIZE[0])
 
@@ -136,7 +136,7 @@ class Readers:
         for step in recipe.steps:
             assert all(type(word) is str for word in step.words) and len(step.shell()) < 10**6
             assert step.words[:3] == ("python", "-m", "data.mini") or step.words[1] == f"{step.script}.py"
-            for made in (Done(recipe.folder)._marker(step), recipe.result_path(step.name)):
+            for made in (Done(recipe.folder)._marker(step), recipe.result_path(step.name, "last")):
                 assert made.parent.parent == recipe.folder and ".." not in made.name
             Done(recipe.folder).read(step)
 

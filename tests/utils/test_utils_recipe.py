@@ -26,7 +26,7 @@ steps:
   - name: first
     script: train
     options: {{name: one, stage: warm_up, lr: 2.5e-3, no_resume: true, finetune: false}}
-    test: current
+    test: last
   - name: labels
     script: generate_pseudo_label
     options: {{soft: true, name: with space, save_path: "{{folder}}/Pseudo"}}
@@ -46,7 +46,13 @@ def steps(recipe: Recipe) -> dict:
 
 def test_steps_in_order_with_a_test_after_the_training(path):
     recipe = read_recipe(path, None, {})
-    assert [step.name for step in recipe.steps] == ["data", "first", "test_first", "labels"]
+    assert [step.name for step in recipe.steps] == [
+        "data",
+        "first",
+        "test_first_last",
+        "test_first_best",
+        "labels",
+    ]
     assert recipe.title == "small" and recipe.n_class == 16
     assert [step.name for step in recipe.trainings] == ["first"]
 
@@ -57,7 +63,7 @@ def test_names_in_braces_are_filled_in(path, tmp_path):
     assert recipe.folder == folder
     words = ("python", "-m", "data.mini", f"{folder}/data", "--seed", "3", "--source", "8")
     assert steps(recipe)["data"].words == words
-    assert recipe.result_path("first").is_relative_to(folder)
+    assert recipe.result_path("first", "last").is_relative_to(folder)
     assert recipe.prediction_folder("first").is_relative_to(folder)
 
 
@@ -73,13 +79,14 @@ def test_commands_parse_into_the_recipes_options(path, tmp_path):
     assert shlex.split(found["labels"].shell()) == list(found["labels"].words)
 
 
-def test_the_test_step_scores_the_trainings_checkpoint(path, tmp_path):
+@pytest.mark.parametrize(("which", "word"), [("last", "current"), ("best", "best")])
+def test_both_checkpoints_of_a_training_are_scored(path, tmp_path, which, word):
     recipe = read_recipe(path, None, {})
-    options = parse("test", "", list(steps(recipe)["test_first"].words)[2:])
+    options = parse("test", "", list(steps(recipe)[f"test_first_{which}"].words)[2:])
     logs = tmp_path / "runs/seed3/logs/one"
-    assert options.resume_path == logs / "from_synthia_to_cityscapes_on_deeplabv2_current_model.pkl"
-    assert options.result == recipe.result_path("first")
-    assert options.save_pred == recipe.prediction_folder("first")
+    assert options.resume_path == logs / f"from_synthia_to_cityscapes_on_deeplabv2_{word}_model.pkl"
+    assert options.result == recipe.result_path("first", which)
+    assert options.save_pred == (recipe.prediction_folder("first") if which == "last" else None)
     assert options.lr == 1e-3  # the training's own options are not the test's
 
 
@@ -96,6 +103,7 @@ def test_seed_and_overrides_win(path, tmp_path):
     [
         ("lr: 2.5e-3", "learning_rate: 2.5e-3", "learning_rate"),
         ("script: train", "script: trian", "trian"),
+        ("test: last", "test: latest", "latest"),
         ("  - name: data\n", "  - nme: data\n", "name"),
         ("folder: ", "fodler: ", "folder"),
         ("no_resume: true", "no_resume: 3", "no_resume"),
