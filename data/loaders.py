@@ -27,7 +27,7 @@ from data.pseudo_labels import PseudoLabels
 from data.replay import soft_label_quarter
 from data.strong_augment import StrongRecord, draw_strong, strong_image
 from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
-from utils.interruption import ignore_signals
+from utils.interruption import begin_helping
 from utils.processes import ALONE, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -289,8 +289,8 @@ def read(loader: DataLoader) -> Iterator[Any]:
 
 
 def begin_worker(_worker: int) -> None:
-    """What a loading process does first. A signal to the whole group is for the process that it works for."""
-    ignore_signals()
+    """What a loading process does first."""
+    begin_helping()
     keep_freed_memory()
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from types import FrameType, TracebackType
 
 CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
 _ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -57,10 +57,21 @@ def restore_signals(before: dict[int, object]) -> None:
         signal.signal(number, handler)
 
 
-def ignore_signals() -> None:
-    """For helping processes, which end when the process that they help does."""
+def begin_helping() -> None:
+    """For helping processes, which end when the process that they help does, whose matter the signals are.
+
+    multiprocessing has a thread there that hands tensors over; that nobody takes them any more, because the
+    other has ended, is no error to print.
+    """
     for number in _ASKING:
         signal.signal(number, signal.SIG_IGN)
+    tell = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            tell(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:

@@ -8,7 +8,7 @@ from typing import Any
 import tqdm
 from torch.utils.data import DataLoader, Dataset
 
-from utils.interruption import ignore_signals
+from utils.interruption import begin_helping
 
 
 class _Called(Dataset):
@@ -40,7 +40,7 @@ def parallel_map(
 
 
 def _begin_worker(_worker: int) -> None:
-    ignore_signals()
+    begin_helping()
 
 
 def _as_it_is(value: Any) -> Any:
