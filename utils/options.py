@@ -628,7 +628,7 @@ def one_line(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and "DataLoader worker" in text:
         return f"{text}; where memory was short, lower --num_workers"
     if isinstance(error, RuntimeError) and "out of memory" in text:
-        return f"{text}; train with --recompute, lower --bs or --rcrop; where nothing is learned, --infer_bs or --img_size"
+        return f"{text}; train with --recompute, a lower --bs or --rcrop; else lower --infer_bs or --img_size"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"{text}; torch.compile does not work here, leave out --compile"
     return None
