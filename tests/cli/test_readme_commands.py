@@ -60,7 +60,7 @@ README = {
     --S_pseudo 1 --threshold 0.95 --distillation 1 --finetune --lr 6e-4 --student_init simclr --bn_clr --ema_bn""",
     "inference": r"""python test.py --bn_clr --student_init simclr --resume ./logs/gta2citylabv2_stage3/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl""",
 }
-WARM_UP = "python train.py --stage warm_up --freeze_bn --gan LS --lr 2.5e-4 --adv 0.01 --no_resume"
+WARM_UP = "python train.py --name gta2citylabv2_warmup --stage warm_up --freeze_bn --gan LS --lr 2.5e-4 --adv 0.01 --no_resume"
 
 
 class Chain:

@@ -1,0 +1,105 @@
+"""Every command of the README and of docs/ is run by a test, here or where the table says."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_tools import PROJECT, checkpoint_name, run_here, succeed
+from test_readme_commands import README, WARM_UP
+
+DOCS = PROJECT / "docs"
+# A page with commands to type, and the file whose test runs all of them.
+RUN_BY = {"own_images.md": "tests/cli/test_own_images.py"}
+SET_UP = (
+    "python3 -m venv .venv && . .venv/bin/activate",
+    "pip install -r requirements.txt",
+)  # `make` does both
+SHORTER = {"data.mini": "--source 4 --target 4 --val 2", "train.py": "--train_iters 2 --num_workers 0 --bs 2"}
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page's bash blocks, continued lines joined, comments left out."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+    return [" ".join(line.split()) for line in found if line]
+
+
+def as_words(command: str) -> list[str]:
+    return shlex.split(command.replace("\\\n", " "))
+
+
+CHAIN = [as_words(command) for command in (*README.values(), WARM_UP)]
+FOUND = commands(PROJECT / "README.md")
+MAKE = [command for command in FOUND if command.startswith("make ")]
+RECIPES = [command for command in FOUND if command.startswith("python reproduce.py")]
+FIRST_STEPS = [c for c in FOUND if "data.mini" in c or "--name first" in c or "logs/first" in c]
+
+
+def test_every_command_of_the_readme_is_known():
+    known = [*MAKE, *RECIPES, *FIRST_STEPS, *SET_UP]
+    others = [command for command in FOUND if command not in known and "…" not in command]
+    assert [command for command in others if as_words(command) not in CHAIN] == []
+    assert len(others) == len(CHAIN) and len(FIRST_STEPS) >= 3 and len(RECIPES) >= 3 and len(MAKE) >= 2
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_targets_of_make(command):
+    done = subprocess.run([*as_words(command), "-n"], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0 and ("pytest" in done.stdout or "reproduce.py" in done.stdout)
+
+
+@pytest.mark.parametrize("command", RECIPES)
+def test_recipes_print_their_commands(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "configs").symlink_to(PROJECT / "configs")
+    arguments = command.removesuffix(" --table")  # needs results
+    run_here(f"{arguments} --dry_run", tmp_path, monkeypatch)
+    assert "python train.py" in capsys.readouterr().out
+
+
+def test_first_steps(tmp_path):
+    for command in FIRST_STEPS:
+        shorter = next((more for word, more in SHORTER.items() if word in command), "--num_workers 0")
+        if " -m " in command:
+            words = [sys.executable, *as_words(f"{command} {shorter}")[1:]]
+            environment = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+            subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
+        else:
+            succeed(f"{command} {shorter} --device cpu", tmp_path)
+    assert (tmp_path / "logs" / "first" / checkpoint_name(which="current")).is_file()
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_pages_with_commands_are_run_by_a_test(page):
+    if commands(page):
+        assert page.name in (PROJECT / RUN_BY[page.name]).read_text()
+
+
+def mentioned() -> list[str]:
+    """The commands that stand in a sentence."""
+    pages = [PROJECT / "README.md", *sorted(DOCS.glob("*.md"))]
+    found = [" ".join(c.split()) for page in pages for c in re.findall(r"`(python [^`]+)`", page.read_text())]
+    return sorted({command for command in found if as_words(command) not in CHAIN})
+
+
+@pytest.mark.parametrize("command", mentioned())
+def test_commands_in_sentences_exist_with_their_options(command, capsys, monkeypatch):
+    _, *words = command.replace("[", "").replace("]", "").split()
+    options = [word for word in words if word.startswith("--")]
+    is_module = words[0] == "-m"
+    path = PROJECT / (words[1].replace(".", "/") if is_module else words[0])
+    assert any(p.is_file() for p in (path, path.with_suffix(".py"), path / "__main__.py")), command
+    if options:
+        monkeypatch.setattr(sys, "argv", [words[0], "--help"])
+        run = runpy.run_module if is_module else runpy.run_path
+        with pytest.raises(SystemExit) as end:
+            run(words[1] if is_module else str(path), run_name="__main__")
+        assert end.value.code in (0, None)
+        said = capsys.readouterr().out
+        assert [option for option in options if option not in said] == []
