@@ -1,6 +1,7 @@
 """Pure functions and small modules on tensors; usable from any other project."""
 
 from loss.adversarial import SOURCE, TARGET, domain_loss
+from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
 from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label
@@ -10,14 +11,16 @@ from loss.segmentation import (
     reverse_cross_entropy,
     symmetric_cross_entropy,
 )
-from loss.self_labeling import RingQueue, SelfLabeling
+from loss.self_labeling import RingQueue, SelfLabeling, take_pixels
 from loss.sinkhorn import sinkhorn
 
 __all__ = [
     "SOURCE",
     "TARGET",
+    "ClassBalancedSelfLabeling",
     "RingQueue",
     "SelfLabeling",
+    "class_statistics",
     "confidence_regulariser",
     "cosines_to_prototypes",
     "cross_entropy",
@@ -29,4 +32,5 @@ __all__ = [
     "reverse_cross_entropy",
     "sinkhorn",
     "symmetric_cross_entropy",
+    "take_pixels",
 ]

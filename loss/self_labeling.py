@@ -15,6 +15,12 @@ from loss.shares import alone
 from loss.sinkhorn import sinkhorn
 
 
+def take_pixels(maps: Tensor, pixels: Tensor) -> Tensor:
+    """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
+    index = pixels[:, None].expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, index).transpose(1, 2)
+
+
 class RingQueue(nn.Module):
     """The newest N rows of a stream, as buffers: `rows` (N, C), write position and count of rows seen."""
 

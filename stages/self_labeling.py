@@ -25,6 +25,7 @@ from loss import (
     queue_contrast,
     rectified_label,
     symmetric_cross_entropy,
+    take_pixels,
 )
 from models import Compute, SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
 from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
@@ -211,7 +212,7 @@ class SelfLabelingStage(Stage):
 
     def self_labeling_loss(self, seen: TeacherView, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         """L_SL: online class-balanced assignments of sampled pixels (section 3.3)."""
-        feats, logits = _take(seen.feats, pixels), _take(seen.logits, pixels)
+        feats, logits = take_pixels(seen.feats, pixels), take_pixels(seen.logits, pixels)
         return self.self_labeling(feats, logits, labels, self.prototypes)
 
     def contrast(self, output: SegmentationOutput, seen: TeacherView, label: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class SelfLabelingStage(Stage):
             grid_label = self._weak_label_on_whole_grid(seen)
         else:
             grid_label = F.interpolate(label[:, None].float(), size=grid, mode="nearest").flatten(1).long()
-        anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
+        anchors = take_pixels(output.feats, pixels).flatten(0, 1)  # (B·P, D)
         anchor_labels = grid_label.gather(1, pixels).flatten()
         queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
         loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
@@ -294,9 +295,3 @@ def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
     images = min(len(onto), len(from_))
     pasted[:images, ..., y1:y2, x1:x2] = from_[:images, ..., y1:y2, x1:x2]
     return pasted
-
-
-def _take(maps: Tensor, pixels: Tensor) -> Tensor:
-    """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
-    index = pixels[:, None].expand(-1, maps.shape[1], -1)
-    return maps.flatten(2).gather(2, index).transpose(1, 2)
