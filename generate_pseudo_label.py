@@ -19,8 +19,7 @@ from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_dig
 from data.labels import palette
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
-from stages.predict import Prediction, predict
-from stages.stage import resize_logits
+from stages.predict import Prediction, mean_probabilities, predict
 from utils.background import BackgroundWriter
 from utils.launch import joined
 from utils.options import Options, grid_size, parse, run_script
@@ -104,13 +103,12 @@ def hard_scores(item: Prediction, grid: bool) -> Tensor:
     With a mirrored view the mean of both views' probabilities, each brought to full size. Otherwise
     probabilities at full size, or with `grid` (quirk Q9) the logits as they are.
     """
-    size = item.image.shape[2:]
     if item.mirrored is None and grid:
         return item.output.logits
-    probs = resize_logits(item.output.logits.softmax(dim=1), size)
+    views = [(item.output.logits, False)]
     if item.mirrored is not None:
-        probs = (probs + resize_logits(item.mirrored.logits.softmax(dim=1), size).flip(3)) / 2
-    return probs
+        views.append((item.mirrored.logits, True))
+    return mean_probabilities(views, item.image.shape[2:])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report import write_report
+from utils.run_state import RunStates, locked
 from utils.yaml_file import parse_yaml
 
 
@@ -107,13 +108,14 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
             continue
         print(f"[{at + 1}/{len(steps)}] {step.name}: {step.shell()}", flush=True)
         started = time.time()
-        extra = []
-        if step.script == "train":
-            extra = ["--continue"] if not force and done.begun(step, previous) else ["--overwrite"]
-            done.write_begun(step, previous)
-        code = _execute(step, extra)
-        if code == CAN_CONTINUE:
-            print(f"step {step.name} was interrupted; the same command goes on", file=sys.stderr)
+        extra = ["--continue"] if step.script == "train" else []
+        if step.script == "train" and (force or not done.begun(step, previous)):
+            clear_run(step, force or done.knows(step))
+        done.write_begun(step, previous)
+        code, asked = _execute(step, extra)
+        if code == CAN_CONTINUE or (code and asked):
+            same = "the same command, without --from and --only," if force else "the same command"
+            print(f"step {step.name} was interrupted; {same} goes on", file=sys.stderr)
             sys.exit(CAN_CONTINUE)
         if code:
             sys.exit(
@@ -122,8 +124,25 @@ def run(recipe: Recipe, chosen: list[Step], force: bool) -> None:
         done.write(step, previous, started, time.time())
 
 
-def _execute(step: Step, extra: list[str]) -> int:
-    """Run the step's command and extra words with this interpreter, from any working directory."""
+def clear_run(step: Step, ours: bool) -> None:
+    """Remove the states of an earlier run, so that the training begins; ours: whether a recipe made them."""
+    folder = Path(step.options.get("log_dir", "logs")) / step.options["name"]
+    states = RunStates(folder / "state")
+    found = states.iterations()
+    if found and not ours:
+        raise ValueError(
+            f"{folder}: holds a run that this recipe has not begun; --from {step.name} begins it anew"
+        )
+    if found:
+        with locked(states.folder):
+            states.clear()
+
+
+def _execute(step: Step, extra: list[str]) -> tuple[int, bool]:
+    """Run the step's command and extra words with this interpreter, from any working directory.
+
+    Its exit code, and whether a signal asked it to end.
+    """
     words = step.words[1:]
     if words[0] != "-m":
         return _finish([sys.executable, str(PROJECT / words[0]), *words[1:], *extra], dict(os.environ))
@@ -132,12 +151,12 @@ def _execute(step: Step, extra: list[str]) -> int:
     return _finish([sys.executable, *words], environment)
 
 
-def _finish(words: list[str], environment: dict[str, str]) -> int:
-    """Run a command to its end, which signals to this process reach; its exit code."""
+def _finish(words: list[str], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run a command to its end, which signals to this process reach; see `_execute`."""
     children: list[subprocess.Popen] = []
-    with passed_on(children):
+    with passed_on(children) as passed:
         children.append(start_apart(words, environment))
-        return children[0].wait()
+        return children[0].wait(), bool(passed)
 
 
 if __name__ == "__main__":

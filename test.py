@@ -1,41 +1,58 @@
 """Score a checkpoint on Cityscapes val.
 
     python test.py --resume ./logs/NAME/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl
+    python test.py --resume CHECKPOINT --images FOLDER_OR_FILE --save_dir OUT [--overlay]
 
-Prints IoU per class; --result FILE also writes the scores, --save_pred DIR the predictions.
+Prints IoU per class; --result FILE also writes the scores, --table FILE a row of a table (.md, .tex, .csv),
+--save_pred DIR the predictions. With --images nothing is scored: images of one's own are predicted
+(docs/own_images.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from PIL import Image
+import torch
 
-from data.labels import class_names, palette, thirteen_of_sixteen
-from stages.build import inference_data, load_for_inference, prepare_device, whole_images
+from data.cityscapes import SIZE
+from data.dataset import DataSet
+from data.labels import cityscapes_ids, class_names, palette, thirteen_of_sixteen
+from data.own_images import own_images, own_loader
+from stages.build import (
+    inference_data,
+    load_for_inference,
+    load_with_quirks,
+    prepare_device,
+    whole_images,
+)
+from stages.own_images import Predictor, Products, predict_own_images
 from stages.predict import evaluate
 from utils.background import BackgroundWriter
-from utils.files import save_image, save_json
+from utils.files import save_json
 from utils.launch import joined
 from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
-from utils.render import palette_picture
+from utils.published import PublishedRow, published_rows
+from utils.render import save_prediction
+from utils.tables import plain_table, save_table
 
 
 def main() -> None:
     """Parse, predict, print."""
     o = parse("test", __doc__)
     with joined(o) as processes:
-        score(o, processes)
+        if o.images is None:
+            score(o, processes)
+        else:
+            predict_files(o, processes)
 
 
 def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
-    o, network, compute = load_for_inference(o, device, processes)
+    o, network, compute, quirks = load_with_quirks(o, device, processes)
     data = inference_data(o, "val", processes)
     loader = whole_images(o, data, processes, with_labels=True)
     with BackgroundWriter() as writer:
@@ -43,38 +60,45 @@ def score(o: Options, processes: Processes) -> None:
         scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
     if o.n_class == 16:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
-    scores = {"checkpoint": str(o.resume_path), "classes": class_names(o.n_class)} | scores
-    processes.say(_table(scores))
+    about = {"checkpoint": str(o.resume_path), "quirks": quirks, "torch": torch.__version__}
+    scores = about | {"classes": class_names(o.n_class)} | scores
+    published = _published(o, data, scores["images"])
+    processes.say(plain_table(scores, published))
     if o.result and processes.first:
         save_json(scores, o.result)
+    if o.table and processes.first:
+        save_table(scores, o.table, published)
+
+
+def predict_files(o: Options, processes: Processes) -> None:
+    """Every process its share of the user's own images; ValueError in the end if any was left out."""
+    device = prepare_device(o)
+    # Measured once a shape, which images of many sizes would make a loss.
+    torch.backends.cudnn.benchmark = o.img_size is not None
+    images = own_images(o.images, o.img_size, o.max_images)
+    o, network, compute = load_for_inference(o, device, processes)
+    ids = cityscapes_ids(o.n_class) if o.format == "cityscapes" else None
+    products = Products(o.save_dir, palette(o.n_class), o.overlay, ids)
+    products.require_room(images, o.images)
+    predictor = Predictor(network, device, o.scales, o.flip, compute)
+    loader = own_loader(images, o.num_workers, processes, o.on_gpu)
+    failed = predict_own_images(predictor, loader, products, processes)
+    processes.say(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
+    if failed:
+        raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 
 
 def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.ndarray], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
-    return lambda name, prediction: writer.do(_write, o.save_pred, name, prediction, palette(o.n_class))
+    colours = palette(o.n_class)
+    return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
 
 
-def _write(folder: Path, name: str, prediction: np.ndarray, colours: np.ndarray) -> None:
-    save_image(Image.fromarray(prediction), folder / f"{name}.png")
-    save_image(palette_picture(prediction, colours), folder / f"{name}_color.png")
-
-
-def _table(scores: dict) -> str:
-    """Scores in percent, for people."""
-    lines = [
-        f"{name:<14}{100 * iou:6.2f}" for name, iou in zip(scores["classes"], scores["iou"], strict=True)
-    ]
-    summary = {
-        f"mIoU over {len(scores['classes'])}": "miou",
-        "mIoU over 13": "miou_13",
-        "overall accuracy": "overall_accuracy",
-        "mean accuracy": "mean_accuracy",
-        "frequency-weighted IoU": "frequency_weighted_iou",
-    }
-    lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in summary.items() if key in scores]
-    return "\n".join([*lines, f"images: {scores['images']}"])
+def _published(o: Options, data: DataSet, images: int) -> Sequence[PublishedRow]:
+    """The figures that this scoring repeats, if it does."""
+    return published_rows(o.n_class, o.backbone, images, data.size == data.size_on_disk() == SIZE)
 
 
 if __name__ == "__main__":

@@ -57,27 +57,28 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         total = o.train_iters
         if "epochs" in o.changed():  # the default of 128 only bounds the released loop
             total = min(total, o.epochs * per_epoch)
-        if processes.first:
-            if state is None:
-                make_room(o, states)
-            save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
         loaders = (source, target)
         files = partial(files_of, loaders)
         guard = Guard(stage, o.on_nonfinite == "skip", o.nonfinite_limit, files, logger)
-        with RunLog(folder, logger, total, per_epoch, o.epochs, processes, start) as log:
-            training = Training(o, stage, guard, loaders, validation, log, states, interruption, total)
-            if state is not None:
-                training.load_state(state)
-                del state  # as large as the networks
+        log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start)
+        training = Training(o, stage, guard, loaders, validation, log, states, interruption, total)
+        if state is not None:
+            training.load_state(state)
+        elif processes.first:
+            make_room(o, states)
+        del state  # as large as the networks
+        if processes.first:
+            save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
+        with log:
             return training.run()
 
 
 def files_of(loaders: tuple[DataLoader, DataLoader | None], iteration: int) -> str:
     """The names of an iteration's images."""
-    read = {
-        name: loader for name, loader in zip(("source", "target"), loaders, strict=True) if loader is not None
-    }
-    return "; ".join(f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read.items())
+    read = zip(("source", "target"), loaders, strict=True)
+    return "; ".join(
+        f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read if x is not None
+    )
 
 
 if __name__ == "__main__":

@@ -59,12 +59,12 @@ class DataSet:
         """`box` of `read_image`, (h, w, 3), without decoding and resizing all the rest."""
         path, whole = self.images[index], (0, 0, *self.size)
         if self.cache is None:
-            return _decode_region(path, self.size, box)
+            return read_rgb(path, self.size, box)
         left, top, right, bottom = box
         rows = self.cache.rows(
-            path, f"RGB {self.size}", top, bottom, lambda: _decode_region(path, self.size, whole)
+            path, f"RGB {self.size}", top, bottom, lambda: read_rgb(path, self.size, whole)
         )
-        return _decode_region(path, self.size, box) if rows is None else rows[:, left:right]
+        return read_rgb(path, self.size, box) if rows is None else rows[:, left:right]
 
     def read_label(self, index: int) -> np.ndarray:
         """Train ids (H, W) uint8, nearest where the file has another size."""
@@ -105,8 +105,8 @@ def load_rows(image: Image.Image, rows: int) -> None:
     image.load()
 
 
-def _decode_region(path: Path, size: Size, box: Box) -> np.ndarray:
-    """`box` of an image file read at `size`."""
+def read_rgb(path: Path, size: Size, box: Box) -> np.ndarray:
+    """`box` (h, w, 3) uint8 RGB of an image file read at `size`; ValueError naming it if it is none."""
     with opened(path) as image:
         needed = needed_box(image.size, size, box)
         load_rows(image, needed[3])

@@ -65,6 +65,11 @@ def palette(n_class: int) -> np.ndarray:
     return PALETTE[_KEPT[n_class]]
 
 
+def cityscapes_ids(n_class: int) -> np.ndarray:
+    """(K,) uint8 Cityscapes label ids in train id order, as its benchmark wants them."""
+    return np.array([CITYSCAPES_IDS[i] for i in _KEPT[n_class]], dtype=np.uint8)
+
+
 def supported_class_counts() -> list[int]:
     """The numbers of classes for which ids are known."""
     return sorted(_KEPT)

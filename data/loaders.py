@@ -264,7 +264,7 @@ class EpochBatches(Sampler):
         return [(epoch, int(index)) for index in self._order[b * self.batch : (b + 1) * self.batch]]
 
 
-class _Guarded(Dataset):
+class Guarded(Dataset):
     """Hands on expected errors as values: from a loading process they would arrive as a traceback's text."""
 
     def __init__(self, samples: Dataset):
@@ -296,8 +296,13 @@ def begin_worker(_worker: int) -> None:
 
 def batch_files(loader: DataLoader, j: int) -> list[str]:
     """Names of the image files of a training loader's batch j, of all processes."""
-    images = loader.dataset.samples.data.images
-    return [images[index].name for _, index in loader.batch_sampler.whole_batch(j)]
+    names = image_names(loader)
+    return [names[index] for _, index in loader.batch_sampler.whole_batch(j)]
+
+
+def image_names(loader: DataLoader) -> list[str]:
+    """Names of all image files of a training loader."""
+    return [image.name for image in loader.dataset.samples.data.images]
 
 
 def keep_freed_memory() -> None:
@@ -351,7 +356,7 @@ def training_loader(
     domain = "source" if source else "target"
     order = EpochBatches(len(samples), batch, seed, domain, shuffle, drop_last, processes, start)
     return DataLoader(
-        _Guarded(samples),
+        Guarded(samples),
         batch_sampler=order,
         num_workers=workers,
         worker_init_fn=begin_worker,
@@ -400,7 +405,7 @@ def inference_loader(
     """
     dealt = range(processes.rank, len(data), processes.size)
     return DataLoader(
-        _Guarded(Subset(WholeImages(data, with_labels), dealt)),
+        Guarded(Subset(WholeImages(data, with_labels), dealt)),
         batch_size=batch,
         num_workers=workers,
         worker_init_fn=begin_worker,

@@ -26,6 +26,7 @@ from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import DISCRIMINATOR, NETWORK, is_state, load_checkpoint, load_file, without_module
 from utils.options import Options
 from utils.processes import ALONE, Processes
+from utils.quirks import recorded_quirks
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
 SIMCLR_REMEDY = "download the SimCLRv2 ResNet-101 (r101_1x_sk0) there, or use --student_init imagenet"
@@ -132,14 +133,22 @@ def load_for_inference(
     --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
     one that was given and does not fit is an error.
     """
-    state = load_checkpoint(o.resume_path, _RESUME_REMEDY)[NETWORK]["model_state"]
+    return load_with_quirks(o, device, processes)[:3]
+
+
+def load_with_quirks(
+    o: Options, device: torch.device, processes: Processes
+) -> tuple[Options, DeepLabV2, Compute, str]:
+    """`load_for_inference`, and the quirks that the checkpoint was trained with, in words."""
+    content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+    state = content[NETWORK]["model_state"]
     o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
     compute, told = computing(o, device)
     if told != "networks in fp32":
         processes.say(told)
-    return o, compute.prepare(network.to(device).eval()), compute
+    return o, compute.prepare(network.to(device).eval()), compute, recorded_quirks(content)
 
 
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:

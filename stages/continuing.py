@@ -35,7 +35,7 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
         return
     with locked(states.folder):
         clear_unfinished(folder)
-        states.remove_unfinished()
+        clear_unfinished(states.folder)
         found = states.iterations()
         if found and not (o.continue_run or o.overwrite):
             raise ValueError(
@@ -51,10 +51,9 @@ def make_room(o: Options, states: RunStates) -> None:
     Removes the states of the run that it overwrites; renames a checkpoint that is of no run of ours (a
     downloaded one) instead of overwriting it.
     """
-    found = states.iterations()
-    for iteration in found:
-        states.remove(iteration)
-    for which in ("current", "best") if not (found or o.overwrite) else ():
+    ours = o.overwrite or (o.continue_run and (o.log_dir / o.name / "options.yaml").is_file())
+    states.clear()
+    for which in ("current", "best") if not ours else ():
         _keep(released_path(o, which))
 
 
@@ -71,31 +70,31 @@ def continued(o: Options, states: RunStates, processes: Processes, logger: loggi
 
     Newer ones that are damaged are told and removed.
     """
-    good = _newest_good(states, logger) if processes.first else 0
+    good, damaged = _newest_good(states, logger) if processes.first else (0, [])
     good = int(processes.sum(torch.tensor(good)))  # the first looks, for all
     if good == 0:
         logger.info("--continue: nothing has been saved yet; the run begins")
         return None
     content = states.load(good)
     _require_same_options(o, content, states.path(good))
+    for iteration in damaged:
+        states.remove(iteration)
     logger.info("continues after iteration %d (%s)", good, states.path(good))
     return content
 
 
-def _newest_good(states: RunStates, logger: logging.Logger) -> int:
-    """Its iteration; 0 if there is none at all. ValueError if there are states and none is good."""
+def _newest_good(states: RunStates, logger: logging.Logger) -> tuple[int, list[int]]:
+    """Its iteration, 0 if there is no state, and newer ones; ValueError if all states are damaged."""
     damaged = []
     for iteration in reversed(states.iterations()):
         problem = states.problem(iteration)
         if problem is None:
-            for later in damaged:
-                states.remove(later)
-            return iteration
+            return iteration, damaged
         damaged.append(iteration)
         logger.warning("%s; the one before is taken", problem)
     if damaged:
         raise ValueError(f"{states.folder}: no saved state is good; {BEGIN_ANEW}")
-    return 0
+    return 0, []
 
 
 def _require_same_options(o: Options, content: dict, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -72,14 +73,15 @@ class DistillationStage(Stage):
 
     def state(self) -> dict:
         """With a mark of the teacher, which is not saved: it never changes."""
-        return super().state() | {"teacher": self._teacher_mark()}
+        return super().state() | {"teacher": self._teacher_mark}
 
     def load_state(self, state: dict) -> None:
         """ValueError if the teacher is not the one that the run began with."""
-        if state["teacher"] != self._teacher_mark():
+        if state["teacher"] != self._teacher_mark:
             raise ValueError("the run was begun with another teacher; give its --resume_path")
         super().load_state(state)
 
+    @cached_property
     def _teacher_mark(self) -> int:
         """A checksum of all its tensors."""
         mark = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
@@ -60,11 +60,9 @@ class Guard:
             raise ValueError(f"{self._told(bad)}; {REMEDY}")
 
     def check_parameters(self) -> None:
-        """ValueError if what would be saved is not finite."""
+        """ValueError if anything that would be saved is not finite."""
         self.check()
-        states = (module.state_dict() for module in self.stage.modules.values())
-        numbers = [x for state in states for x in state.values() if x.is_floating_point()]
-        if not finite(numbers):
+        if not finite(x for x in tensors_of(self.stage.state()) if x.is_floating_point()):
             raise ValueError(f"after iteration {self.stage.iteration} parameters are not finite; {REMEDY}")
 
     def _buffers(self) -> dict[str, dict[str, Tensor]]:
@@ -80,3 +78,11 @@ class Guard:
 
     def _told(self, bad: Bad) -> str:
         return f"{bad}; {self.files(bad.iteration)}"
+
+
+def tensors_of(value: object) -> Iterator[Tensor]:
+    """All tensors in a nest of dicts and lists."""
+    if isinstance(value, Tensor):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from tensors_of(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,6 +61,19 @@ def predict(
 def _one(output: SegmentationOutput | None, i: int) -> SegmentationOutput | None:
     """The output for image i of a batch, as a batch of one."""
     return None if output is None else SegmentationOutput(*(part[i : i + 1] for part in output))
+
+
+def mean_probabilities(views: Iterable[tuple[Tensor, bool]], size: Sequence[int]) -> Tensor:
+    """Mean over views of the probabilities, each brought to `size` (H, W); (1, K, H, W).
+
+    views: logits (1, K, h, w) each, and whether they are of the mirrored image.
+    """
+    total, count = None, 0
+    for logits, mirrored in views:
+        probs = resize_logits(logits.softmax(dim=1), size)
+        probs = probs.flip(3) if mirrored else probs
+        total, count = probs if total is None else total + probs, count + 1
+    return total / count
 
 
 def evaluate(

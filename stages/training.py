@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 
 import torch
 import tqdm
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.labels import class_names
-from data.loaders import read
+from data.loaders import image_names, read
 from stages.continuing import BEGIN_ANEW, released_path
 from stages.guard import Guard
 from stages.predict import evaluate
@@ -46,6 +47,7 @@ class Training:
         self.interruption, self.total = interruption, total
         self.processes, self.device = stage.processes, next(stage.student.parameters()).device
         self.best, self.validated = -1.0, 0  # the highest mIoU, the iteration of the last validation
+        self.saved = (0, 0)  # iteration and last validation of the state on disk
         self.lap, self.waited = time.perf_counter(), 0.0
 
     def run(self) -> bool:
@@ -65,6 +67,7 @@ class Training:
         start, (source, target) = self.stage.iteration, self.loaders
         if start and self._validation_due(start) and self.validated < start:
             self.validate()
+            self.save_state()
         if start >= self.total:
             self.log.tell(f"the run is finished: {start} iterations are done")
             return
@@ -145,13 +148,14 @@ class Training:
         self.lap = time.perf_counter()
 
     def save_state(self) -> None:
-        """Save all that the next iteration starts from."""
+        """Save all that the next iteration starts from, unless that has been done."""
+        if self.saved == (self.stage.iteration, self.validated):
+            return
         self.guard.check_parameters()
-        lengths = [len(loader.dataset) for loader in self.loaders if loader is not None]
         content = {
             "iteration": self.stage.iteration,
             "options": self.o.decisive(),
-            "images": lengths,
+            "images": self._images(),
             "stage": self.stage.state(),
             "own_buffers": self._own_buffers(),
             "log": self.log.state(),
@@ -162,25 +166,30 @@ class Training:
         }
         if self.processes.first:
             self.states.save(content, self.stage.iteration)
+        self.saved = (self.stage.iteration, self.validated)
         self.lap = time.perf_counter()
 
     def load_state(self, content: dict) -> None:
         """Go on from what `save_state` saved; ValueError if it is another run's."""
-        lengths = [len(loader.dataset) for loader in self.loaders if loader is not None]
         path = self.states.path(content["iteration"])
-        if content["images"] != lengths:
-            found = f"{content['images']} images, now there are {lengths}"
-            raise ValueError(f"{path}: the run was begun on {found}; give it the same, or {BEGIN_ANEW}")
         try:
+            if content["images"] != self._images():
+                raise ValueError("the run was begun on other images")
             self.stage.load_state(content["stage"])
             self._load_own_buffers(content["own_buffers"])
             self.log.load_state(content["log"])
             self.best, self.validated = content["best"], content["validated"]
             self.guard.in_a_row = content["skipped"]
+            self.saved = (self.stage.iteration, self.validated)
             _set_random_states(content["random"], self.device)
-        except (RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: does not fit this run ({reason}); {BEGIN_ANEW}") from None
+
+    def _images(self) -> list[list[int]]:
+        """How many images each loader has, and a checksum of their names."""
+        lists = [image_names(loader) for loader in self.loaders if loader is not None]
+        return [[len(names), zlib.crc32("\n".join(names).encode())] for names in lists]
 
     def _networks(self) -> list[torch.nn.Module]:
         return [module for name, module in self.stage.modules.items() if name in ("student", "ema")]

@@ -34,11 +34,22 @@ def replace_when_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(beside, path)
+        if durable:
+            _onto_disk(path.parent)
     except OSError as error:
         raise not_written(path, error) from error
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _onto_disk(folder: Path) -> None:
+    """What was renamed in a folder outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def not_written(path: Path, error: OSError) -> OSError:

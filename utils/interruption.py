@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
@@ -39,7 +39,8 @@ class Interruption:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._interrupts += number == signal.SIGINT
         if self._interrupts > 1:
-            print("error: ended at once; what was saved before is whole", file=sys.stderr, flush=True)
+            with suppress(OSError):
+                os.write(2, b"error: ended at once; what was saved before is whole\n")
             os._exit(128 + signal.SIGINT)
         self.asked_by = signal.Signals(number).name
 
@@ -68,16 +69,20 @@ def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess
 
 
 @contextmanager
-def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Signals to this process go to its children (`start_apart`), which decide what to do."""
+def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
+    """Signals to this process go to its children (`start_apart`), which decide what to do; those so far."""
+    passed: list[int] = []
 
     def send(number: int, _frame: FrameType | None) -> None:
+        passed.append(number)
+        if not children:  # none has been started yet
+            sys.exit(128 + number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     before = catch_signals(send)
     try:
-        yield
+        yield passed
     finally:
         restore_signals(before)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -30,8 +31,9 @@ class _AboveTheBar(logging.Handler):
     """Writes log lines without tearing a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(OSError):  # a terminal or a pipe that has gone must not end a run
+            tqdm.tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
 
 
 def get_logger(folder: Path | None = None, file_name: str = "run.log") -> logging.Logger:
@@ -79,15 +81,8 @@ class RunLog:
         processes: Processes = ALONE,
         start: int = 0,
     ):
-        self._path = folder / "log.jsonl"
+        self._path, self._start = folder / "log.jsonl", start
         self._lines = self._curves = None
-        if processes.first:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
-
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lines = self._path.open("a" if start else "w", encoding="utf-8")
-            # TensorBoard drops what an interrupted or an earlier run has told of later iterations.
-            self._curves = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._lines_written = 0
         self._logger, self._processes = logger, processes
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
@@ -95,8 +90,20 @@ class RunLog:
         self._count = 0
 
     def __enter__(self) -> RunLog:
+        """Open the files. Lines that were written after the state that was loaded come again."""
         # The thread that writes curves says what stops it to the next `add_scalar` too.
         self._hook, threading.excepthook = threading.excepthook, self._silent_on_disk_errors
+        if self._processes.first:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
+
+            lines: list[str] = []
+            if self._lines_written and self._path.is_file():
+                lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            save_text("".join(lines[: self._lines_written]), self._path)
+            self._lines = self._path.open("a", encoding="utf-8")
+            # TensorBoard drops what an interrupted or an earlier run has told of later iterations.
+            folder = self._path.parent / "tensorboard"
+            self._curves = SummaryWriter(str(folder), purge_step=self._start + 1)
         return self
 
     def _silent_on_disk_errors(self, failure: threading.ExceptHookArgs) -> None:
@@ -105,12 +112,26 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Flush and close the files; an error on the way is only raised if none is under way."""
-        threading.excepthook = self._hook
         try:
-            self.close()
+            if self._lines is not None:
+                self._lines.close()
         except OSError as error:
             if kind is None:
                 raise not_written(self._path, error) from None
+        finally:
+            self._close_curves()
+            threading.excepthook = self._hook
+
+    def _close_curves(self) -> None:
+        try:
+            if self._curves is not None:
+                self._curves.close()
+        except OSError as error:
+            self._without_curves(error)
+
+    def _without_curves(self, error: OSError) -> None:
+        self.tell(f"{self._path.parent / 'tensorboard'}: no more curves ({error})")
+        self._curves = None
 
     def tell(self, line: str) -> None:
         """A line for people."""
@@ -131,11 +152,6 @@ class RunLog:
             own = sums.sum(dim=0) * self._processes.first
         self._sums, self._count = dict(zip(state["losses"], own, strict=True)), state["count"]
         self._lines_written = state["lines"]
-        if self._lines is not None:  # what was written after the state was saved comes again
-            self._lines.close()
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            save_text("".join(lines[: self._lines_written]), self._path)
-            self._lines = self._path.open("a", encoding="utf-8")
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Add the detached losses of one iteration; nothing waits for the device."""
@@ -188,12 +204,4 @@ class RunLog:
             for name, value in scalars.items() if self._curves is not None else ():
                 self._curves.add_scalar(name, value, iteration)
         except OSError as error:
-            self.tell(f"{self._path.parent / 'tensorboard'}: no more curves ({error})")
-            self._curves = None
-
-    def close(self) -> None:
-        """Flush and close the files."""
-        if self._lines is not None:
-            self._lines.close()
-        if self._curves is not None:
-            self._curves.close()
+            self._without_curves(error)

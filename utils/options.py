@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.quirks import Quirks
+from utils.tables import FORMATS
 from utils.yaml_file import is_scalar, load_yaml
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
@@ -33,12 +34,14 @@ _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
     (_WEIGHTS, lambda v: 0 <= v < math.inf, "a number of at least 0"),
 ]
-# Options that a run may be continued with other values of: they decide nothing, but for rounding, about its
-# networks; or they say where files lie, which may have moved.
-_FREE = (
+# Options that decide nothing, but for rounding, about networks.
+OF_THE_MACHINE = (
     *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
     *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
     *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+)
+# Where files lie, which may have moved when a run is continued.
+_PLACES = (
     *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo"),
 )
@@ -64,7 +67,7 @@ class Options(argparse.Namespace):
 
     def decisive(self) -> dict:
         """The values that must stay as they are where a run is continued."""
-        return {name: value for name, value in self.values().items() if name not in _FREE}
+        return {name: value for name, value in self.values().items() if name not in OF_THE_MACHINE + _PLACES}
 
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
@@ -163,6 +166,13 @@ def _size(text: str) -> tuple[int, int]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not W,H, as in 896,512") from None
     return width, height
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as in 0.75,1,1.25") from None
 
 
 def _path(text: str) -> Path:
@@ -418,6 +428,16 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
     if script == "test":
         add("--result", type=_path, metavar="FILE", help="also write the scores as JSON")
         add("--save_pred", type=_path, metavar="DIR", help="also write the predicted train ids as PNG")
+        add(
+            "--table",
+            type=_path,
+            metavar="FILE",
+            help="also write the scores as a row of percent: Markdown (.md), LaTeX (.tex) or CSV (.csv)",
+        )
+        _add_own_images(add)
+        # Unique beginnings of options must stay what they were before --images and --overlay came.
+        for short, option in (("--im", "--img_size"), ("--o", "--on_nonfinite")):
+            parser._option_string_actions[short] = parser._option_string_actions[option]
     if script == "prototypes":
         add("--source", action="store_true", help="centroids of source features, only where the label agrees")
     if script in ("pseudo_label", "distribution"):
@@ -448,6 +468,31 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
         add("--portion", type=float, default=0.6, help=_COMPATIBLE)
 
 
+def _add_own_images(add: Callable[..., argparse.Action]) -> None:
+    add(
+        "--images",
+        type=_path,
+        metavar="PATH",
+        help="instead of scoring, predict this PNG or JPEG, or all in this folder and those below it",
+    )
+    add("--save_dir", type=_path, metavar="DIR", help="where predictions of --images are written")
+    add("--overlay", action="store_true", help="with --images: also image and colours, half and half")
+    add("--flip", action="store_true", help="with --images: mean with the mirrored image's probabilities")
+    add(
+        "--scales",
+        type=_numbers,
+        default=(1.0,),
+        metavar="S,S",
+        help="with --images: mean over the probabilities of the image at these multiples of its size",
+    )
+    add(
+        "--format",
+        default="train_ids",
+        choices=["train_ids", "cityscapes"],
+        help="with --images: cityscapes also writes label ids, as its benchmark wants them",
+    )
+
+
 def _first_problem(o: Options, script: str) -> str | None:
     """What is impossible among the values, as one line; None if nothing is."""
     problem = _bad_number(o) or _bad_choice(o)
@@ -455,6 +500,8 @@ def _first_problem(o: Options, script: str) -> str | None:
         problem = problem or _bad_stage1(o)
     if script == "pseudo_label":
         problem = problem or _bad_confidence(o)
+    if script == "test":
+        problem = problem or _bad_table(o) or _bad_own_images(o)
     return problem
 
 
@@ -514,6 +561,28 @@ def _bad_confidence(o: Options) -> str | None:
     if o.conf_dtype == "uint8" and not (o.flip or o.soft) and Quirks.parse(o.quirks).grid_hard_labels:
         return "--conf_dtype uint8 needs --flip: without it the released behaviour (Q9) writes raw logits"
     return None
+
+
+def _bad_table(o: Options) -> str | None:
+    """A table in a form that is not known."""
+    if o.table is not None and o.table.suffix.lower() not in FORMATS:
+        return f"--table {o.table}: the ending says the form; give one of {', '.join(FORMATS)}"
+    return None
+
+
+def _bad_own_images(o: Options) -> str | None:
+    """Options of own images without any, and of scores where nothing is scored."""
+    if not all(0 < scale < math.inf for scale in o.scales):
+        return f"--scales {','.join(map(str, o.scales))}: each must be above 0"
+    only = ("save_dir", "overlay", "flip", "format")
+    used = [name for name in only if getattr(o, name) not in (None, False, "train_ids")]
+    used += ["scales"] if o.scales != (1.0,) else []
+    if o.images is None:
+        return f"--{used[0]} is for --images: give that too, or leave it out" if used else None
+    if o.save_dir is None:
+        return "--images needs --save_dir DIR, the folder for what is predicted"
+    scored = [name for name in ("result", "save_pred", "table") if getattr(o, name) is not None]
+    return f"--{scored[0]} is for labelled images, not for --images: leave one out" if scored else None
 
 
 def grid_size(width: int, height: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ The published figures were made with all of them, so `--quirks reference` (all) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 
@@ -79,3 +80,13 @@ class Quirks:
     def active(self) -> list[str]:
         """Names of those switched on."""
         return [f.name for f in fields(self) if getattr(self, f.name)]
+
+
+def recorded_quirks(checkpoint: Mapping) -> str:
+    """What a checkpoint says it was trained with: "reference", "none", names, or "not recorded"."""
+    names = [f.name for f in fields(Quirks)]
+    found = checkpoint.get("quirks")
+    if not isinstance(found, list) or any(name not in names for name in found):
+        return "not recorded"
+    on = [name for name in names if name in found]
+    return "reference" if on == names else ", ".join(on) or "none"

@@ -21,7 +21,7 @@ from typing import Any
 
 from utils.checkpoint import checkpoint_path
 from utils.files import save_json
-from utils.options import build_parser, leads_out, option_words
+from utils.options import OF_THE_MACHINE, build_parser, leads_out, option_words
 from utils.yaml_file import is_scalar, load_yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -212,19 +212,33 @@ class Done:
         return mine["after"] == (before["finished"] if before else None)
 
     def begun(self, step: Step, previous: Step | None) -> bool:
-        """Whether this command was begun, after the last time that the previous step was done."""
-        try:
-            begun = json.loads(self._begun_marker(step).read_text())
-        except (OSError, ValueError):
-            return False
-        return begun == self._origin(step, previous)
+        """Whether the step was begun, after the last time that the previous one was done.
+
+        With the same options but for those of the machine, so that a remedy can be tried.
+        """
+        return self._read_begun(step) == self._start(step, previous)
+
+    def knows(self, step: Step) -> bool:
+        """Whether the step was ever begun or done here."""
+        return self._read_begun(step) is not None or self.read(step) is not None
 
     def write_begun(self, step: Step, previous: Step | None) -> None:
-        """Note that a step has begun."""
-        save_json(self._origin(step, previous), self._begun_marker(step))
+        """Note that a step has begun, and so is no longer done."""
+        save_json(self._start(step, previous), self._begun_marker(step))
+        self._marker(step).unlink(missing_ok=True)
 
     def _begun_marker(self, step: Step) -> Path:
         return self.folder / "begun" / f"{step.name}.json"
+
+    def _read_begun(self, step: Step) -> dict | None:
+        try:
+            return json.loads(self._begun_marker(step).read_text())
+        except (OSError, ValueError, RecursionError):
+            return None
+
+    def _start(self, step: Step, previous: Step | None) -> dict:
+        options = {name: str(value) for name, value in step.options.items() if name not in OF_THE_MACHINE}
+        return {"options": options, "after": self._origin(step, previous)["after"]}
 
     def _origin(self, step: Step, previous: Step | None) -> dict:
         before = self.read(previous) if previous else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from utils.files import save_image
 
 
 def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -18,6 +22,12 @@ def palette_picture(label: np.ndarray, colours: np.ndarray) -> Image.Image:
     picture = Image.fromarray(label.astype(np.uint8))
     picture.putpalette(colours.tobytes() + bytes(3 * (256 - len(colours))))
     return picture
+
+
+def save_prediction(folder: Path, name: str, label: np.ndarray, colours: np.ndarray) -> None:
+    """Write NAME.png, the train ids (H, W) uint8, and NAME_color.png, the same as a palette picture."""
+    save_image(Image.fromarray(label), folder / f"{name}.png")
+    save_image(palette_picture(label, colours), folder / f"{name}_color.png")
 
 
 def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:

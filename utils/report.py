@@ -14,6 +14,7 @@ from utils.files import replace_when_whole, save_image, save_text
 from utils.image_file import opened
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
+from utils.tables import markdown
 
 PICTURES = 5
 
@@ -64,11 +65,11 @@ def markdown_table(results: dict[str, dict]) -> str:
     classes = next(iter(results.values()))["classes"]
     has_13 = any("miou_13" in r for r in results.values())
     head = ["stage", *classes, f"mIoU ({len(classes)})"] + (["mIoU (13)"] if has_13 else [])
-    lines = [" | ".join(head), " | ".join(["---"] + ["---:"] * (len(head) - 1))]
+    rows = []
     for name, result in results.items():
         values = [*result["iou"], result["miou"]] + ([result["miou_13"]] if has_13 else [])
-        lines.append(" | ".join([name, *(f"{100 * v:.1f}" for v in values)]))
-    return "".join(f"| {line} |\n" for line in lines)
+        rows.append([name, *(f"{100 * v:.1f}" for v in values)])
+    return markdown(head, rows)
 
 
 def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: np.ndarray) -> Image.Image:

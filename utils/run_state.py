@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from utils.checkpoint import load_file, to_cpu, write_tensors
-from utils.files import clear_unfinished, not_written, replace_when_whole
+from utils.files import not_written, replace_when_whole
+from utils.torch_file import check_torch_file
 
 _NAME = re.compile(r"(\d+)\.pt")
 _SUM = ".sha256"
@@ -20,7 +22,7 @@ _SUM = ".sha256"
 class RunStates:
     """The states of one run, `ITERATION.pt` in a folder, each vouched for by `ITERATION.pt.sha256`.
 
-    The sums are in the format of `sha256sum`; a state without one was not finished.
+    The sums are in the format of `sha256sum`.
     """
 
     def __init__(self, folder: Path):
@@ -43,8 +45,10 @@ class RunStates:
         with replace_when_whole(path, durable=True) as file:
             summing = _Summing(file)
             write_tensors(to_cpu(content), summing)
-        with replace_when_whole(_sum_of(path), durable=True) as file:
-            file.write(f"{summing.digest.hexdigest()}  {path.name}\n".encode())
+            line = f"{summing.digest.hexdigest()}  {path.name}\n"
+            if path.is_file():  # until the new file has taken the old one's place, either is good
+                _vouch(path, _vouched(path) + line)
+        _vouch(path, line)
         for older in self.iterations()[:-keep]:
             self.remove(older)
         return path
@@ -58,28 +62,32 @@ class RunStates:
         return content
 
     def problem(self, iteration: int) -> str | None:
-        """What is wrong with a state's file, None if nothing is."""
-        path = self.path(iteration)
-        try:
-            expected = _sum_of(path).read_text(encoding="ascii").split()[:1]
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except (OSError, UnicodeDecodeError) as error:
-            return f"{path}: cannot be read ({error})"
-        return None if [found] == expected else f"{path}: is damaged (its checksum differs)"
+        """What is wrong with a state's file, None if nothing is; OSError if that cannot be found out.
 
-    def remove_unfinished(self) -> None:
-        """Delete what a killed process has left; nobody else may be writing here."""
-        clear_unfinished(self.folder)
-        for iteration in self.iterations():
-            if not _sum_of(self.path(iteration)).is_file():
-                self.remove(iteration)
+        One without a checksum was renamed, and so is whole: its own checksums are looked at.
+        """
+        path = self.path(iteration)
+        sums = [line.split()[0] for line in _vouched(path).splitlines() if line.strip()]
+        if not sums:
+            try:
+                check_torch_file(path)
+            except (ValueError, pickle.UnpicklingError) as error:
+                return f"{path}: is damaged ({error})"
+            return None
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        return None if found in sums else f"{path}: is damaged (its checksum differs)"
 
     def remove(self, iteration: int) -> None:
         """Delete a state; the sum first, so that nothing vouches for what is half gone."""
         path = self.path(iteration)
         _sum_of(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete all states."""
+        for iteration in self.iterations():
+            self.remove(iteration)
 
 
 class _Summing:
@@ -100,6 +108,19 @@ def _sum_of(path: Path) -> Path:
     return path.with_name(path.name + _SUM)
 
 
+def _vouched(path: Path) -> str:
+    """The lines of a state's checksums; empty if there are none."""
+    try:
+        return _sum_of(path).read_text(encoding="ascii")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return ""
+
+
+def _vouch(path: Path, lines: str) -> None:
+    with replace_when_whole(_sum_of(path), durable=True) as file:
+        file.write(lines.encode())
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """A folder that no second run may enter before the block ends."""
@@ -107,7 +128,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loading processes do not inherit it
         except (BlockingIOError, PermissionError):
-            raise ValueError(f"{folder}: another process is training there; give another --name") from None
+            raise ValueError(
+                f"{folder}: another process is training there; end it, or give another --name"
+            ) from None
         except OSError:
             pass  # a file system without locks
         yield

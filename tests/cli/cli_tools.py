@@ -45,6 +45,16 @@ def succeed(command: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def torchrun(processes: int, command: str, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a script's command with several processes."""
+    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    script, *options = command.split()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONWARNINGS", None)
+    whole = [sys.executable, *words, str(PROJECT / script), *options]
+    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
 def refused(command: str, cwd: Path) -> str:
     """The one line on standard error with which a command ends badly."""
     done = start(command, cwd)

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cli_tools import PROJECT, checkpoint_name, random_network, write_released
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_at_a_terminal() -> Iterator[None]:
+    """Where the tests run in the background or under nohup, what they start would ignore these signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

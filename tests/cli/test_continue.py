@@ -16,6 +16,7 @@ import torch
 import yaml
 from cli_tools import PROJECT, run_here
 
+from stages.predict import evaluate
 from stages.training import Training
 from tests.cli.killed_runs import (
     COMMON,
@@ -207,6 +208,22 @@ def test_a_recipe_goes_on_within_a_step(world, desk):
     assert "continues after iteration" in finish(typed, desk)
     assert_whole(desk, world)
     assert "run: done" in finish(typed, desk)
+    child = start([*typed, "--from", "run"], desk, **PIPES)  # anew, and what was done is so no longer
+    wait_for("Iter [3/", child)
+    child.send_signal(signal.SIGTERM)
+    assert "without --from and --only, goes on" in child.communicate(timeout=60)[1]
+    assert "continues after iteration" in finish([*typed, "--set", "num_workers=1"], desk)
+    assert_whole(desk, world)
+
+
+def test_a_recipe_does_not_overwrite_what_it_has_not_begun(half):
+    options = {"name": "run", "stage": "warm_up"}
+    step = {"name": "run", "script": "train", "options": options}
+    recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
+    (half / "small.yaml").write_text(yaml.safe_dump(recipe))
+    child = start(["reproduce.py", "--config", "small.yaml"], half, **PIPES)
+    assert "holds a run that this recipe has not begun" in child.communicate(timeout=60)[1]
+    assert child.returncode == 1 and states(half) == ["0000007.pt", "0000009.pt"]
 
 
 def environment_of(pid: int) -> list[str]:
@@ -217,6 +234,21 @@ def environment_of(pid: int) -> list[str]:
 def test_no_validation_is_lost(world, desk, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.training.evaluate", interrupted)
+        assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
+    run_here(command("warm_up", "--continue"), desk, monkeypatch)
+    assert_whole(desk, world)
+
+
+def test_the_last_validation_is_made_up_for_and_saved(world, desk, monkeypatch):
+    whole = evaluate
+
+    def interrupted(*arguments: object, **named: object) -> dict:
+        if (desk / "logs" / "run" / "state" / "0000011.pt").is_file():
+            raise Interrupted
+        return whole(*arguments, **named)
 
     with monkeypatch.context() as patch:
         patch.setattr("stages.training.evaluate", interrupted)
@@ -243,12 +275,18 @@ def test_a_damaged_state_gives_way_to_the_one_before(world, half, monkeypatch, c
     assert_whole(half, world)
 
 
-def test_a_state_without_its_sum_was_never_finished(world, half, monkeypatch, capsys):
-    (half / "logs" / "run" / "state" / "0000009.pt.sha256").unlink()
-    (half / "logs" / "run" / "state" / ".0000011.pt.1.tmp").write_bytes(b"half a state")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_state_without_its_sum_is_taken_if_it_is_whole(world, half, whole, monkeypatch, capsys):
+    folder = half / "logs" / "run" / "state"
+    (folder / "0000009.pt.sha256").unlink()
+    (folder / ".0000011.pt.1.tmp").write_bytes(b"half a state")
+    if not whole:
+        content = bytearray((folder / "0000009.pt").read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / "0000009.pt").write_bytes(content)
     run_here(command("warm_up", "--continue"), half, monkeypatch)
-    assert "continues after iteration 7" in capsys.readouterr().out
-    assert not list(half.glob("logs/run/state/.*.tmp"))
+    assert f"continues after iteration {9 if whole else 7}" in capsys.readouterr().out
+    assert not list(folder.glob(".*.tmp"))
     assert_whole(half, world)
 
 
@@ -289,7 +327,7 @@ def test_other_data_are_another_run(half, monkeypatch):
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     subprocess.run([sys.executable, "-m", "data.mini", *drawn], cwd=half, env=environment, check=True)
     line = exit_of(command("warm_up", "--continue"), half, monkeypatch)
-    assert "begun on [16, 12] images, now there are [14, 12]" in line
+    assert "begun on other images" in line and "--overwrite" in line
 
 
 def test_another_teacher_is_another_run(desk, monkeypatch):
@@ -335,7 +373,7 @@ def test_a_file_that_cannot_be_written_leaves_the_last_state(world, half):
     child = start(words("warm_up", "--continue"), half, **PIPES, preexec_fn=limit)
     _, complaint = child.communicate(timeout=120)
     assert child.returncode == 1 and complaint.count("\n") == 1, complaint
-    assert "0000011.pt: could not be written (File too large); make room and start again" in complaint
+    assert "0000009.pt: could not be written (File too large); make room and start again" in complaint
     assert states(half) == ["0000007.pt", "0000009.pt"] and not list(half.glob("logs/run/**/.*.tmp"))
     finish(words("warm_up", "--continue"), half)
     assert_whole(half, world)
@@ -367,7 +405,7 @@ def test_a_killed_loading_process_ends_the_run_in_one_line(desk):
     os.kill(descendants(child.pid)[1], signal.SIGKILL)
     _, complaint = child.communicate(timeout=60)
     assert child.returncode == 1 and complaint.count("\n") == 1, complaint
-    assert "killed by signal: Killed" in complaint and "--num_workers" in complaint
+    assert "DataLoader worker" in complaint and "--num_workers" in complaint
 
 
 def test_numbers_that_go_wrong_end_the_run_with_the_names_of_the_files(half, monkeypatch):

@@ -12,20 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import MINI, PROJECT, load, start
+from cli_tools import MINI, PROJECT, load, start, torchrun
 
 SMALL = "--img_size 256,128 --num_workers 0 --device cpu"
 CHECKPOINT = "from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
-
-
-def torchrun(processes: int, command: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run a script's command with several processes."""
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    script, *options = command.split()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONWARNINGS", None)
-    whole = [sys.executable, *words, str(PROJECT / script), *options]
-    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def shared(processes: int, command: str, cwd: Path) -> str:
@@ -63,7 +53,7 @@ def commands(out: str) -> list[str]:
         f"generate_pseudo_label.py --flip --name hard --save_path {out} {common}",
         f"calc_prototype.py --prototypes {out}/prototypes {common}",
         f"generate_class_distribution.py --save_path {out} {common}",
-        f"test.py --result {out}/scores.json --save_pred {out}/seen {common}",
+        f"test.py --result {out}/scores.json --table {out}/row.md --save_pred {out}/seen {common}",
     ]
 
 

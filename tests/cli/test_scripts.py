@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -219,7 +220,7 @@ def test_an_error_while_writing_stops_the_script(desk):
 
 
 def test_scores_and_predictions(desk):
-    words = "--result out/scores.json --save_pred out/predictions"
+    words = "--result out/scores.json --save_pred out/predictions --table out/row.csv"
     output = succeed(f"python test.py {MODEL} {MINI} {SMALL} {words}", desk)
     scores = json.loads((desk / "out" / "scores.json").read_text())
     assert {"iou", "miou", "overall_accuracy", "mean_accuracy", "frequency_weighted_iou"} <= scores.keys()
@@ -240,6 +241,10 @@ def test_scores_and_predictions(desk):
     assert right.sum() > 0
     assert scores["overall_accuracy"] == pytest.approx(right.sum() / known.sum())
     assert f"{100 * scores['miou']:6.2f}" in re.search(r"mIoU over 19.*", output)[0]
+    (row,) = csv.DictReader((desk / "out" / "row.csv").read_text().splitlines())
+    assert float(row["road"]) == pytest.approx(100 * scores["iou"][0], abs=0.051)
+    assert row["checkpoint"] == f"models/{checkpoint_name()}" and row["images"] == "2"
+    assert row["quirks"] == scores["quirks"] == "not recorded" and row["torch"] == torch.__version__
 
 
 def test_source_data_is_not_needed_to_score(desk, dataset):

@@ -1,0 +1,117 @@
+"""Images of the user's own, of any size and without labels: which there are, and their loading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from data.dataset import read_rgb
+from data.loaders import Guarded, begin_worker
+from data.resize import Size
+from utils.image_file import opened
+from utils.processes import ALONE, Processes
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+class OwnImage(NamedTuple):
+    """path of the file; name: path below the folder, without ending; pixels (H, W, 3) uint8 as stored.
+
+    resized (h, w, 3) uint8: for the network, None where it sees the pixels as they are.
+    """
+
+    path: str
+    name: str
+    pixels: Tensor
+    resized: Tensor | None
+
+
+@dataclass(frozen=True)
+class OwnImages(Dataset):
+    """Image files below `root`. size: (W, H) at which the network sees them, None for each one's own."""
+
+    root: Path
+    images: tuple[Path, ...]
+    size: Size | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """What its products are called, sub-folders included."""
+        return self.images[index].relative_to(self.root).with_suffix("").as_posix()
+
+    def __getitem__(self, index: int) -> OwnImage:
+        path = self.images[index]
+        with opened(path) as image:
+            own = image.size
+        pixels, resized = read_rgb(path, own, (0, 0, *own)), None
+        if self.size not in (None, own):
+            whole = Image.fromarray(pixels).resize(self.size, Image.Resampling.BILINEAR)  # as data sets do
+            resized = torch.from_numpy(np.array(whole))
+        return OwnImage(str(path), self.name(index), torch.from_numpy(pixels), resized)
+
+
+def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:
+    """One image file, or the first `count` in a folder and those below it, sorted by path.
+
+    Hidden files and folders are passed over, and so are other endings than .png, .jpg and .jpeg.
+    """
+    if path.is_file():
+        return OwnImages(path.parent, (path,), size)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder; give images of your own as --images")
+    found = sorted(file for file in path.rglob("*") if _is_image(file, path))
+    if not found:
+        raise FileNotFoundError(f"{path}: no {', '.join(ENDINGS)} in it; give images of your own as --images")
+    return OwnImages(path, tuple(found[:count]), size)
+
+
+def own_loader(
+    images: OwnImages, workers: int, processes: Processes = ALONE, pin: bool = False
+) -> DataLoader:
+    """`OwnImage`s one by one, in order; in the place of one that cannot be read the error.
+
+    Of several processes each is dealt every `size`-th.
+    """
+    dealt = range(processes.rank, len(images), processes.size)
+    return DataLoader(
+        Guarded(Subset(images, dealt)),
+        batch_size=None,
+        num_workers=min(workers, len(dealt)),
+        worker_init_fn=begin_worker,
+        collate_fn=_as_it_is,
+        pin_memory=pin,
+        generator=torch.Generator(),
+    )
+
+
+def _is_image(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    return not hidden and file.suffix.lower() in ENDINGS and file.is_file()
+
+
+def _as_it_is(value: OwnImage | Exception) -> OwnImage | Exception:
+    return value
+
+
+def clashes(outputs: Sequence[Sequence[Path]], images: OwnImages) -> str | None:
+    """Why the products, those of each image, cannot all be written; None if they can."""
+    sources = {path.resolve() for path in images.images}
+    written_by: dict[Path, Path] = {}
+    for image, paths in zip(images.images, outputs, strict=True):
+        for path in paths:
+            if path.resolve() in sources:
+                return f"{path}: is one of the images and would be overwritten; give another --save_dir"
+            if path in written_by:
+                return f"{written_by[path]} and {image}: both would be written to {path}; rename one"
+            written_by[path] = image
+    return None

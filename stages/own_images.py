@@ -1,0 +1,134 @@
+"""Prediction of images that no data set holds: photographs, frames of a video."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tqdm
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from data.loaders import image_batch
+from data.own_images import OwnImage, OwnImages, clashes
+from models import Compute
+from stages.predict import mean_probabilities
+from stages.stage import PLAIN, resize_logits
+from utils.background import BackgroundWriter
+from utils.files import save_image
+from utils.options import one_line
+from utils.processes import ALONE, Processes
+from utils.render import save_prediction
+
+SHORTEST_SIDE = 8  # pixels, the network's stride
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network and the views of an image that its prediction is taken from.
+
+    scales: multiples of the image's size; mirror: each scale mirrored too. The image as it is, alone, is
+    predicted as where scores are taken: by the largest logit at full size. Otherwise it is the largest mean
+    probability.
+    """
+
+    network: nn.Module
+    device: torch.device
+    scales: Sequence[float] = (1.0,)
+    mirror: bool = False
+    compute: Compute = PLAIN
+
+    @torch.no_grad()
+    def __call__(self, item: OwnImage) -> np.ndarray:
+        """Train ids (H, W) uint8 at the image's own size; ValueError if a view is too small."""
+        seen = item.pixels if item.resized is None else item.resized
+        sizes, full = self._sizes(item.path, *seen.shape[:2]), item.pixels.shape[:2]
+        image = image_batch(seen[None].to(self.device, non_blocking=True))
+        if not self.mirror and sizes == [image.shape[2:]]:
+            scores = resize_logits(self.compute(self.network, image).logits, full)
+        else:
+            scores = mean_probabilities(self._views(image, sizes), full)
+        return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+
+    def _sizes(self, path: str, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) of each scale."""
+        sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
+        smallest = min(sizes)
+        if min(smallest) < SHORTEST_SIDE:
+            raise ValueError(
+                f"{path}: {smallest[1]}×{smallest[0]} pixels are too few, a side needs {SHORTEST_SIDE}; "
+                "give --img_size W,H or larger --scales"
+            )
+        return sizes
+
+    def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
+        """Logits of each view, and whether it is mirrored; one by one, which saves memory."""
+        for size in sizes:
+            scaled = image if size == image.shape[2:] else resize_logits(image, size)
+            yield self.compute(self.network, scaled).logits, False
+            if self.mirror:
+                yield self.compute(self.network, scaled.flip(3)).logits, True
+
+
+@dataclass(frozen=True)
+class Products:
+    """What is written of each image to `folder`: NAME.png and NAME_color.png as `save_prediction` does,
+    NAME_overlay.png, and with label ids (K,) uint8 of the classes NAME_labelIds.png."""
+
+    folder: Path
+    colours: np.ndarray
+    overlay: bool = False
+    label_ids: np.ndarray | None = None
+
+    def require_room(self, images: OwnImages, given: Path) -> None:
+        """ValueError if a product would overwrite an image or another product, or come to lie in the folder
+        of images that was given."""
+        folder = self.folder.resolve()
+        if given.resolve() in (folder, *folder.parents):
+            raise ValueError(f"{self.folder}: lies in --images {given}; give --save_dir another place")
+        problem = clashes([self.paths(images.name(i)) for i in range(len(images))], images)
+        if problem:
+            raise ValueError(problem)
+
+    def paths(self, name: str) -> list[Path]:
+        """Every file of one image."""
+        endings = ["", "_color", *["_overlay"] * self.overlay, *["_labelIds"] * (self.label_ids is not None)]
+        return [self.folder / f"{name}{ending}.png" for ending in endings]
+
+    def write(self, name: str, prediction: np.ndarray, pixels: np.ndarray) -> None:
+        """prediction (H, W) train ids, pixels (H, W, 3), both uint8."""
+        save_prediction(self.folder, name, prediction, self.colours)
+        if self.overlay:
+            coloured = Image.fromarray(self.colours[prediction])
+            half = Image.blend(Image.fromarray(pixels), coloured, 0.5)
+            save_image(half, self.folder / f"{name}_overlay.png")
+        if self.label_ids is not None:
+            save_image(Image.fromarray(self.label_ids[prediction]), self.folder / f"{name}_labelIds.png")
+
+
+def predict_own_images(
+    predictor: Predictor, loader: DataLoader, products: Products, processes: Processes = ALONE
+) -> int:
+    """Write the products of an `own_loader`'s images; how many could not be predicted, over all processes.
+
+    Each of those is told on standard error, and the others go on.
+    """
+    predictor.network.eval()
+    failed = 0
+    with BackgroundWriter() as writer:
+        for item in tqdm.tqdm(loader, "predicting", unit="img", leave=False, disable=processes.no_bar):
+            try:
+                if isinstance(item, Exception):
+                    raise item
+                prediction = predictor(item)
+            except (OSError, ValueError) as error:
+                failed += 1
+                tqdm.tqdm.write(f"error: {one_line(error)}", file=sys.stderr)
+                continue
+            writer.do(products.write, item.name, prediction, item.pixels.numpy())
+    return int(processes.sum(torch.tensor(failed)))
