@@ -4,6 +4,7 @@ from loss.adversarial import SOURCE, TARGET, domain_loss
 from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
+from loss.prior import ClassCounter, class_shares
 from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label
 from loss.segmentation import (
     confidence_regulariser,
@@ -18,8 +19,10 @@ __all__ = [
     "SOURCE",
     "TARGET",
     "ClassBalancedSelfLabeling",
+    "ClassCounter",
     "RingQueue",
     "SelfLabeling",
+    "class_shares",
     "class_statistics",
     "confidence_regulariser",
     "cosines_to_prototypes",

@@ -48,7 +48,7 @@ class RingQueue(nn.Module):
         length = len(self.rows)
         if len(new) > length:
             raise ValueError(
-                f"{len(new)} rows do not fit a queue of {length}; raise --queue_length or lower --fbs"
+                f"{len(new)} rows do not fit a queue of {length}; make it longer, or sample fewer pixels"
             )
         start = (position - len(new)) % length  # backwards, so that `newest_first` is one roll
         before_wrap = min(len(new), length - start)

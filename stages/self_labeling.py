@@ -17,6 +17,7 @@ from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from data.replay import full_to_weak
 from loss import (
+    ClassCounter,
     SelfLabeling,
     confidence_regulariser,
     cosines_to_prototypes,
@@ -58,6 +59,7 @@ class SelfLabelingSettings:
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
     learn_prototypes: bool = True  # not finetune
+    refresh_prior: int | None = None  # refresh_distribution: every so many iterations
 
 
 class TeacherView(NamedTuple):
@@ -108,6 +110,10 @@ class SelfLabelingStage(Stage):
             self.processes.gather,
             self.processes.rank,
         ).to(prototypes.device)
+        self.counter = None  # of the EMA model's predictions, for the next prior
+        if method.refresh_prior is not None:
+            self.counter = ClassCounter(len(prior), self.processes.sum).to(prototypes.device)
+        self._refreshed = False
 
     @property
     def target_parts(self) -> frozenset[str]:
@@ -125,6 +131,8 @@ class SelfLabelingStage(Stage):
         source_loss = self.learn_source(source)
         box = self.draws.cutmix_box(*target.weak.shape[2:])
         seen = self.teacher_view(target)
+        if self.counter is not None:
+            self.counter.add_(seen.logits)
         weak, strong = self.forward_target(source, target, box)
         label = self.training_label(source, target, seen, box)
 
@@ -264,10 +272,23 @@ class SelfLabelingStage(Stage):
         ema_update_(self.ema, self.student, EMA_MOMENTUM)
         self.prototypes_ema.lerp_(self.prototypes.detach(), 1.0 - EMA_MOMENTUM)
 
+    def advance(self, update: bool = True) -> None:
+        """Also refreshes the prior when that is due, though not after an iteration that was skipped."""
+        super().advance(update)
+        every = self.method.refresh_prior
+        self._refreshed = every is not None and update and self.iteration % every == 0
+        if self._refreshed:
+            self.self_labeling.prior.copy_(self.counter.take_())
+
+    def new_prior(self) -> Tensor | None:
+        """The prior (K,) if the last iteration has refreshed it."""
+        return self.self_labeling.prior if self._refreshed else None
+
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """With the EMA model and the queues."""
-        return super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
+        """With the EMA model, the queues and the prior, and the counts for the next prior."""
+        modules = super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
+        return modules if self.counter is None else modules | {"counter": self.counter}
 
     def state(self) -> dict:
         """With both kinds of prototypes."""
