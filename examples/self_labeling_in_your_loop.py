@@ -1,12 +1,11 @@
-"""Class-balanced self-labeling in somebody else's training loop: `adapt`, in which ten lines are numbered.
+"""Class-balanced self-labeling in somebody else's training loop: `adapt` is `plain` and the numbered lines.
 
     python -m examples.self_labeling_in_your_loop DATA
-    python -m examples.self_labeling_in_your_loop DATA --plain     # the same loop without the ten lines
+    python -m examples.self_labeling_in_your_loop DATA --plain
 
 Draws small street scenes into DATA (or takes those there), trains torchvision's LR-ASPP on the labelled
 source from random weights, then adapts it to the unlabelled target by an EMA teacher's labels. Prints losses,
-and mIoU on the target's val images before and after. docs/method_as_a_part.md explains, and says what it
-gains.
+and mIoU on the target's val images before and after. docs/method_as_a_part.md explains, with figures.
 """
 
 from __future__ import annotations
@@ -34,33 +33,47 @@ from stages.stage import resize_logits
 K = 19  # classes
 
 
-def adapt(model: Network, source: Tensor, labels: Tensor, target: Tensor, o: argparse.Namespace) -> nn.Module:
+def plain(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> Network:
     """Trains on the labelled source and the teacher's labels of the target; returns the teacher."""
     teacher = ema_copy(model).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    if not o.plain:
+    for i in range(iters):
+        image, label = draw(batch, source, labels)
+        (target_image,) = draw(batch, target)
         with torch.no_grad():
-            centroids, prior = class_statistics(*teacher(target))  # 2
-        part = ClassBalancedSelfLabeling(centroids, prior, queue_length=8192, ignore_index=IGNORE)  # 3
-        optimizer.add_param_group({"params": part.parameters(), "lr": 5e-3})  # 4
-    for i in range(o.iters):
-        image, label = draw(o.batch, source, labels)
-        (target_image,) = draw(o.batch, target)
+            _, logits = teacher(target_image)
+        target_label = logits.argmax(dim=1)
+        loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
+        step(optimizer, loss)
+        ema_update_(teacher, model, momentum=0.99)
+        tell(i + 1, iters, loss)
+    return teacher
+
+
+def adapt(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> Network:
+    """The same with self-labeling."""
+    teacher = ema_copy(model).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    with torch.no_grad():  # 2
+        centroids, prior = class_statistics(*teacher(target))  # 3
+    part = ClassBalancedSelfLabeling(centroids, prior, queue_length=8192, ignore_index=IGNORE)  # 4
+    optimizer.add_param_group({"params": part.parameters(), "lr": 5e-3})  # 5
+    for i in range(iters):
+        image, label = draw(batch, source, labels)
+        (target_image,) = draw(batch, target)
         with torch.no_grad():
             feats, logits = teacher(target_image)
-        target_label = logits.argmax(dim=1)
-        losses = {}
-        if not o.plain:
-            target_label = part.rectify(feats, logits.softmax(dim=1))  # 5
-            losses["self_labeling"] = 0.1 * part(feats, logits, target_label)  # 6
-        losses["source"] = model.loss(jittered(image), label)
-        losses["target"] = model.loss(jittered(target_image), target_label)
-        step(optimizer, sum(losses.values()))  # 7
+        target_label = part.rectify(feats, logits.softmax(dim=1))  # 6
+        loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
+        loss = loss + 0.1 * part(feats, logits, target_label)  # 7
+        step(optimizer, loss)
         ema_update_(teacher, model, momentum=0.99)
-        if not o.plain:
-            part.update_ema_()  # 8
-        tell(i + 1, o.iters, losses)
+        part.update_ema_()  # 8
+        tell(i + 1, iters, loss)
     return teacher
+
+
+# --- what any loop has --------------------------------------------------------------------------------------
 
 
 class Network(nn.Module):
@@ -71,7 +84,7 @@ class Network(nn.Module):
         self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=K)
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1  # instead of 0.01, which a few hundred iterations are too short for
+                module.momentum = 0.1  # with 0.01 the statistics lag too far behind so short a training
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         """images (B, 3, H, W) → feats (B, 128, H/8, W/8), logits (B, K, H/8, W/8)."""
@@ -85,14 +98,14 @@ class Network(nn.Module):
         return cross_entropy(resize_logits(self(images).logits, labels.shape[1:]), labels, IGNORE)
 
 
-def train_on_source(model: Network, source: Tensor, labels: Tensor, o: argparse.Namespace) -> None:
+def train_on_source(model: Network, source: Tensor, labels: Tensor, iters: int, batch: int) -> None:
     """What there is before any adaptation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for i in range(o.source_iters):
-        image, label = draw(o.batch, source, labels)
-        losses = {"source": model.loss(jittered(image), label)}
-        step(optimizer, losses["source"])
-        tell(i + 1, o.source_iters, losses)
+    for i in range(iters):
+        image, label = draw(batch, source, labels)
+        loss = model.loss(jittered(image), label)
+        step(optimizer, loss)
+        tell(i + 1, iters, loss)
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -114,19 +127,15 @@ def jittered(images: Tensor) -> Tensor:
     return images * (0.6 + 0.8 * torch.rand(shape)) + 0.2 * torch.randn(shape)
 
 
-def tell(done: int, total: int, losses: dict[str, Tensor]) -> None:
+def tell(done: int, total: int, loss: Tensor) -> None:
     """A line at each fifth."""
     if done * 5 // total > (done - 1) * 5 // total:
-        told = "  ".join(f"{name} {float(value.detach()):.3f}" for name, value in losses.items())
-        print(f"[{done}/{total}] {told}", flush=True)
+        print(f"[{done}/{total}] loss {float(loss.detach()):.3f}", flush=True)
 
 
-def miou(model: nn.Module, val: DataLoader) -> float:
-    """In percent; leaves the model in the mode it was in."""
-    training = model.training
-    scores = evaluate(model, val, K, torch.device("cpu"))
-    model.train(training)
-    return 100 * scores["miou"]
+def miou(model: Network, val: DataLoader) -> float:
+    """In percent, by the network in eval mode, in which it stays."""
+    return 100 * evaluate(model, val, K, torch.device("cpu"))["miou"]
 
 
 def run(o: argparse.Namespace) -> None:
@@ -134,16 +143,17 @@ def run(o: argparse.Namespace) -> None:
     write_mini(o.data, o.size, 0, o.images, o.images, o.val)
     source = gta5(o.data / "GTA5", K, o.size)
     target, val = (cityscapes(o.data / "cityscapes", split, K, o.size) for split in ("train", "val"))
-    val = inference_loader(val, with_labels=True, workers=0)
     (source,) = read(inference_loader(source, with_labels=True, workers=0, batch=o.images))
     (target,) = read(inference_loader(target, with_labels=False, workers=0, batch=o.images))
     source, target = source.to("cpu"), target.to("cpu")
+    val = inference_loader(val, with_labels=True, workers=0)
 
     torch.manual_seed(o.seed)
     model = Network()
-    train_on_source(model, source.image, source.label, o)
+    train_on_source(model, source.image, source.label, o.source_iters, o.batch)
     print(f"before: mIoU {miou(model, val):.1f}", flush=True)
-    teacher = adapt(model, source.image, source.label, target.image, o)
+    how = plain if o.plain else adapt
+    teacher = how(model.train(), source.image, source.label, target.image, o.iters, o.batch)
     print(f"after: mIoU {miou(teacher, val):.1f}")
 
 

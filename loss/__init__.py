@@ -14,6 +14,7 @@ from loss.segmentation import (
 )
 from loss.self_labeling import RingQueue, SelfLabeling, take_pixels
 from loss.sinkhorn import sinkhorn
+from loss.together import summed
 
 __all__ = [
     "SOURCE",
@@ -34,6 +35,7 @@ __all__ = [
     "rectified_label",
     "reverse_cross_entropy",
     "sinkhorn",
+    "summed",
     "symmetric_cross_entropy",
     "take_pixels",
 ]

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from loss.prototypes import cosines_to_prototypes, rectified_label
 from loss.self_labeling import SelfLabeling, take_pixels
-from loss.together import gathered, place
+from loss.together import gathered, place, summed
 
 
 @torch.no_grad()
@@ -30,9 +30,8 @@ def class_statistics(
     _check_map("logits", logits, None, feats)
     with torch.autocast(feats.device.type, enabled=False):
         probs = logits.float().softmax(dim=1)
-        sums = torch.einsum("bkhw,bdhw->bkd", probs, F.normalize(feats.float(), dim=1))
-        sums = gathered(sums, process_group).sum(dim=0)  # (K, D)
-        mass = gathered(probs.sum(dim=(2, 3)), process_group).sum(dim=0)  # (K,)
+        sums = torch.einsum("bkhw,bdhw->kd", probs, F.normalize(feats.float(), dim=1))
+        sums, mass = (summed(x, process_group) for x in (sums, probs.sum(dim=(0, 2, 3))))  # (K, D), (K,)
     return F.normalize(sums, dim=1), mass / mass.sum()
 
 
@@ -120,6 +119,11 @@ class ClassBalancedSelfLabeling(nn.Module):
             torch.randperm(positions, generator=self.generator)[: self.pixels] for _ in range(images * size)
         ]
         return torch.stack(drawn[rank * images : (rank + 1) * images])
+
+    @property
+    def prior(self) -> Tensor:
+        """The class prior (K,), a buffer; write to it by `prior.copy_` (see loss.ClassCounter)."""
+        return self.queues.prior
 
     @torch.no_grad()
     def prototype_probs(self, feats: Tensor) -> Tensor:

@@ -27,3 +27,8 @@ def gathered(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     parts = [torch.empty_like(own) for _ in range(size)]
     dist.all_gather(parts, own, group=group)
     return torch.cat(parts)
+
+
+def summed(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """Of any shape, added up over the processes, without gradient; a `Total` of loss.shares."""
+    return gathered(x[None], group).sum(dim=0)
