@@ -59,10 +59,9 @@ def sgd(ours: ClassBalancedSelfLabeling) -> torch.optim.Optimizer:
 # --- against other forms ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["stage1_nocutmix", "stage1_cutmix"])
-def test_two_iterations_equal_the_released_numbers(case):
+def test_two_iterations_equal_the_released_numbers():
     """Loss, prototypes and EMA prototypes, with an optimiser of our own beside the golden stage."""
-    golden, stage = cases.STEPS[case], cases.self_labeling_stage(Quirks(), cases_box(case))
+    golden, stage = cases.STEPS["stage1_nocutmix"], cases.self_labeling_stage(Quirks())
     ours = ClassBalancedSelfLabeling(
         inputs.prototypes(), inputs.PRIOR, inputs.P, inputs.N, raw_queue_scores=True
     )
@@ -86,10 +85,6 @@ def test_two_iterations_equal_the_released_numbers(case):
         total, norm = golden["prototypes"][name]
         assert float(found.detach().double().norm()) == pytest.approx(norm, rel=1e-6)
         assert float(found.detach().double().sum()) == pytest.approx(total, abs=1e-5 * norm)
-
-
-def cases_box(case: str) -> tuple[int, int, int, int] | None:
-    return (10, 34, 12, 50) if case == "stage1_cutmix" else None
 
 
 def first_pixels(x: Tensor) -> Tensor:
