@@ -71,7 +71,7 @@ class ClassBalancedSelfLabeling(nn.Module):
         self.prototypes = nn.Parameter(start)
         self.register_buffer("prototypes_ema", start.clone())
         self.queues = SelfLabeling(
-            prior.detach().to(start.device),
+            prior.to(start.device),
             start.shape[1],
             queue_length,
             temperature,

@@ -98,7 +98,7 @@ class SelfLabeling(nn.Module):
         rank: int = 0,
     ):
         super().__init__()
-        self.register_buffer("prior", prior.float())
+        self.register_buffer("prior", prior.detach().float().clone())  # it may be refreshed in place
         self.features = RingQueue(queue_length, feat_channels)
         self.labels = RingQueue(queue_length, 1)
         self.predictions = RingQueue(queue_length, len(prior))

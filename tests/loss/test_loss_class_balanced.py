@@ -267,6 +267,17 @@ def test_the_queue_serves_the_pixel_contrast():
     assert float(value.detach()) > 0 and anchors.grad.any()
 
 
+def test_a_prior_may_be_replaced():
+    """As if it had been the first; what the module was given is left alone."""
+    shares, given = PRIOR.flip(0).clone(), PRIOR.clone()
+    ours = module()
+    ours.prior.copy_(shares)
+    other = ClassBalancedSelfLabeling(centroids(), shares, 8, 24, momentum=0.9)
+    losses = [trained(part, range(3), sgd(part)) for part in (ours, other, module())]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(PRIOR, given)
+
+
 # --- refusals -----------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,8 @@ def test_the_prior_is_that_of_the_predictions_since_the_last_time(monkeypatch):
     monkeypatch.setattr(
         SelfLabelingStage, "teacher_view", lambda *a: predicted.append(view(*a)) or predicted[-1]
     )
-    expected = inputs.PRIOR.double().numpy()
+    given = inputs.PRIOR.clone()
+    expected = given.double().numpy()
     for iteration in range(1, 6):
         learner.step(*batches(iteration))
         if iteration % 2 == 0:
@@ -137,6 +138,7 @@ def test_the_prior_is_that_of_the_predictions_since_the_last_time(monkeypatch):
             expected = raised / raised.sum()
         np.testing.assert_allclose(learner.self_labeling.prior.numpy(), expected, rtol=1e-5)
         assert (learner.new_prior() is not None) == (iteration % 2 == 0)
+    assert torch.equal(inputs.PRIOR, given)  # what was given is left alone
 
 
 def test_without_the_option_nothing_is_counted():
