@@ -26,7 +26,10 @@ def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
         return torch.full((o.n_class,), 1 / o.n_class), f"class distribution: {o.n_class} equal shares"
     whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
     data = source_data(o) if name == "source_labels" else target_data(o, "train")
-    counts = count_labels(data, o.num_workers, processes)
+    try:
+        counts = count_labels(data, o.num_workers, processes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
     if not counts.any():
         raise ValueError(f"{data.root}: no label has a pixel of a class; give another --class_distribution")
     told = f"class distribution: of the labels of {whose} ({len(data)} images)"

@@ -72,7 +72,10 @@ class TeacherView(NamedTuple):
 
 
 class SelfLabelingStage(Stage):
-    """The paper's section 3. prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal."""
+    """The paper's section 3.
+
+    prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal to begin with.
+    """
 
     def __init__(
         self,

@@ -331,8 +331,9 @@ def _add_products(group: argparse._ArgumentGroup) -> None:
         "--class_distribution",
         type=_path,
         metavar="FILE|uniform|labels|source_labels",
-        help="file of generate_class_distribution.py; searched beside --path_soft and in ./Pseudo. Or the "
-        "same for all classes, or counted in the labels of the target (an oracle, for analysis) or source",
+        help="prior of stage 1: a file of generate_class_distribution.py, searched beside --path_soft and in "
+        "./Pseudo if not given; equal shares; those in the labels of the target's train images (an oracle, "
+        "for analysis only), or of the source's",
     )
     add(
         "--used_save_pseudo",
@@ -401,8 +402,8 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
         "--refresh_distribution",
         type=int,
         metavar="N",
-        help="every N iterations the class distribution becomes that of the EMA model's predictions since "
-        "the last time; default: it stays as it is",
+        help="stage 1: every N iterations the class distribution becomes that of the EMA model's predictions "
+        "since the last time; default: it stays as it is",
     )
     add(
         "--class_balance", action="store_true", help="the distribution script counts classes (it always does)"
