@@ -12,7 +12,7 @@ LEAST_SHARE = 1e-4
 
 
 def class_shares(counts: Tensor, least: float = LEAST_SHARE) -> Tensor:
-    """Counts (K,) of any kind → shares (K,) float32 of sum 1; shares below `least` are raised to it.
+    """Counts (K,), not all 0 → shares (K,) float32 of sum 1; shares below `least` are raised to it.
 
     The others are scaled down for it, so that a share may end below `least` by a factor of 1 / (1 + K·least).
     """
