@@ -1,8 +1,10 @@
 """Pure functions and small modules on tensors; usable from any other project."""
 
 from loss.adversarial import SOURCE, TARGET, domain_loss
+from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
+from loss.prior import ClassCounter, class_shares
 from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label
 from loss.segmentation import (
     confidence_regulariser,
@@ -10,14 +12,19 @@ from loss.segmentation import (
     reverse_cross_entropy,
     symmetric_cross_entropy,
 )
-from loss.self_labeling import RingQueue, SelfLabeling
+from loss.self_labeling import RingQueue, SelfLabeling, take_pixels
 from loss.sinkhorn import sinkhorn
+from loss.together import summed
 
 __all__ = [
     "SOURCE",
     "TARGET",
+    "ClassBalancedSelfLabeling",
+    "ClassCounter",
     "RingQueue",
     "SelfLabeling",
+    "class_shares",
+    "class_statistics",
     "confidence_regulariser",
     "cosines_to_prototypes",
     "cross_entropy",
@@ -28,5 +35,7 @@ __all__ = [
     "rectified_label",
     "reverse_cross_entropy",
     "sinkhorn",
+    "summed",
     "symmetric_cross_entropy",
+    "take_pixels",
 ]

@@ -15,6 +15,12 @@ from loss.shares import alone
 from loss.sinkhorn import sinkhorn
 
 
+def take_pixels(maps: Tensor, pixels: Tensor) -> Tensor:
+    """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
+    index = pixels[:, None].expand(-1, maps.shape[1], -1)
+    return maps.flatten(2).gather(2, index).transpose(1, 2)
+
+
 class RingQueue(nn.Module):
     """The newest N rows of a stream, as buffers: `rows` (N, C), write position and count of rows seen."""
 
@@ -42,7 +48,7 @@ class RingQueue(nn.Module):
         length = len(self.rows)
         if len(new) > length:
             raise ValueError(
-                f"{len(new)} rows do not fit a queue of {length}; raise --queue_length or lower --fbs"
+                f"{len(new)} rows do not fit a queue of {length}; make it longer, or sample fewer pixels"
             )
         start = (position - len(new)) % length  # backwards, so that `newest_first` is one roll
         before_wrap = min(len(new), length - start)
@@ -92,7 +98,7 @@ class SelfLabeling(nn.Module):
         rank: int = 0,
     ):
         super().__init__()
-        self.register_buffer("prior", prior.float())
+        self.register_buffer("prior", prior.detach().float().clone())  # it may be refreshed in place
         self.features = RingQueue(queue_length, feat_channels)
         self.labels = RingQueue(queue_length, 1)
         self.predictions = RingQueue(queue_length, len(prior))

@@ -19,7 +19,8 @@ from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_l
 from models import Compute, DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage
-from stages.products import load_distribution, load_prototypes, require_pseudo_labels
+from stages.prior import starting_prior
+from stages.products import load_prototypes, require_pseudo_labels
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
@@ -265,7 +266,7 @@ def _build_self_labeling(
     compute: Compute,
 ) -> SelfLabelingStage:
     prototypes, path = load_prototypes(o, student.feat_channels)
-    prior, told = load_distribution(o)
+    prior, told = starting_prior(o, draws.processes)
     logger.info("prototypes: %s", path)
     logger.info(told)
     method = SelfLabelingSettings(
@@ -285,6 +286,7 @@ def _build_self_labeling(
         epsilon=o.epsilon,
         sinkhorn_iterations=o.sinkhorn_iterations,
         learn_prototypes=not o.finetune,
+        refresh_prior=o.refresh_distribution,
     )
     return SelfLabelingStage(
         student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws, compute

@@ -15,6 +15,7 @@ from utils.files import load_array, save_array
 from utils.options import Options
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
+ABSENT = 1e-6  # share of a class that never occurs: a prior of 0 would forbid it for ever
 _TEXT_LIMIT = 10_000  # characters; 19 shares have a few hundred
 
 
@@ -90,7 +91,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable ({error}); make it with: {command}") from None
     absent = int((prior <= 0).sum())
-    note = f" ({absent} classes without a share are raised to 1e-6)" if absent else ""
+    note = f" ({absent} classes without a share are raised to {ABSENT:g})" if absent else ""
     return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}{note}"
 
 
@@ -116,8 +117,7 @@ def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Ten
         raise ValueError(
             f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}"
         )
-    # A class that was never predicted keeps a small share: a prior of 0 would forbid it for ever.
-    values = np.where(values > 0, values, 1e-6)
+    values = np.where(values > 0, values, ABSENT)
     shares = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
     return torch.from_numpy(shares).float()
 

@@ -17,6 +17,7 @@ from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from data.replay import full_to_weak
 from loss import (
+    ClassCounter,
     SelfLabeling,
     confidence_regulariser,
     cosines_to_prototypes,
@@ -25,6 +26,7 @@ from loss import (
     queue_contrast,
     rectified_label,
     symmetric_cross_entropy,
+    take_pixels,
 )
 from models import Compute, SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
 from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
@@ -57,6 +59,7 @@ class SelfLabelingSettings:
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
     learn_prototypes: bool = True  # not finetune
+    refresh_prior: int | None = None  # refresh_distribution: every so many iterations
 
 
 class TeacherView(NamedTuple):
@@ -69,7 +72,10 @@ class TeacherView(NamedTuple):
 
 
 class SelfLabelingStage(Stage):
-    """The paper's section 3. prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal."""
+    """The paper's section 3.
+
+    prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal to begin with.
+    """
 
     def __init__(
         self,
@@ -107,6 +113,10 @@ class SelfLabelingStage(Stage):
             self.processes.gather,
             self.processes.rank,
         ).to(prototypes.device)
+        self.counter = None  # of the EMA model's predictions, for the next prior
+        if method.refresh_prior is not None:
+            self.counter = ClassCounter(len(prior), self.processes.sum).to(prototypes.device)
+        self._refreshed = False
 
     @property
     def target_parts(self) -> frozenset[str]:
@@ -124,6 +134,8 @@ class SelfLabelingStage(Stage):
         source_loss = self.learn_source(source)
         box = self.draws.cutmix_box(*target.weak.shape[2:])
         seen = self.teacher_view(target)
+        if self.counter is not None:
+            self.counter.add_(seen.logits)
         weak, strong = self.forward_target(source, target, box)
         label = self.training_label(source, target, seen, box)
 
@@ -211,7 +223,7 @@ class SelfLabelingStage(Stage):
 
     def self_labeling_loss(self, seen: TeacherView, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
         """L_SL: online class-balanced assignments of sampled pixels (section 3.3)."""
-        feats, logits = _take(seen.feats, pixels), _take(seen.logits, pixels)
+        feats, logits = take_pixels(seen.feats, pixels), take_pixels(seen.logits, pixels)
         return self.self_labeling(feats, logits, labels, self.prototypes)
 
     def contrast(self, output: SegmentationOutput, seen: TeacherView, label: Tensor) -> Tensor:
@@ -221,7 +233,7 @@ class SelfLabelingStage(Stage):
             grid_label = self._weak_label_on_whole_grid(seen)
         else:
             grid_label = F.interpolate(label[:, None].float(), size=grid, mode="nearest").flatten(1).long()
-        anchors = _take(output.feats, pixels).flatten(0, 1)  # (B·P, D)
+        anchors = take_pixels(output.feats, pixels).flatten(0, 1)  # (B·P, D)
         anchor_labels = grid_label.gather(1, pixels).flatten()
         queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
         loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
@@ -263,10 +275,23 @@ class SelfLabelingStage(Stage):
         ema_update_(self.ema, self.student, EMA_MOMENTUM)
         self.prototypes_ema.lerp_(self.prototypes.detach(), 1.0 - EMA_MOMENTUM)
 
+    def advance(self, update: bool = True) -> None:
+        """Also refreshes the prior when that is due, though not after an iteration that was skipped."""
+        super().advance(update)
+        every = self.method.refresh_prior
+        self._refreshed = every is not None and update and self.iteration % every == 0
+        if self._refreshed:
+            self.self_labeling.prior.copy_(self.counter.take_())
+
+    def new_prior(self) -> Tensor | None:
+        """The prior (K,) if the last iteration has refreshed it."""
+        return self.self_labeling.prior if self._refreshed else None
+
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """With the EMA model and the queues."""
-        return super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
+        """With the EMA model, the queues and the prior, and the counts for the next prior."""
+        modules = super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
+        return modules if self.counter is None else modules | {"counter": self.counter}
 
     def state(self) -> dict:
         """With both kinds of prototypes."""
@@ -294,9 +319,3 @@ def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
     images = min(len(onto), len(from_))
     pasted[:images, ..., y1:y2, x1:x2] = from_[:images, ..., y1:y2, x1:x2]
     return pasted
-
-
-def _take(maps: Tensor, pixels: Tensor) -> Tensor:
-    """maps (B, C, h, w) at flat positions (B, P) → (B, P, C)."""
-    index = pixels[:, None].expand(-1, maps.shape[1], -1)
-    return maps.flatten(2).gather(2, index).transpose(1, 2)

@@ -152,6 +152,10 @@ class Stage:
         for optimizer, _ in self.optimizers:
             optimizer.step()
 
+    def new_prior(self) -> Tensor | None:
+        """The class prior (K,) if the last iteration has changed it."""
+        return None
+
     def train_mode(self) -> None:
         """Networks as they are while learning; call it again after an evaluation."""
         self.student.train()

@@ -90,6 +90,8 @@ class Training:
             losses = self.guard.step(source_batch, target_batch)
             if losses is not None:
                 self.log.add(losses)
+            if (prior := self.stage.new_prior()) is not None:
+                self.log.write_prior(iteration, prior.tolist(), class_names(self.o.n_class))
             if self._line_due(iteration):
                 means = self._write_line(iteration, rates)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)

@@ -187,6 +187,13 @@ class RunLog:
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
         self._record(iteration, scalars)
 
+    def write_prior(self, iteration: int, prior: list[float], names: list[str]) -> None:
+        """A refreshed class distribution."""
+        shares = dict(zip(names, prior, strict=True))
+        told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        self._logger.info("%s  class distribution refreshed: %s", self._position(iteration), told)
+        self._record(iteration, {f"prior/{name}": share for name, share in shares.items()})
+
     def _position(self, iteration: int) -> str:
         epoch = (iteration - 1) // self._per_epoch + 1
         return f"Epochs [{epoch}/{self._epochs}] Iter [{min(iteration + 1, self._total)}/{self._total}]"

@@ -21,6 +21,7 @@ STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (
     *("bs", "train_iters", "epochs", "resize", "fbs", "queue_length", "print_interval", "val_interval"),
     *("max_images", "sinkhorn_iterations", "threads", "gpus", "infer_bs", "save_interval", "nonfinite_limit"),
+    "refresh_distribution",
 )
 _WEIGHTS = (
     *("adv", "S_pseudo", "S_pseudo_src", "rce_alpha", "rce_beta", "regular_w"),
@@ -45,6 +46,7 @@ _PLACES = (
     *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo"),
 )
+DISTRIBUTIONS = ("uniform", "labels", "source_labels")  # --class_distribution without a file
 _LINE = 4000  # characters of a message; paths may be long
 _COMPATIBLE = "accepted for compatibility, without effect"
 
@@ -67,11 +69,20 @@ class Options(argparse.Namespace):
 
     def decisive(self) -> dict:
         """The values that must stay as they are where a run is continued."""
-        return {name: value for name, value in self.values().items() if name not in OF_THE_MACHINE + _PLACES}
+        left_out = set(OF_THE_MACHINE + _PLACES)
+        if self.named_distribution:  # no place
+            left_out.remove("class_distribution")
+        return {name: value for name, value in self.values().items() if name not in left_out}
 
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
         return name in self._given
+
+    @property
+    def named_distribution(self) -> str | None:
+        """The --class_distribution that is no file: "uniform", "labels" or "source_labels"."""
+        name = str(self.class_distribution)
+        return name if name in DISTRIBUTIONS else None
 
     @property
     def on_gpu(self) -> bool:
@@ -319,7 +330,10 @@ def _add_products(group: argparse._ArgumentGroup) -> None:
     add(
         "--class_distribution",
         type=_path,
-        help="file of generate_class_distribution.py; searched beside --path_soft and in ./Pseudo",
+        metavar="FILE|uniform|labels|source_labels",
+        help="prior of stage 1: a file of generate_class_distribution.py, searched beside --path_soft and in "
+        "./Pseudo if not given; equal shares; those in the labels of the target's train images (an oracle, "
+        "for analysis only), or of the source's",
     )
     add(
         "--used_save_pseudo",
@@ -384,6 +398,13 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     add("--temperature", type=float, default=0.08, help="softmax temperature of cosines")
     add("--epsilon", type=float, default=0.05, help="Sinkhorn temperature")
     add("--sinkhorn_iterations", type=int, default=3, help="Sinkhorn iterations")
+    add(
+        "--refresh_distribution",
+        type=int,
+        metavar="N",
+        help="stage 1: every N iterations the class distribution becomes that of the EMA model's predictions "
+        "since the last time; default: it stays as it is",
+    )
     add(
         "--class_balance", action="store_true", help="the distribution script counts classes (it always does)"
     )
@@ -500,6 +521,10 @@ def _first_problem(o: Options, script: str) -> str | None:
         problem = problem or _bad_stage1(o)
     if script == "pseudo_label":
         problem = problem or _bad_confidence(o)
+    if script == "distribution" and o.named_distribution:
+        problem = problem or (
+            f"--class_distribution {o.named_distribution}: is for train.py; here it is the file to write"
+        )
     if script == "test":
         problem = problem or _bad_table(o) or _bad_own_images(o)
     return problem

@@ -120,6 +120,21 @@ def test_interrupted_anywhere_goes_on_exactly(world, desk, stage, monkeypatch):
     assert_whole(desk, world, stage)
 
 
+def test_a_refreshed_class_distribution_goes_on(world, desk, monkeypatch, capsys):
+    """Interrupted between two refreshes, with counts that have not been used yet."""
+    more = ("--refresh_distribution", "4", "--class_distribution", "uniform")
+    monkeypatch.chdir(world)
+    run_here(" ".join(["python", *training_words("stage1", "refreshed", 9), *more]), world, monkeypatch)
+    typed = " ".join(["python", *words("stage1", *more, iterations=9)])
+    interrupt_after(6, typed, desk, monkeypatch)
+    run_here(f"{typed} --continue", desk, monkeypatch)
+    whole = left_by(world, "refreshed", 9)
+    assert differences(whole, left_by(desk, "run", 9)) == []
+    roads = [line["prior/road"] for line in whole["log"] if "prior/road" in line]
+    assert len(set(roads)) == 2
+    assert "class distribution refreshed: road " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("stage", "workers", "processes"),
     [

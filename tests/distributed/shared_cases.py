@@ -55,9 +55,13 @@ def network(salt: str, processes: Processes, norm: bool = False) -> DeepLabV2:
 
 
 def stage1(
-    processes: Processes, draws: type[BatchDraws], queue_length: int = 64, strong: bool = False
+    processes: Processes,
+    draws: type[BatchDraws],
+    queue_length: int = 64,
+    strong: bool = False,
+    refresh: int | None = None,
 ) -> Stage:
-    method = replace(METHOD, queue_length=queue_length, train_on_strong=strong)
+    method = replace(METHOD, queue_length=queue_length, train_on_strong=strong, refresh_prior=refresh)
     prototypes = inputs.normal("objective", inputs.K, D).to(torch.get_default_dtype())
     net = network("", processes)
     stage = SelfLabelingStage(net, prototypes, inputs.PRIOR, RATE, method, Quirks(), draws(1, processes))
@@ -95,6 +99,7 @@ CASES: dict[str, Callable[[Processes], Stage]] = {
     "stage1, CutMix": lambda p: stage1(p, Mixed),
     "stage1, no CutMix": lambda p: stage1(p, Unmixed),
     "stage1, strong": lambda p: stage1(p, Unmixed, 64, True),
+    "stage1, prior refreshed": lambda p: stage1(p, BatchDraws, refresh=2),
     "stage2": lambda p: stage2(p, False),
     "stage2, bn_clr": lambda p: stage2(p, True),
     "stage2, frozen": lambda p: stage2(p, False, True),
@@ -146,10 +151,9 @@ def own_part(batch: SourceBatch | TargetBatch, processes: Processes) -> SourceBa
 
 
 def state_of(stage: Stage) -> dict[str, Tensor]:
-    state = {f"student.{k}": v for k, v in stage.student.state_dict().items()}
-    for name in ("ema", "self_labeling", "discriminator"):
-        if hasattr(stage, name):
-            state |= {f"{name}.{k}": v for k, v in getattr(stage, name).state_dict().items()}
+    state = {}
+    for name, module in stage.modules.items():
+        state |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
     for name in ("prototypes", "prototypes_ema"):
         if hasattr(stage, name):
             state[name] = getattr(stage, name).detach()

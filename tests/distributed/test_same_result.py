@@ -89,4 +89,10 @@ def test_the_cases_do_what_they_say(results):
     # 32 rows an iteration: 64 are there when the third begins.
     assert contrasts("stage1, no CutMix") == [False, False, True, True, True]
     assert not any(contrasts("stage1, CutMix")) and not any(contrasts("stage1, queue never full"))
+    prior = "self_labeling.prior"
+    fixed, refreshed = (
+        results[1][case, "torch.float64"]["state"][prior]
+        for case in ("stage1, queue filling and then full", "stage1, prior refreshed")
+    )
+    assert not torch.equal(fixed, refreshed)
     assert len({*contrasts("stage1, queue filling and then full")[2:]}) == 2  # CutMix on and off

@@ -202,7 +202,7 @@ def test_ring_queue_filled_at_once_is_full_and_keeps_the_order():
 
 
 def test_ring_queue_refuses_more_rows_than_it_has():
-    with pytest.raises(ValueError, match=r"6 rows.*5.*--queue_length"):
+    with pytest.raises(ValueError, match=r"6 rows.*5.*make it longer"):
         RingQueue(5, 1).enqueue_(torch.zeros(6, 1))
 
 

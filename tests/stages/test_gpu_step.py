@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.step import STAGES, batches, build
+from loss import ClassCounter
 from models import Compute
 
 pytestmark = [
@@ -25,6 +26,18 @@ def small(stage: str) -> Namespace:
     return Namespace(
         stage=stage, backbone="mini", bs=2, rcrop=(192, 96), img_size=(256, 128), fbs=16, queue_length=512
     )
+
+
+def test_refreshing_the_prior_waits_for_nothing():
+    counter, logits = ClassCounter(19).to("cuda"), torch.randn(2, 19, 17, 33, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        counter.add_(logits)
+        shares = counter.take_()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("stage", STAGES)

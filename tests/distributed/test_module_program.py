@@ -1,0 +1,50 @@
+"""Two processes with two images each train the public module as one process with four."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_flatten_with_path
+
+from tests.distributed.module_program import STEPS, run
+
+PROJECT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("module_program.py")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of two processes ends in."""
+    out = tmp_path_factory.mktemp("module")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    env |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([sys.executable, PROGRAM, out], env=env | {"RANK": str(rank)}) for rank in range(2)
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    return [torch.load(out / f"2_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def test_as_one_process(shared):
+    """torch.distributed is not initialised here."""
+    alone = run(0, 1)
+    assert len(alone["losses"]) == STEPS and alone["gradient"].abs().min() > 0
+    expected, _ = tree_flatten_with_path(alone)
+    found, _ = tree_flatten_with_path(shared[0])
+    for (path, one), (_, other) in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6, msg=lambda m, p=path: f"{p}: {m}")
+
+
+def test_both_processes_end_in_the_same_bits(shared):
+    values = [tree_flatten_with_path(x)[0] for x in shared]
+    for (path, one), (_, other) in zip(*values, strict=True):
+        assert torch.equal(one, other), path
