@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data.labels import class_names
+from data.choose import classes_of
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
@@ -44,7 +44,7 @@ def write(o: Options, counts: np.ndarray, images: int) -> None:
     """Save the shares and print them."""
     path = distribution_path(o)
     save_distribution(counts, path)
-    for name, share in zip(class_names(o.n_class), counts / counts.sum(), strict=True):
+    for name, share in zip(classes_of(o).names, counts / counts.sum(), strict=True):
         print(f"{name:<14}{share:9.6f}")
     print(f"wrote the class distribution of {images} images to {path}")
 

@@ -12,8 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from data.choose import target_data
-from data.labels import palette
+from data.choose import classes_of, target_data
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
@@ -45,7 +44,7 @@ def report(recipe: Recipe) -> list[Path]:
         return []
     words = recipe.trainings[0].words[2:]
     o = parse("train", "", words)
-    return write_report(recipe, target_data(o, "val"), palette(o.n_class))
+    return write_report(recipe, target_data(o, "val"), classes_of(o).palette)
 
 
 def build_parser() -> argparse.ArgumentParser:

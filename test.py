@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from data.choose import classes_of
 from data.cityscapes import SIZE
+from data.classes import Classes
 from data.dataset import DataSet
-from data.labels import cityscapes_ids, class_names, palette, thirteen_of_sixteen
+from data.folder import has_labels
+from data.labels import thirteen_of_sixteen
 from data.own_images import own_images, own_loader
 from stages.build import (
     inference_data,
@@ -53,16 +56,21 @@ def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
     o, network, compute, quirks = load_with_quirks(o, device, processes)
-    data = inference_data(o, "val", processes)
+    classes, data = classes_of(o), inference_data(o, "val", processes)
+    if data.name == "folder" and not has_labels(data):
+        raise ValueError(
+            f"{data.labels[0]}: missing, as are all labels of val, so nothing can be scored; "
+            "--images DIR --save_dir DIR predicts images without labels"
+        )
     loader = whole_images(o, data, processes, with_labels=True)
     with BackgroundWriter() as writer:
-        write = _on_prediction(o, writer)
+        write = _on_prediction(o, classes, writer)
         scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
-    if o.n_class == 16:
+    if o.n_class == 16 and classes.built_in:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     about = {"checkpoint": str(o.resume_path), "quirks": quirks, "torch": torch.__version__}
-    scores = about | {"classes": class_names(o.n_class)} | scores
-    published = _published(o, data, scores["images"])
+    scores = about | {"classes": list(classes.names)} | scores
+    published = _published(o, classes, data, scores["images"])
     processes.say(plain_table(scores, published))
     if o.result and processes.first:
         save_json(scores, o.result)
@@ -77,8 +85,9 @@ def predict_files(o: Options, processes: Processes) -> None:
     torch.backends.cudnn.benchmark = o.img_size is not None
     images = own_images(o.images, o.img_size, o.max_images)
     o, network, compute = load_for_inference(o, device, processes)
-    ids = cityscapes_ids(o.n_class) if o.format == "cityscapes" else None
-    products = Products(o.save_dir, palette(o.n_class), o.overlay, ids)
+    classes = classes_of(o)
+    ids = classes.cityscapes_ids() if o.format == "cityscapes" else None
+    products = Products(o.save_dir, classes.palette, o.overlay, ids)
     products.require_room(images, o.images)
     predictor = Predictor(network, device, o.scales, o.flip, compute)
     loader = own_loader(images, o.num_workers, processes, o.on_gpu)
@@ -88,16 +97,20 @@ def predict_files(o: Options, processes: Processes) -> None:
         raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 
 
-def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.ndarray], None] | None:
+def _on_prediction(
+    o: Options, classes: Classes, writer: BackgroundWriter
+) -> Callable[[str, np.ndarray], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
-    colours = palette(o.n_class)
+    colours = classes.palette
     return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
 
 
-def _published(o: Options, data: DataSet, images: int) -> Sequence[PublishedRow]:
+def _published(o: Options, classes: Classes, data: DataSet, images: int) -> Sequence[PublishedRow]:
     """The figures that this scoring repeats, if it does."""
+    if data.name != "cityscapes" or not classes.built_in:
+        return ()
     return published_rows(o.n_class, o.backbone, images, data.size == data.size_on_disk() == SIZE)
 
 

@@ -16,7 +16,7 @@ from data.colour_transfer import colour_statistics
 from data.dataset import DataSet, read_label_image
 from data.gta5 import gta5
 from data.image_cache import ImageCache
-from data.labels import IGNORE
+from data.labels import IGNORE, id_format
 from data.pseudo_labels import PseudoLabels
 from data.synthia import read_synthia_ids
 from models import deeplabv2
@@ -99,7 +99,7 @@ class Readers:
         return 0.5 if path.parent.name.startswith("confidence") else 0.0
 
     def _data(self, path: Path, read_ids: Callable = read_label_image, scheme: str = "cityscapes") -> DataSet:
-        return DataSet(scheme, path.parent, (path,), (path,), scheme, CLASSES, SIZE, read_ids)
+        return DataSet(scheme, path.parent, (path,), (path,), id_format(scheme, CLASSES, read_ids), SIZE)
 
     def _image(self, path: Path) -> None:
         data = self._data(path)

@@ -1,0 +1,113 @@
+"""Images and labels in folders of the user's own, placed as --classes says (docs/own_data.md)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.dataset import DataSet, require_folder
+from data.labels import LabelFormat
+from data.resize import Size
+from utils.classes_file import Layout
+from utils.yaml_file import leads_out
+
+ENDINGS = (".png", ".jpg", ".jpeg")  # of images, where no suffix is given
+_LIST_LIMIT = 2**26  # characters
+
+
+def folder(
+    root: Path, layout: Layout, split: str, stored: LabelFormat, option: str, size: Size | None = None
+) -> DataSet:
+    """The split "train" or "val", sorted by path, or in the order of its list; sub-folders included.
+
+    option: says where `root` is, for messages. Labels need not exist until one is read.
+    """
+    place = layout.place(layout.images, split)
+    images, labels = root / place, root / layout.place(layout.labels, split)
+    require_folder(images, f"the {split} images", f"{option} and, in the file of --classes, 'images'")
+    if layout.list is None:
+        names, endings = _below(images, layout, images.resolve() == labels.resolve())
+    else:
+        names, endings = _listed(root / layout.place(layout.list, split), images, layout.image_suffix)
+    pattern = f"{glob.escape(layout.place(layout.labels, split))}/**/*{glob.escape(layout.label_suffix)}"
+    return DataSet(
+        "folder",
+        root,
+        tuple(images / f"{name}{ending}" for name, ending in zip(names, endings, strict=True)),
+        tuple(labels / f"{name}{layout.label_suffix}" for name in names),
+        stored,
+        size,
+        names=tuple(names),
+        all_labels=pattern if layout.list is None else "",
+    )
+
+
+def has_labels(data: DataSet) -> bool:
+    """Whether any image has a label."""
+    return any(label.is_file() for label in data.labels)
+
+
+def _below(images: Path, layout: Layout, with_labels: bool) -> tuple[list[str], list[str]]:
+    """Names and endings of all images in a folder and those below it; with_labels: labels lie there too."""
+    found = []
+    for path in sorted(images.rglob("*")):
+        relative = path.relative_to(images).as_posix()
+        ending = _ending(relative, layout.image_suffix)
+        is_label = with_labels and relative.endswith(layout.label_suffix)
+        if ending and not is_label and "/." not in f"/{relative}" and path.is_file():
+            found.append((relative.removesuffix(ending), ending))
+    if not found:
+        wanted = layout.image_suffix or ", ".join(ENDINGS)
+        raise FileNotFoundError(f"{images}: no file ends in {wanted}; see image_suffix in docs/own_data.md")
+    names, endings = map(list, zip(*found, strict=True))
+    return names, endings
+
+
+def _ending(name: str, suffix: str | None) -> str:
+    """The end of a file's name that makes it an image's; empty if it is none."""
+    if suffix is None:
+        ending = Path(name).suffix
+        return ending if ending.lower() in ENDINGS else ""
+    return suffix if name.endswith(suffix) and not name.endswith(f"/{suffix}") and name != suffix else ""
+
+
+def _listed(path: Path, images: Path, suffix: str | None) -> tuple[list[str], list[str]]:
+    """Names and endings of the images in a list, whether the files are there or not."""
+    names, endings = [], []
+    for line in read_list(path):
+        ending = _ending(line, suffix)
+        name = line.removesuffix(ending)
+        if not ending:
+            ending = suffix or next((e for e in ENDINGS if (images / f"{name}{e}").is_file()), ENDINGS[0])
+        names.append(name)
+        endings.append(ending)
+    _refuse_repeated(names, path)
+    return names, endings
+
+
+def read_list(path: Path) -> list[str]:
+    """Paths below a folder, one a line; ValueError naming the file if there are none or one leads out."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; a list of names is expected there (docs/own_data.md)")
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_LIST_LIMIT + 1)
+    except ValueError:
+        raise ValueError(f"{path}: not a text of names in UTF-8; write it anew") from None
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    if not lines or len(text) > _LIST_LIMIT:
+        raise ValueError(f"{path}: a list has one name a line, and at most {_LIST_LIMIT} characters")
+    bad = next((line for line in lines if leads_out(line)), None)
+    if bad is not None:
+        raise ValueError(f"{path}: {bad[:200]!r} is no name of a file below the images' folder")
+    return lines
+
+
+def _refuse_repeated(names: Sequence[str], path: Path) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"{path}: {name[:200]!r} is listed twice")
+        seen.add(name)
