@@ -129,7 +129,7 @@ def _labels_without_image(part: Part) -> list[Problem]:
     if not part.labelled or not part.data.all_labels:
         return []
     there = sorted(part.data.root.glob(part.data.all_labels))
-    known = set(part.data.labels)
+    known = {*part.data.labels, *part.data.images}  # which may share a folder
     return [
         Problem("labels without an image", f"{path}: has no image") for path in there if path not in known
     ]

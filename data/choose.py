@@ -44,7 +44,7 @@ def validation_data(o: Options) -> tuple[DataSet | None, str]:
     try:
         data = target_data(o, "val")
     except FileNotFoundError as error:
-        if o.tgt_dataset != "folder" or not o.given("tgt_rootpath"):
+        if o.tgt_dataset != "folder" or not o.tgt_rootpath.is_dir():
             raise
         return None, str(error).partition("; ")[0]
     if o.tgt_dataset == "folder" and not has_labels(data):

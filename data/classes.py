@@ -124,7 +124,9 @@ def value_format(
         twice = next((value for value in every if every.count(value) > 1), None)
         told = f"label {twice} belongs to two classes" if every else "no class has a label"
         raise ValueError(f"{told}; {remedy}")
-    key = hashlib.sha256(repr((list(map(list, values)), ignore, kind)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        repr((list(map(list, values)), ignore if ignore is None else list(ignore), kind)).encode()
+    ).hexdigest()[:16]
     if kind == "ids":
         return LabelFormat(
             key, read_label_image, partial(encode, table=_id_table(values, ignore), remedy=remedy)

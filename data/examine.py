@@ -21,7 +21,8 @@ REMEDIES = {
     "damaged images": _AGAIN,
     "missing labels": _AGAIN,
     "damaged labels": _AGAIN,
-    "labels with ids that do not exist": "take the files of label ids, and the right --src_dataset",
+    "labels with ids that do not exist": "take the files of label ids and the right --src_dataset, or name "
+    "them in the file of --classes",
     "labels of another shape than their image": "take image and label of one download",
     "labels without an image": "copy or download the images again, or remove the labels",
     "image names that occur twice": "rename one of each: pseudo labels are named after their image",

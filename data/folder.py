@@ -27,7 +27,7 @@ def folder(
     images, labels = root / place, root / layout.place(layout.labels, split)
     require_folder(images, f"the {split} images", f"{option} and, in the file of --classes, 'images'")
     if layout.list is None:
-        names, endings = _below(images, layout, images.resolve() == labels.resolve())
+        names, endings = _below(images, layout, labels)
     else:
         names, endings = _listed(root / layout.place(layout.list, split), images, layout.image_suffix)
     pattern = f"{glob.escape(layout.place(layout.labels, split))}/**/*{glob.escape(layout.label_suffix)}"
@@ -48,13 +48,13 @@ def has_labels(data: DataSet) -> bool:
     return any(label.is_file() for label in data.labels)
 
 
-def _below(images: Path, layout: Layout, with_labels: bool) -> tuple[list[str], list[str]]:
-    """Names and endings of all images in a folder and those below it; with_labels: labels lie there too."""
+def _below(images: Path, layout: Layout, labels: Path) -> tuple[list[str], list[str]]:
+    """Names and endings of all images in a folder and those below it, where the labels may lie too."""
     found = []
     for path in sorted(images.rglob("*")):
         relative = path.relative_to(images).as_posix()
         ending = _ending(relative, layout.image_suffix)
-        is_label = with_labels and relative.endswith(layout.label_suffix)
+        is_label = relative.endswith(layout.label_suffix) and path.is_relative_to(labels)
         if ending and not is_label and "/." not in f"/{relative}" and path.is_file():
             found.append((relative.removesuffix(ending), ending))
     if not found:
@@ -73,15 +73,20 @@ def _ending(name: str, suffix: str | None) -> str:
 
 
 def _listed(path: Path, images: Path, suffix: str | None) -> tuple[list[str], list[str]]:
-    """Names and endings of the images in a list, whether the files are there or not."""
-    names, endings = [], []
+    """Names and endings of the images in a list; FileNotFoundError if one is not there."""
+    names, endings, missing = [], [], []
     for line in read_list(path):
         ending = _ending(line, suffix)
         name = line.removesuffix(ending)
-        if not ending:
-            ending = suffix or next((e for e in ENDINGS if (images / f"{name}{e}").is_file()), ENDINGS[0])
+        tried = (ending,) if ending else (suffix,) if suffix else ENDINGS
+        ending = next((e for e in tried if (images / f"{name}{e}").is_file()), None)
+        if ending is None:
+            missing.append(images / f"{name}{tried[0]}")
         names.append(name)
         endings.append(ending)
+    if missing:
+        told = f"lists {len(missing)} of {len(names)} images that are not there, such as {missing[0]}"
+        raise FileNotFoundError(f"{path}: {told}; mend the list or copy them there")
     _refuse_repeated(names, path)
     return names, endings
 

@@ -310,8 +310,9 @@ def batch_files(loader: DataLoader, j: int) -> list[str]:
 
 
 def image_names(loader: DataLoader) -> list[str]:
-    """Names of all image files of a training loader."""
-    return [image.name for image in loader.dataset.samples.data.images]
+    """Names of all image files of a training loader, with their folders where those are the user's own."""
+    data = loader.dataset.samples.data
+    return list(data.names) or [image.name for image in data.images]
 
 
 def keep_freed_memory() -> None:

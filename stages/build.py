@@ -202,6 +202,8 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     if o.stage != "source_only" and not o.no_resume:
         content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+        if o.stage != "warm_up":  # which may start from anything that fits
+            _require_same_classes(o, content.get("classes"))
         load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
         logger.info("student: every tensor loaded from %s", o.resume_path)
     elif o.student_init == "simclr":
@@ -223,6 +225,7 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
 def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
     """The frozen teacher of stages 2 and 3."""
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+    _require_same_classes(o, content.get("classes"))
     teacher = deeplabv2(o.backbone, o.n_class, o.ema_bn)
     load_network(teacher, content[NETWORK]["model_state"], str(o.resume_path))
     logger.info("teacher: every tensor loaded from %s", o.resume_path)

@@ -135,8 +135,7 @@ class Training:
         if self.processes.first:
             content = stage.released_state() | {"iter": iteration, "best_iou": max(self.best, 0.0)}
             content["quirks"] = o.quirks_on.active()
-            if not self.classes.built_in:
-                content["classes"] = list(self.classes.names)
+            content["classes"] = list(self.classes.names)
             for which in ("current", "best") if best else ("current",):
                 save_checkpoint(content, released_path(o, which))
         self.lap = time.perf_counter()

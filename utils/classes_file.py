@@ -95,7 +95,8 @@ def _classes_file(path: Path, content: Any) -> ClassesFile:
     if len(set(names)) < len(names):
         raise ValueError(f"class {next(n for n in names if names.count(n) > 1)!r} occurs twice")
     colours = tuple(
-        _colour(entry["colour"], entry["name"]) if "colour" in entry else None for entry in entries
+        _colour(entry["colour"], f"class {entry['name']!r}, colour") if "colour" in entry else None
+        for entry in entries
     )
     layouts = {domain: _layout(domain, content.get(domain, {}), entries) for domain in _DOMAINS}
     return ClassesFile(path, names, colours, layouts)
