@@ -13,7 +13,7 @@ from utils.classes_file import Layout
 from utils.yaml_file import leads_out
 
 ENDINGS = (".png", ".jpg", ".jpeg")  # of images, where no suffix is given
-_LIST_LIMIT = 2**26  # characters
+_LIST_LIMIT, _MOST_NAMES = 2**26, 10**6  # characters and names of a list
 
 
 def folder(
@@ -102,8 +102,8 @@ def read_list(path: Path) -> list[str]:
         raise ValueError(f"{path}: not a text of names in UTF-8; write it anew") from None
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line]
-    if not lines or len(text) > _LIST_LIMIT:
-        raise ValueError(f"{path}: a list has one name a line, and at most {_LIST_LIMIT} characters")
+    if not 0 < len(lines) <= _MOST_NAMES or len(text) > _LIST_LIMIT:
+        raise ValueError(f"{path}: a list has one name a line, and at most {_MOST_NAMES} names")
     bad = next((line for line in lines if leads_out(line)), None)
     if bad is not None:
         raise ValueError(f"{path}: {bad[:200]!r} is no name of a file below the images' folder")
