@@ -44,8 +44,10 @@ def write(o: Options, counts: np.ndarray, images: int) -> None:
     """Save the shares and print them."""
     path = distribution_path(o)
     save_distribution(counts, path)
-    for name, share in zip(classes_of(o).names, counts / counts.sum(), strict=True):
-        print(f"{name:<14}{share:9.6f}")
+    names = classes_of(o).names
+    width = max(14, *map(len, names))
+    for name, share in zip(names, counts / counts.sum(), strict=True):
+        print(f"{name:<{width}}{share:9.6f}")
     print(f"wrote the class distribution of {images} images to {path}")
 
 

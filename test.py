@@ -1,4 +1,4 @@
-"""Score a checkpoint on Cityscapes val.
+"""Score a checkpoint on the target's val images.
 
     python test.py --resume ./logs/NAME/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl
     python test.py --resume CHECKPOINT --images FOLDER_OR_FILE --save_dir OUT [--overlay]

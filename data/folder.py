@@ -30,6 +30,7 @@ def folder(
         names, endings = _below(images, layout, labels)
     else:
         names, endings = _listed(root / layout.place(layout.list, split), images, layout.image_suffix)
+    alike = layout.list is None and ("{split}" in layout.images) == ("{split}" in layout.labels)
     pattern = f"{glob.escape(layout.place(layout.labels, split))}/**/*{glob.escape(layout.label_suffix)}"
     return DataSet(
         "folder",
@@ -39,7 +40,7 @@ def folder(
         stored,
         size,
         names=tuple(names),
-        all_labels=pattern if layout.list is None else "",
+        all_labels=pattern if alike else "",
     )
 
 
@@ -51,17 +52,21 @@ def has_labels(data: DataSet) -> bool:
 def _below(images: Path, layout: Layout, labels: Path) -> tuple[list[str], list[str]]:
     """Names and endings of all images in a folder and those below it, where the labels may lie too."""
     found = []
-    for path in sorted(images.rglob("*")):
-        relative = path.relative_to(images).as_posix()
-        ending = _ending(relative, layout.image_suffix)
+    # Unlike Path.rglob this follows links to folders and passes over hidden files.
+    for relative in sorted(glob.glob("**/*", root_dir=images, recursive=True), key=_parts):
+        path, ending = images / relative, _ending(relative, layout.image_suffix)
         is_label = relative.endswith(layout.label_suffix) and path.is_relative_to(labels)
-        if ending and not is_label and "/." not in f"/{relative}" and path.is_file():
+        if ending and not is_label and path.is_file():
             found.append((relative.removesuffix(ending), ending))
     if not found:
         wanted = layout.image_suffix or ", ".join(ENDINGS)
         raise FileNotFoundError(f"{images}: no file ends in {wanted}; see image_suffix in docs/own_data.md")
     names, endings = map(list, zip(*found, strict=True))
     return names, endings
+
+
+def _parts(path: str) -> list[str]:
+    return path.split("/")
 
 
 def _ending(name: str, suffix: str | None) -> str:

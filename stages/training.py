@@ -153,7 +153,7 @@ class Training:
         )
         self.stage.train_mode()
         self.best = max(self.best, scores["miou"])
-        self.log.write_scores(self.stage.iteration, scores, self.best, self.classes.names)
+        self.log.write_scores(self.stage.iteration, scores, self.best, list(self.classes.names))
         return scores["miou"]
 
     def save_state(self) -> None:

@@ -4,7 +4,7 @@
       - {name: road, colour: "#804080", source: 7, target: [0, 1]}
       - {name: building, source: [11, 12], target: 2}
     source: {images: images, labels: labels, label_suffix: _id.png, ignore: [0, 255]}
-    target: {images: "{split}/images", labels: "{split}/labels", kind: colours, ignore: rest}
+    target: {images: "{split}/images", labels: "{split}/labels", kind: ids, ignore: rest}
 
 Read and checked here, down to plain values, of which `data.classes` makes look-ups. For users:
 docs/own_data.md.
@@ -74,8 +74,9 @@ class ClassesFile:
 
     @property
     def digest(self) -> str:
-        """Of all that decides about results, wherever the file lies."""
-        said = repr((self.names, sorted(self.layouts.items())))
+        """Of what labels mean, wherever the file and the data lie."""
+        meant = [(each.kind, each.values, each.ignore) for each in map(self.layouts.get, _DOMAINS)]
+        said = repr((self.names, meant))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -75,6 +75,15 @@ def test_images_of_sub_folders_with_their_labels(town):
     assert data.first(2).names == ("a/1", "a/2") and data.only([2]).labels == data.labels[2:3]
 
 
+def test_links_to_folders_are_followed(town, tmp_path):
+    (town / "images/train/c").symlink_to(town / "images/train/b")
+    assert target(town).names == (*SIZES, "c/1")
+
+
+def test_labels_of_both_splits_in_one_folder(town):
+    assert target(town).all_labels and not target(town, labels="labels").all_labels
+
+
 def test_suffixes_and_named_splits(tmp_path):
     for name in ("1_rgb.png", "2_rgb.png", "2_depth.png", "_rgb.png"):
         make(tmp_path, f"day/pictures/x/{name}")

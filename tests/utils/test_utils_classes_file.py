@@ -74,9 +74,12 @@ def test_colours_in_every_form(tmp_path):
 def test_the_digest_is_of_what_decides(tmp_path):
     file = read_classes_file(write(tmp_path, "classes: [road, sky]"))
     (tmp_path / "moved").mkdir()
-    moved = read_classes_file(write(tmp_path / "moved", 'classes: [{name: road, colour: "#000000"}, "sky"]'))
+    text = 'classes: [{name: road, colour: "#000000"}, "sky"]\nsource: {images: elsewhere}'
+    moved = read_classes_file(write(tmp_path / "moved", text))
     other = read_classes_file(write(tmp_path, "classes: [sky, road]"))
-    assert file.digest == moved.digest != other.digest
+    ignoring = read_classes_file(write(tmp_path, "classes: [road, sky]\nsource: {ignore: rest}"))
+    assert file.digest == moved.digest
+    assert len({file.digest, other.digest, ignoring.digest}) == 3
 
 
 @pytest.mark.parametrize(
