@@ -131,9 +131,7 @@ def value_format(
         return LabelFormat(
             key, read_label_image, partial(encode, table=_id_table(values, ignore), remedy=remedy)
         )
-    codes, train_ids = _colour_table(values, ignore)
-    other = IGNORE if ignore is None else UNKNOWN
-    lookup = partial(encode_colours, codes=codes, train_ids=train_ids, other=other, remedy=remedy)
+    lookup = partial(encode_colours, table=_colour_table(values, ignore), remedy=remedy)
     return LabelFormat(key, read_colour_label, lookup)
 
 
@@ -146,15 +144,12 @@ def _id_table(values: Sequence[Sequence[int]], ignore: Sequence[int] | None) -> 
     return table
 
 
-def _colour_table(
-    values: Sequence[Sequence[Colour]], ignore: Sequence[Colour] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of all colours (n,), sorted, and their train ids (n,) uint8."""
-    owner = dict.fromkeys(ignore or (), IGNORE)
-    owner |= {colour: train_id for train_id, colours in enumerate(values) for colour in colours}
-    colours = sorted(owner)  # in the order of their codes
-    codes = _codes(np.array(colours, dtype=np.uint8).reshape(-1, 3))
-    return codes, np.array([owner[colour] for colour in colours], dtype=np.uint8)
+def _colour_table(values: Sequence[Sequence[Colour]], ignore: Sequence[Colour] | None) -> np.ndarray:
+    """(2**24,) uint8 by a colour's code: a crop takes 0.7 ms; a search among the colours took 16."""
+    table = np.full(2**24, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
+    for train_id, colours in ((IGNORE, ignore or ()), *enumerate(values)):
+        table[_codes(np.array(colours, dtype=np.uint8).reshape(-1, 3))] = train_id
+    return table
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:
@@ -163,19 +158,12 @@ def _codes(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def encode_colours(
-    colours: np.ndarray, path: object, codes: np.ndarray, train_ids: np.ndarray, other: int, remedy: str
-) -> np.ndarray:
-    """Colours (H, W, 3) uint8 → train ids (H, W) uint8.
-
-    codes (n,) sorted and train_ids (n,): the look-up; other: the train id of all other colours, or UNKNOWN,
-    and then they are an error.
-    """
-    found = _codes(colours)
-    place = np.minimum(np.searchsorted(codes, found), len(codes) - 1)
-    encoded = np.where(codes[place] == found, train_ids[place], np.uint8(other))
-    if other == UNKNOWN and (encoded == UNKNOWN).any():
-        bad = np.unique(found[encoded == UNKNOWN])[:_NAMED]
+def encode_colours(colours: np.ndarray, path: object, table: np.ndarray, remedy: str) -> np.ndarray:
+    """Colours (H, W, 3) uint8 → train ids (H, W) uint8; others are an error."""
+    codes = _codes(colours)
+    train_ids = np.take(table, codes)
+    if (train_ids == UNKNOWN).any():
+        bad = np.unique(codes[train_ids == UNKNOWN])[:_NAMED]
         told = ", ".join(f"#{code:06x}" for code in bad.tolist())
         raise ValueError(f"{path}: colours {told} do not exist in this data set; {remedy}")
-    return encoded
+    return train_ids

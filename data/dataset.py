@@ -160,7 +160,9 @@ def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndar
         load_rows(image, int(rows.max()) + 1)
     if image.mode not in ("RGB", "RGBA", "P", "L"):
         raise ValueError(f"{path}: a label of colours is a PNG of 8 bits a channel, this one is {image.mode}")
-    return crossings(np.asarray(image.convert("RGB")), rows, columns)
+    left, top = int(columns.min()), int(rows.min())
+    part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)).convert("RGB")
+    return crossings(np.asarray(part), rows - top, columns - left)
 
 
 def nearest_crossings(
