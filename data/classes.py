@@ -23,7 +23,7 @@ from data.labels import (
     palette,
     supported_class_counts,
 )
-from utils.classes_file import ClassesFile, Colour, Value, drawn_colour
+from utils.classes_file import LAYOUTS, ClassesFile, Colour, Value, drawn_colour
 
 _NAMED = 3  # colours of a label that a message names
 
@@ -69,28 +69,29 @@ def own_classes(file: ClassesFile) -> Classes:
 
 def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> LabelFormat:
     """Of labels in folders of the user's own. domain: "source" or "target"."""
-    layout = file.layouts[domain] if file else None
-    kind, ignore = (layout.kind, layout.ignore) if layout else ("ids", ())
-    if file is None or not file.names:  # Cityscapes' classes, in Cityscapes' ids or colours
-        values: Sequence[Sequence[Value]] = [[i] for i in classes.cityscapes_ids().tolist()]
-        if kind == "colours":
-            values = [[tuple(colour)] for colour in classes.palette.tolist()]
-        elif ignore is not None:
-            ignore = (*ignore, *existing_ids("cityscapes"))
-    elif all(each is None for each in layout.values):  # ids in order, or the colours of pictures
-        values = [[i] for i in range(len(classes.names))]
-        if kind == "colours":
-            values = [[tuple(colour)] for colour in classes.palette.tolist()]
+    layout = file.layouts[domain] if file else LAYOUTS[domain]
+    ignore = layout.ignore
+    if any(given is not None for given in layout.values):
+        values = _all_given(file, domain)
+    elif layout.kind == "colours":  # those of pictures
+        values = [[tuple(colour)] for colour in classes.palette.tolist()]
+    elif file and file.names:  # train ids
+        values = [[i] for i in range(len(file.names))]
     else:
-        values = layout.values
-        for name, each in zip(classes.names, values, strict=True):
-            if each is None:
-                raise ValueError(
-                    f"{file.path}: class {name!r} has no {domain!r} as others have; "
-                    f"give its {kind}, [] for none"
-                )
-    where = file.path if file else "--classes FILE"
-    return value_format(values, ignore, kind, f"give them to a class or to 'ignore' of {domain!r} in {where}")
+        values = [[i] for i in classes.cityscapes_ids().tolist()]
+        ignore = None if ignore is None else (*ignore, *existing_ids("cityscapes"))
+    where = f"'ignore' of {domain!r} in {file.path if file else '--classes FILE'}"
+    return value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
+
+
+def _all_given(file: ClassesFile, domain: str) -> Sequence[Sequence[Value]]:
+    """The values of every class; ValueError if one was forgotten."""
+    layout = file.layouts[domain]
+    for name, given in zip(file.names, layout.values, strict=True):
+        if given is None:
+            told = f"class {name!r} has no {domain!r} as others have; give its {layout.kind}, [] for none"
+            raise ValueError(f"{file.path}: {told}")
+    return layout.values
 
 
 def named_format(
@@ -124,9 +125,8 @@ def value_format(
         twice = next((value for value in every if every.count(value) > 1), None)
         told = f"label {twice} belongs to two classes" if every else "no class has a label"
         raise ValueError(f"{told}; {remedy}")
-    key = hashlib.sha256(
-        repr((list(map(list, values)), ignore if ignore is None else list(ignore), kind)).encode()
-    ).hexdigest()[:16]
+    meant = repr((list(map(list, values)), None if ignore is None else list(ignore), kind))
+    key = hashlib.sha256(meant.encode()).hexdigest()[:16]
     if kind == "ids":
         return LabelFormat(
             key, read_label_image, partial(encode, table=_id_table(values, ignore), remedy=remedy)
