@@ -21,7 +21,8 @@ def folder(
 ) -> DataSet:
     """The split "train" or "val", sorted by path, or in the order of its list; sub-folders included.
 
-    option: says where `root` is, for messages. Labels need not exist until one is read.
+    option: says where `root` is, for messages. FileNotFoundError if the folder of images or the list is
+    missing, ValueError for all else that is wrong. Labels need not exist until one is read.
     """
     place = layout.place(layout.images, split)
     images, labels = root / place, root / layout.place(layout.labels, split)
@@ -60,7 +61,7 @@ def _below(images: Path, layout: Layout, labels: Path) -> tuple[list[str], list[
             found.append((relative.removesuffix(ending), ending))
     if not found:
         wanted = layout.image_suffix or ", ".join(ENDINGS)
-        raise FileNotFoundError(f"{images}: no file ends in {wanted}; see image_suffix in docs/own_data.md")
+        raise ValueError(f"{images}: no file ends in {wanted}; see image_suffix in docs/own_data.md")
     names, endings = map(list, zip(*found, strict=True))
     return names, endings
 
@@ -78,7 +79,7 @@ def _ending(name: str, suffix: str | None) -> str:
 
 
 def _listed(path: Path, images: Path, suffix: str | None) -> tuple[list[str], list[str]]:
-    """Names and endings of the images in a list; FileNotFoundError if one is not there."""
+    """Names and endings of the images in a list; ValueError if one is not there."""
     names, endings, missing = [], [], []
     for line in read_list(path):
         ending = _ending(line, suffix)
@@ -91,7 +92,7 @@ def _listed(path: Path, images: Path, suffix: str | None) -> tuple[list[str], li
         endings.append(ending)
     if missing:
         told = f"lists {len(missing)} of {len(names)} images that are not there, such as {missing[0]}"
-        raise FileNotFoundError(f"{path}: {told}; mend the list or copy them there")
+        raise ValueError(f"{path}: {told}; mend the list or copy them there")
     _refuse_repeated(names, path)
     return names, endings
 

@@ -239,6 +239,12 @@ def test_a_target_without_labels(desk, monkeypatch, capsys, gone):
         assert "town/images/val: no such folder" in line
 
 
+def test_a_val_split_that_is_there_but_wrong_is_no_missing_one(desk, monkeypatch):
+    for image in (desk / "town/images/val").glob("*/*.png"):
+        image.unlink()
+    assert "images/val: no file ends in _leftImg8bit.png" in refused_here(WARM_UP, desk, monkeypatch)
+
+
 def test_an_interrupted_run_goes_on_with_the_same_classes_only(page, desk, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Training, "_asked", lambda self: self.stage.iteration == 2)
