@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from data.labels import class_names
+from data.choose import classes_of
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
@@ -44,8 +44,10 @@ def write(o: Options, counts: np.ndarray, images: int) -> None:
     """Save the shares and print them."""
     path = distribution_path(o)
     save_distribution(counts, path)
-    for name, share in zip(class_names(o.n_class), counts / counts.sum(), strict=True):
-        print(f"{name:<14}{share:9.6f}")
+    names = classes_of(o).names
+    width = max(14, *map(len, names))
+    for name, share in zip(names, counts / counts.sum(), strict=True):
+        print(f"{name:<{width}}{share:9.6f}")
     print(f"wrote the class distribution of {images} images to {path}")
 
 

@@ -9,14 +9,12 @@ after an interruption it keeps what is whole and made by the same checkpoint and
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
+from data.choose import classes_of
 from data.dataset import DataSet
 from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
-from data.labels import palette
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import Prediction, mean_probabilities, predict
@@ -41,7 +39,7 @@ def generate(o: Options, processes: Processes) -> None:
     if not len(data):
         return
     loader = whole_images(o, data, processes)
-    folder, colours, mirror = o.save_path / o.name, palette(o.n_class), o.flip and not o.soft
+    folder, colours, mirror = o.save_path / o.name, classes_of(o).palette, o.flip and not o.soft
     with BackgroundWriter() as writer:
         for item in predict(network, loader, device, "pseudo labels", mirror, processes, compute):
             if o.soft:
@@ -58,7 +56,7 @@ def generate(o: Options, processes: Processes) -> None:
 def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> DataSet:
     """The images whose labels an earlier run has not left whole. told: how the network is computed."""
     kept = kept_labels(o, data, told)
-    names = [image.stem for image in data.images]
+    names = [data.image_name(i) for i in range(len(data))]
     if processes.first and (why := kept.begin(names)):
         processes.say(why)
     processes.wait()
@@ -71,9 +69,7 @@ def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> Da
         rest = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
         told_of = f"{whole} of {len(names)} labels are there and whole"
         processes.say(f"{kept.labels.folder}: {told_of}; {rest} ones are made")
-    left = (found != WHOLE).nonzero().flatten().tolist()
-    images, labels = (tuple(files[i] for i in left) for files in (data.images, data.labels))
-    return replace(data, images=images, labels=labels)
+    return data.only((found != WHOLE).nonzero().flatten().tolist())
 
 
 def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
@@ -88,13 +84,15 @@ def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
         "flip": mirror,
         "quirks": ["grid_hard_labels"] if raw else [],
         "n_class": o.n_class,
-        "img_size": list(data.size),
+        "img_size": data.size and list(data.size),
         "precision": told,
         "data set": f"{data.name} train",
         "images": images_digest(data),
     }
-    size = grid_size(*data.size) if o.soft or raw else data.size
-    return KeptLabels(PseudoLabels(o.save_path / o.name, o.n_class), o.soft, size, dtype, made_by)
+    sizes = {data.image_name(i): data.size_of(i) for i in range(len(data))}
+    if o.soft or raw:
+        sizes = {name: grid_size(*size) for name, size in sizes.items()}
+    return KeptLabels(PseudoLabels(o.save_path / o.name, o.n_class), o.soft, sizes, dtype, made_by)
 
 
 def hard_scores(item: Prediction, grid: bool) -> Tensor:

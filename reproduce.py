@@ -14,8 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from data.choose import target_data
-from data.labels import palette
+from data.choose import classes_of, target_data
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.interruption import CAN_CONTINUE, passed_on, start_apart
 from utils.options import parse, run_script
@@ -56,18 +55,13 @@ def main() -> None:
 
 def require_own_folders(recipes: list[Recipe], config: Path) -> None:
     """Refuse seeds whose runs would lie in one another's folders."""
-    for what, places in {
-        "folder": [recipe.folder for recipe in recipes],
-        "log_dir and names": [
-            step.options.get("log_dir", "logs") / Path(step.options["name"])
-            for recipe in recipes
-            for step in recipe.trainings
-        ],
-    }.items():
-        if len(set(places)) < len(places):
-            raise ValueError(
-                f"{config}: several seeds need {what} with {{seed}} in them, as configs/mini.yaml has"
-            )
+    folders = [recipe.folder for recipe in recipes]
+    products = [step.product for recipe in recipes for step in recipe.steps if step.product is not None]
+    if len(set(folders)) < len(folders) or len(set(products)) < len(products):
+        raise ValueError(
+            f"{config}: its folders are the same for every seed; write {{seed}} into folder, log_dir and "
+            "save_path, as in configs/mini.yaml"
+        )
 
 
 def write_tables(recipes: list[Recipe]) -> list[Path]:
@@ -90,7 +84,7 @@ def report(recipe: Recipe) -> list[Path]:
         return []
     words = recipe.trainings[0].words[2:]
     o = parse("train", "", words)
-    return tables + write_report(recipe, target_data(o, "val"), palette(o.n_class))
+    return tables + write_report(recipe, target_data(o, "val"), classes_of(o).palette)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Score a checkpoint on Cityscapes val.
+"""Score a checkpoint on the target's val images.
 
     python test.py --resume ./logs/NAME/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl
     python test.py --resume CHECKPOINT --images FOLDER_OR_FILE --save_dir OUT [--overlay]
@@ -15,8 +15,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from data.choose import classes_of
 from data.cityscapes import SIZE
-from data.labels import cityscapes_ids, class_names, palette, thirteen_of_sixteen
+from data.classes import Classes
+from data.folder import has_labels
+from data.labels import thirteen_of_sixteen
 from data.own_images import own_images, own_loader
 from stages.build import (
     inference_data,
@@ -52,17 +55,22 @@ def score(o: Options, processes: Processes) -> None:
     """Every process its share of the images; the first tells."""
     device = prepare_device(o)
     o, network, compute, trained = load_with_record(o, device, processes)
-    data = inference_data(o, "val", processes)
+    classes, data = classes_of(o), inference_data(o, "val", processes)
+    if data.name == "folder" and not has_labels(data):
+        raise ValueError(
+            f"{data.labels[0]}: missing, as are all labels of val, so nothing can be scored; "
+            "--images DIR --save_dir DIR predicts images without labels"
+        )
     loader = whole_images(o, data, processes, with_labels=True)
     with BackgroundWriter() as writer:
-        write = _on_prediction(o, writer)
+        write = _on_prediction(o, classes, writer)
         scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
-    if o.n_class == 16:
+    if o.n_class == 16 and classes.built_in:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     about = {"checkpoint": str(o.resume_path), **trained, "torch": torch.__version__}
-    own_size = data.size == data.size_on_disk() == SIZE
-    about["as_published"] = as_published(o.backbone, scores["images"], own_size)
-    scores = about | {"classes": class_names(o.n_class)} | scores
+    own_size = data.name == "cityscapes" and data.size == data.size_on_disk() == SIZE
+    about["as_published"] = classes.built_in and as_published(o.backbone, scores["images"], own_size)
+    scores = about | {"classes": list(classes.names)} | scores
     published = published_rows(o.n_class) if about["as_published"] else ()
     processes.say(plain_table(scores, published))
     if o.result and processes.first:
@@ -78,8 +86,9 @@ def predict_files(o: Options, processes: Processes) -> None:
     torch.backends.cudnn.benchmark = o.img_size is not None
     images = own_images(o.images, o.img_size, o.max_images)
     o, network, compute = load_for_inference(o, device, processes)
-    ids = cityscapes_ids(o.n_class) if o.format == "cityscapes" else None
-    products = Products(o.save_dir, palette(o.n_class), o.overlay, ids)
+    classes = classes_of(o)
+    ids = classes.cityscapes_ids() if o.format == "cityscapes" else None
+    products = Products(o.save_dir, classes.palette, o.overlay, ids)
     products.require_room(images, o.images)
     predictor = Predictor(network, device, o.scales, o.flip, compute)
     loader = own_loader(images, o.num_workers, processes, o.on_gpu)
@@ -89,11 +98,13 @@ def predict_files(o: Options, processes: Processes) -> None:
         raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 
 
-def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.ndarray], None] | None:
+def _on_prediction(
+    o: Options, classes: Classes, writer: BackgroundWriter
+) -> Callable[[str, np.ndarray], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
-    colours = palette(o.n_class)
+    colours = classes.palette
     return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
 
 

@@ -16,9 +16,8 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from data.choose import target_data
 from data.loaders import batch_files
-from stages.build import build_stage, prepare_device, training_loaders, whole_images
+from stages.build import build_stage, prepare_device, training_loaders, validation_loader
 from stages.continuing import claim, continued, make_room
 from stages.guard import Guard
 from stages.training import Training
@@ -52,7 +51,7 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
         stage = build_stage(o, device, logger, processes)
         source, target = training_loaders(o, stage.target_parts, processes, start)
-        validation = whole_images(o, target_data(o, "val"), processes, with_labels=True, again=True)
+        validation = validation_loader(o, logger, processes)
         per_epoch = (source if target is None else target).batch_sampler.per_epoch
         total = o.train_iters
         if "epochs" in o.changed():  # the default of 128 only bounds the released loop

@@ -12,12 +12,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.choose import source_data, target_data
+from data.choose import source_data, target_data, validation_data
 from data.dataset import DataSet
 from data.examine import REMEDIES, Finding, Part, Problem, examine
 from data.pseudo_labels import PseudoLabels
@@ -58,6 +59,7 @@ def check(o: Options) -> Report:
         if o.max_images is None:
             problems += _labels_without_image(part)
     lines = [line for part in parts for line in _told(part, found[part.title])]
+    lines += _not_validated(o)
     return Report("\n".join([*lines, *_grouped(problems)]), len(problems))
 
 
@@ -95,16 +97,18 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
     parts: list[Part] = []
     problems: list[Problem] = []
 
-    def add(title: str, build: Callable[[], DataSet], *about: object) -> None:
+    def add(title: str, build: Callable[[], DataSet | None], *about: object) -> None:
         try:
-            parts.append(Part(title, build(), *about))
+            data = build()
         except (OSError, ValueError) as error:
             problems.append(Problem("data sets that are not there", str(error)))
+        else:
+            parts.extend([Part(title, data, *about)] if data is not None else [])
 
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
         add("target train", lambda: target_data(o, "train"), False, pseudo, o.stage == "stage1")
-    add("target val", lambda: target_data(o, "val"), True)
+    add("target val", lambda: validation_data(o)[0], True)
     return parts, problems
 
 
@@ -112,20 +116,20 @@ def repeated_names(part: Part) -> list[Problem]:
     """Training images of the target that share a name, and so would share a pseudo label."""
     first: dict[str, Path] = {}
     problems = []
-    for path in part.data.images if part.title == "target train" else ():
-        if first.setdefault(path.stem, path) != path:
-            message = f"{path}: has the name of {first[path.stem]}"
+    for index, path in enumerate(part.data.images if part.title == "target train" else ()):
+        known = first.setdefault(part.data.image_name(index), path)
+        if known != path:
+            message = f"{path}: has the name of {known}"
             problems.append(Problem("image names that occur twice", message))
     return problems
 
 
 def _labels_without_image(part: Part) -> list[Problem]:
     """Labels that no image of a data set belongs to, where the images are all that lie in its folders."""
-    patterns = {"cityscapes": "gtFine/val/*/*_gtFine_labelIds.png", "synthia": "GT/LABELS/*.png"}
-    if not part.labelled or part.data.name not in patterns:
+    if not part.labelled or not part.data.all_labels:
         return []
-    there = sorted(part.data.root.glob(patterns[part.data.name]))
-    known = set(part.data.labels)
+    there = sorted(part.data.root.glob(part.data.all_labels))
+    known = {*part.data.labels, *part.data.images}  # which may share a folder
     return [
         Problem("labels without an image", f"{path}: has no image") for path in there if path not in known
     ]
@@ -140,7 +144,7 @@ def _told(part: Part, found: Sequence[Finding]) -> Iterator[str]:
     """What there is of a data set, in a line; one for its pseudo labels and each thing worth telling."""
     sizes = Counter(finding.size for finding in found if finding.size)
     each = [f"{count} of {_size(*size)}" for size, count in sizes.most_common()]
-    if set(sizes) != {part.data.size}:
+    if part.data.size is not None and set(sizes) != {part.data.size}:
         each.append(f"read at {_size(*part.data.size)}")
     words = [f"{len(found)} images ({', '.join(each)})"]
     if part.labelled:
@@ -154,6 +158,14 @@ def _told(part: Part, found: Sequence[Finding]) -> Iterator[str]:
     notes = Counter(note for finding in found for note in finding.notes)
     for note, count in notes.items():
         yield f"{part.title}: {count} {note}"
+
+
+def _not_validated(o: Options) -> Iterator[str]:
+    """A line that says why trainings are not validated, where they are not."""
+    with suppress(OSError, ValueError):  # a problem, and told as one
+        why = validation_data(o.replaced(cache_dir=None))[1]
+        if why:
+            yield f"target val: not there, trainings are not validated: {why}"
 
 
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:

@@ -1,24 +1,76 @@
-"""From options to data sets."""
+"""From options to classes and data sets."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from data.cityscapes import cityscapes
+from data.classes import Classes, folder_format, known_classes, named_format, own_classes
 from data.dataset import DataSet
+from data.folder import folder, has_labels
 from data.gta5 import gta5
 from data.image_cache import ImageCache
 from data.synthia import synthia
+from utils.classes_file import LAYOUTS
 from utils.options import Options
+
+_SCHEMES = {"gta5": "cityscapes", "synthia": "synthia", "cityscapes": "cityscapes"}
+
+
+def classes_of(o: Options) -> Classes:
+    """The classes of --classes, else those that --n_class counts."""
+    own = o.class_file is not None and o.class_file.names
+    return own_classes(o.class_file) if own else known_classes(o.n_class)
 
 
 def source_data(o: Options) -> DataSet:
     """The labelled source domain."""
+    if o.src_dataset == "folder":
+        return _folder(o, "source", "train", o.src_rootpath, "src_rootpath")
     build = {"gta5": gta5, "synthia": synthia}[o.src_dataset]
-    return build(o.src_rootpath, o.n_class, o.img_size).first(o.max_images).with_cache(_cache(o))
+    return _finished(o, "source", build(o.src_rootpath, _known_count(o), o.img_size))
 
 
 def target_data(o: Options, split: str) -> DataSet:
     """The target domain's split "train" or "val"."""
-    data = cityscapes(o.tgt_rootpath, split, o.n_class, o.img_size)
+    if o.tgt_dataset == "folder":
+        return _folder(o, "target", split, o.tgt_rootpath, "tgt_rootpath")
+    return _finished(o, "target", cityscapes(o.tgt_rootpath, split, _known_count(o), o.img_size))
+
+
+def validation_data(o: Options) -> tuple[DataSet | None, str]:
+    """The labelled val split to choose checkpoints by; None, and why, where a folder data set has none."""
+    try:
+        data = target_data(o, "val")
+    except FileNotFoundError as error:
+        if o.tgt_dataset != "folder" or not o.tgt_rootpath.is_dir():
+            raise
+        return None, str(error).partition("; ")[0]
+    if o.tgt_dataset == "folder" and not has_labels(data):
+        return None, f"{data.labels[0]}: missing, as are all labels of val"
+    return data, ""
+
+
+def _known_count(o: Options) -> int:
+    """--n_class; any known one where `_finished` puts classes of one's own in its place."""
+    return 19 if o.class_file and o.class_file.names else o.n_class
+
+
+def _folder(o: Options, domain: str, split: str, root: Path, option: str) -> DataSet:
+    if not o.given(option):
+        raise ValueError(f"a folder data set needs its place: give --{option} DIR")
+    layout = o.class_file.layouts[domain] if o.class_file else LAYOUTS[domain]
+    stored = folder_format(o.class_file, domain, classes_of(o))
+    data = folder(root, layout, split, stored, f"--{option}", o.img_size)
+    return data.first(o.max_images).with_cache(_cache(o))
+
+
+def _finished(o: Options, domain: str, data: DataSet) -> DataSet:
+    """A known data set with the classes, the number of images and the cache that the options ask for."""
+    if o.class_file and o.class_file.names:
+        stored = named_format(data.stored, o.class_file, domain, data.name, _SCHEMES[data.name])
+        data = replace(data, stored=stored)
     return data.first(o.max_images).with_cache(_cache(o))
 
 

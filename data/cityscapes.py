@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.dataset import DataSet, read_label_image, require_folder
+from data.labels import id_format
 
 SIZE = (2048, 1024)
 
@@ -24,10 +25,9 @@ def cityscapes(root: Path, split: str, n_class: int, size: tuple[int, int] | Non
         root,
         tuple(images),
         tuple(labels),
-        "cityscapes",
-        n_class,
+        id_format("cityscapes", n_class, read_label_image),
         size or SIZE,
-        read_label_image,
+        all_labels=f"gtFine/{split}/*/*_gtFine_labelIds.png",
     )
 
 

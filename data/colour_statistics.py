@@ -34,7 +34,7 @@ class KeptStatistics:
 
     def of(self, data: DataSet, index: int) -> ColourStatistics:
         """Of the whole image as it is read."""
-        identity = f"{file_identity(data.images[index])} {data.size}"
+        identity = f"{file_identity(data.images[index])} {data.size_of(index)}"
         key = hashlib.sha256(identity.encode()).hexdigest()[:24]
         if key not in self._known:
             self._take_in()  # another process may have been here

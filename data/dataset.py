@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,84 +10,107 @@ import numpy as np
 from PIL import Image
 
 from data.image_cache import ImageCache
-from data.labels import encode, id_table
+from data.labels import LabelFormat
 from data.resize import Box, Size, nearest_index, needed_box, resize_box
 from utils.image_file import opened
-
-ReadIds = Callable[[Path, Size, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Files of one split. size: (W, H) at which images are read.
+    """Files of one split. size: (W, H) at which images are read, None for each one's own.
 
-    read_ids: (path, size, rows (h,), columns (w,)) → label ids (h, w) of the label read at `size`.
-    cache: keeps decoded images and labels, if given.
+    stored: what their labels hold. names: of what is made of each image (pseudo labels, predictions), its
+    file's name without ending if not given. all_labels: pattern, below `root`, of labels that all belong to
+    images; empty where others may lie there. cache: keeps decoded images and labels, if given.
     """
 
     name: str
     root: Path
     images: tuple[Path, ...]
     labels: tuple[Path, ...]
-    scheme: str
-    n_class: int
-    size: Size
-    read_ids: ReadIds
+    stored: LabelFormat
+    size: Size | None
     cache: ImageCache | None = None
+    names: tuple[str, ...] = ()
+    all_labels: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def image_name(self, index: int) -> str:
+        """Of what is made of an image; a path where images lie in folders of the user's own."""
+        return self.names[index] if self.names else self.images[index].stem
+
+    def only(self, indices: Sequence[int]) -> DataSet:
+        """The same with these of its images."""
+        images, labels, names = (
+            tuple(parts[i] for i in indices) if parts else ()
+            for parts in (self.images, self.labels, self.names)
+        )
+        return replace(self, images=images, labels=labels, names=names)
+
     def first(self, count: int | None) -> DataSet:
         """The same with only its first `count` images."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+        return self.only(range(len(self))[:count])
 
     def with_cache(self, cache: ImageCache | None) -> DataSet:
         """The same, kept in a cache."""
         return replace(self, cache=cache)
 
-    def size_on_disk(self) -> Size:
-        """(W, H) of the first image's file; of no more than its header."""
-        with opened(self.images[0]) as image:
+    def at(self, size: Size) -> DataSet:
+        """The same, read at a size."""
+        return replace(self, size=size)
+
+    def size_of(self, index: int) -> Size:
+        """(W, H) at which an image is read."""
+        return self.size or self.size_on_disk(index)
+
+    @property
+    def common_size(self) -> Size:
+        """(W, H) for where all images need the same: that of the first, if each is read at its own."""
+        return self.size_of(0)
+
+    def size_on_disk(self, index: int = 0) -> Size:
+        """(W, H) of an image's file; of no more than its header."""
+        with opened(self.images[index]) as image:
             return image.size
 
     def read_image(self, index: int) -> np.ndarray:
         """The whole image (H, W, 3) uint8 RGB, bilinear where the file has another size."""
-        return self.read_region(index, (0, 0, *self.size))
+        return self.read_region(index, (0, 0, *self.size_of(index)))
 
     def read_region(self, index: int, box: Box) -> np.ndarray:
         """`box` of `read_image`, (h, w, 3), without decoding and resizing all the rest."""
-        path, whole = self.images[index], (0, 0, *self.size)
+        path, size = self.images[index], self.size_of(index)
         if self.cache is None:
-            return read_rgb(path, self.size, box)
+            return read_rgb(path, size, box)
         left, top, right, bottom = box
-        rows = self.cache.rows(
-            path, f"RGB {self.size}", top, bottom, lambda: read_rgb(path, self.size, whole)
-        )
-        return read_rgb(path, self.size, box) if rows is None else rows[:, left:right]
+        rows = self.cache.rows(path, f"RGB {size}", top, bottom, lambda: read_rgb(path, size, (0, 0, *size)))
+        return read_rgb(path, size, box) if rows is None else rows[:, left:right]
 
     def read_label(self, index: int) -> np.ndarray:
-        """Train ids (H, W) uint8, nearest where the file has another size."""
-        return self.read_label_at(index, np.arange(self.size[1]), np.arange(self.size[0]))
+        """Train ids (H, W) uint8 of the image as it is read, nearest where the file has another size."""
+        width, height = self.size_of(index)
+        return self.read_label_at(index, np.arange(height), np.arange(width))
 
     def read_label_at(self, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """`read_label` where rows (h,) and columns (w,) cross, (h, w)."""
         path = self.labels[index]
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; it is the label of {self.images[index]}")
+        size = self.size_of(index)
         if self.cache is None:
-            return self._decode_label(path, rows, columns)
+            return self._decode_label(path, size, rows, columns)
         top, bottom = int(rows.min()), int(rows.max()) + 1
-        whole = np.arange(self.size[1]), np.arange(self.size[0])
-        kind = f"{self.scheme} {self.n_class} {self.size}"
-        kept = self.cache.rows(path, kind, top, bottom, lambda: self._decode_label(path, *whole))
+        whole = np.arange(size[1]), np.arange(size[0])
+        kind = f"{self.stored.key} {size}"
+        kept = self.cache.rows(path, kind, top, bottom, lambda: self._decode_label(path, size, *whole))
         if kept is None:
-            return self._decode_label(path, rows, columns)
+            return self._decode_label(path, size, rows, columns)
         return crossings(kept, rows - top, columns)
 
-    def _decode_label(self, path: Path, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        ids = self.read_ids(path, self.size, rows, columns)
-        return encode(ids, id_table(self.scheme, self.n_class), path)
+    def _decode_label(self, path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return self.stored.encode(self.stored.read(path, size, rows, columns), path=path)
 
 
 def intact_size(path: Path) -> Size:
@@ -130,6 +153,18 @@ def read_label_image(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
     return crossings(np.asarray(image), rows, columns)
 
 
+def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) uint8 of an 8-bit RGB or palette PNG read at `size`, where rows and columns cross."""
+    with opened(path) as image:
+        rows, columns = nearest_crossings(image.size, size, rows, columns)
+        load_rows(image, int(rows.max()) + 1)
+    if image.mode not in ("RGB", "RGBA", "P", "L"):
+        raise ValueError(f"{path}: a label of colours is a PNG of 8 bits a channel, this one is {image.mode}")
+    left, top = int(columns.min()), int(rows.min())
+    part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)).convert("RGB")
+    return crossings(np.asarray(part), rows - top, columns - left)
+
+
 def nearest_crossings(
     file: Size, size: Size, rows: np.ndarray, columns: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +173,7 @@ def nearest_crossings(
 
 
 def crossings(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """values (H, W) where rows (h,) and columns (w,) cross, (h, w)."""
+    """values (H, W, …) where rows (h,) and columns (w,) cross, (h, w, …)."""
     return values[_as_slice(rows)][:, _as_slice(columns)]
 
 

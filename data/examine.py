@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.dataset import DataSet, intact_size
-from data.labels import encode, id_table
 from data.pseudo_labels import PseudoLabels
 from data.resize import Size
 from utils.options import grid_size
@@ -22,7 +21,8 @@ REMEDIES = {
     "damaged images": _AGAIN,
     "missing labels": _AGAIN,
     "damaged labels": _AGAIN,
-    "labels with ids that do not exist": "take the files of label ids, and the right --src_dataset",
+    "labels with ids that do not exist": "take the files of label ids and the right --src_dataset, or name "
+    "them in the file of --classes",
     "labels of another shape than their image": "take image and label of one download",
     "labels without an image": "copy or download the images again, or remove the labels",
     "image names that occur twice": "rename one of each: pseudo labels are named after their image",
@@ -71,14 +71,14 @@ def examine(part: Part, index: int) -> Finding:
     problems: list[Problem] = []
     notes: list[str] = []
     data = replace(part.data, cache=None)
-    image, files = data.images[index], [data.images[index]]
+    name, files = data.image_name(index), [data.images[index]]
     size = _attempt(problems, "images", lambda: _image_size(data, index))
     if part.labelled:
         files.append(data.labels[index])
         _examine_label(data, index, size, problems, notes)
     if part.pseudo is not None:
-        _examine_pseudo(part, image.stem, problems, notes)
-    pseudo = [] if part.pseudo is None else part.pseudo.files(image.stem, part.soft)
+        _examine_pseudo(part, name, data.size or size, problems, notes)
+    pseudo = [] if part.pseudo is None else part.pseudo.files(name, part.soft)
     return Finding(size, _bytes(files), _bytes(pseudo), tuple(problems), tuple(notes))
 
 
@@ -109,14 +109,14 @@ def _examine_label(
             Problem("missing labels", f"{path}: missing; it is the label of {data.images[index]}")
         )
         return
-    ids = _attempt(problems, "labels", lambda: _all_ids(data, path))
-    if ids is None:
+    stored = _attempt(problems, "labels", lambda: _all_stored(data, path))
+    if stored is None:
         return
     try:
-        encode(ids, id_table(data.scheme, data.n_class), path)
+        data.stored.encode(stored, path=path)
     except ValueError as error:
         problems.append(Problem("labels with ids that do not exist", str(error)))
-    found = ids.shape[1], ids.shape[0]
+    found = stored.shape[1], stored.shape[0]
     if size is None or found == size:
         return
     if _alike(found, size):
@@ -126,15 +126,19 @@ def _examine_label(
         problems.append(Problem("labels of another shape than their image", f"{path}: {sizes}"))
 
 
-def _all_ids(data: DataSet, path: Path) -> np.ndarray:
-    """(H, W), as stored."""
+def _all_stored(data: DataSet, path: Path) -> np.ndarray:
+    """(H, W) or (H, W, 3), as stored."""
     width, height = size = intact_size(path)
-    return data.read_ids(path, size, np.arange(height), np.arange(width))
+    return data.stored.read(path, size, np.arange(height), np.arange(width))
 
 
-def _examine_pseudo(part: Part, name: str, problems: list[Problem], notes: list[str]) -> None:
-    pseudo, size = part.pseudo, part.data.size
-    grid = grid_size(*size)
+def _examine_pseudo(
+    part: Part, name: str, size: Size | None, problems: list[Problem], notes: list[str]
+) -> None:
+    """size: at which the image is read, None if it cannot be."""
+    if size is None:
+        return
+    pseudo, grid = part.pseudo, grid_size(*size)
     if part.soft:
         _attempt(problems, "pseudo labels", lambda: pseudo.verify_soft(name, grid))
         return

@@ -11,6 +11,7 @@ from scipy.io import loadmat, whosmat
 from scipy.io.matlab import matfile_version
 
 from data.dataset import DataSet, read_label_image, require_folder
+from data.labels import id_format
 from data.mat_file import read_matrices
 
 SIZE = (2048, 1024)
@@ -27,7 +28,8 @@ def gta5(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataS
     files = [f"{i:05d}.png" for i in _read_ids(root / "split.mat")]
     images = tuple(root / "images" / f for f in files)
     labels = tuple(root / "labels" / f for f in files)
-    return DataSet("gta5", root, images, labels, "cityscapes", n_class, size or SIZE, read_label_image)
+    stored = id_format("cityscapes", n_class, read_label_image)
+    return DataSet("gta5", root, images, labels, stored, size or SIZE)
 
 
 def _read_ids(path: Path) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +29,14 @@ MISSING, DAMAGED, WHOLE = range(3)
 
 @dataclass(frozen=True)
 class KeptLabels:
-    """One folder's labels. size: (w, h) of each; dtype: of probabilities, or of confidences.
+    """One folder's labels. sizes: (w, h) of each by name; dtype: of probabilities, or of confidences.
 
     made_by: everything that changes their numbers, as values that JSON holds.
     """
 
     labels: PseudoLabels
     soft: bool
-    size: Size
+    sizes: Mapping[str, Size]
     dtype: str
     made_by: dict
 
@@ -79,12 +79,12 @@ class KeptLabels:
         return WHOLE if whole else DAMAGED
 
     def _soft_is_whole(self, name: str) -> bool:
-        self.labels.verify_soft(name, self.size)
+        self.labels.verify_soft(name, self.sizes[name])
         return load_array(self.labels.files(name, True)[0]).dtype == self.dtype
 
     def _hard_is_whole(self, name: str) -> bool:
         """Label and colours must show the same classes, and the confidence must be in this form alone."""
-        if self.labels.verify_hard(name) != self.size:
+        if self.labels.verify_hard(name) != self.sizes[name]:
             return False
         label, colours, array, picture = self.labels.files(name, False)
         intact_size(colours)

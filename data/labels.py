@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 
 IGNORE = 250  # train id of every pixel that no loss and no score may look at
@@ -52,7 +57,22 @@ _SCHEMES = {
     "cityscapes": (CITYSCAPES_IDS, [*range(36), 255]),  # 255: the licence plate's -1 as a byte
     "synthia": (SYNTHIA_IDS, [*range(23), 255]),
 }
-_UNKNOWN = 251  # marks ids that no file of the data set may hold
+UNKNOWN = 251  # marks, in look-up tables, what no file of the data set may hold
+_OF_IDS = "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """What is stored in the labels of a data set, and what it means.
+
+    read: (path, size (W, H), rows (h,), columns (w,)) → what is stored, (h, w) ids or (h, w, 3) colours, of
+    the label read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
+    others; key: tells formats apart in a cache.
+    """
+
+    key: str
+    read: Callable[[Path, tuple[int, int], np.ndarray, np.ndarray], np.ndarray]
+    encode: Callable[..., np.ndarray]
 
 
 def class_names(n_class: int) -> list[str]:
@@ -65,11 +85,6 @@ def palette(n_class: int) -> np.ndarray:
     return PALETTE[_KEPT[n_class]]
 
 
-def cityscapes_ids(n_class: int) -> np.ndarray:
-    """(K,) uint8 Cityscapes label ids in train id order, as its benchmark wants them."""
-    return np.array([CITYSCAPES_IDS[i] for i in _KEPT[n_class]], dtype=np.uint8)
-
-
 def supported_class_counts() -> list[int]:
     """The numbers of classes for which ids are known."""
     return sorted(_KEPT)
@@ -80,29 +95,41 @@ def thirteen_of_sixteen() -> list[int]:
     return [_KEPT[16].index(i) for i in _KEPT[13]]
 
 
+def ids_by_name(scheme: str) -> dict[str, int]:
+    """Label id of each of the 19 names; scheme as in `id_table`."""
+    return dict(zip(NAMES, _SCHEMES[scheme][0], strict=True))
+
+
+def existing_ids(scheme: str) -> list[int]:
+    """Every id that a label may hold; scheme as in `id_table`."""
+    return _SCHEMES[scheme][1]
+
+
 def id_table(scheme: str, n_class: int) -> np.ndarray:
     """(256,) uint8 look-up table from label id to train id, for `encode`.
 
     scheme: "cityscapes" (GTA5 uses the same ids) or "synthia".
     """
     ids, allowed = _SCHEMES[scheme]
-    table = np.full(256, _UNKNOWN, dtype=np.uint8)
+    table = np.full(256, UNKNOWN, dtype=np.uint8)
     table[allowed] = IGNORE
     for train_id, i in enumerate(_KEPT[n_class]):
         table[ids[i]] = train_id
     return table
 
 
-def encode(label_ids: np.ndarray, table: np.ndarray, path: object) -> np.ndarray:
+def id_format(scheme: str, n_class: int, read: Callable[..., np.ndarray]) -> LabelFormat:
+    """Ids of a scheme (see `id_table`), as `read` reads them."""
+    return LabelFormat(f"{scheme} {n_class}", read, partial(encode, table=id_table(scheme, n_class)))
+
+
+def encode(label_ids: np.ndarray, table: np.ndarray, path: object, remedy: str = _OF_IDS) -> np.ndarray:
     """Label ids (H, W) of any integer type → train ids (H, W) uint8; others are an error."""
     if label_ids.dtype != np.uint8 and label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
         bad = int(label_ids.min()) if label_ids.min() < 0 else int(label_ids.max())
         raise ValueError(f"{path}: label id {bad} does not exist in this data set")
     train_ids = np.take(table, label_ids)
-    if (train_ids == _UNKNOWN).any():
-        bad = sorted(np.unique(label_ids[train_ids == _UNKNOWN]).tolist())
-        raise ValueError(
-            f"{path}: label ids {bad[:8]} do not exist in this data set; "
-            "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
-        )
+    if (train_ids == UNKNOWN).any():
+        bad = sorted(np.unique(label_ids[train_ids == UNKNOWN]).tolist())
+        raise ValueError(f"{path}: label ids {bad[:8]} do not exist in this data set; {remedy}")
     return train_ids

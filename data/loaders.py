@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 from data.colour_statistics import KeptStatistics
@@ -28,6 +29,7 @@ from data.replay import soft_label_quarter
 from data.strong_augment import StrongRecord, draw_strong, strong_image
 from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from utils.interruption import begin_helping
+from utils.options import grid_size
 from utils.processes import ALONE, Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -148,13 +150,14 @@ class SourceSamples(Dataset):
         epoch, index = key
         rng = _rng(self.seed, "source", epoch, index)
         reference = None if self.colours_of is None else int(rng.integers(len(self.colours_of)))
-        weak_record, strong_record = self.augmentation.draw(rng, self.data.size)
-        region = self.data.read_region(index, weak_box(weak_record, self.data.size))
+        size = self.data.size_of(index)
+        weak_record, strong_record = self.augmentation.draw(rng, size)
+        region = self.data.read_region(index, weak_box(weak_record, size))
         if reference is not None:
             own = self.statistics.of(self.data, index)
             region = transfer_colours(region, own, self.statistics.of(self.colours_of, reference))
-        weak = weak_image(region, weak_record, self.data.size)
-        label = self.data.read_label_at(index, *weak_index(weak_record, self.data.size))
+        weak = weak_image(region, weak_record, size)
+        label = self.data.read_label_at(index, *weak_index(weak_record, size))
         return {
             "image": _tensor(weak),
             "label": torch.from_numpy(label),
@@ -164,7 +167,10 @@ class SourceSamples(Dataset):
 
 
 class TargetSamples(Dataset):
-    """Unlabelled target samples. parts: which fields of `TargetBatch` are wanted."""
+    """Unlabelled target samples. parts: which fields of `TargetBatch` are wanted.
+
+    Where images have several sizes, `whole` and `soft_grid` alone are of one, so that a batch is one tensor.
+    """
 
     def __init__(
         self,
@@ -174,13 +180,9 @@ class TargetSamples(Dataset):
         parts: frozenset[str],
         pseudo: PseudoLabels | None = None,
     ):
-        self.data, self.augmentation, self.seed, self.parts, self.pseudo = (
-            data,
-            augmentation,
-            seed,
-            parts,
-            pseudo,
-        )
+        self.data, self.augmentation, self.seed = data, augmentation, seed
+        self.parts, self.pseudo = parts, pseudo
+        self.common_size = data.common_size
 
     def __len__(self) -> int:
         return len(self.data)
@@ -188,14 +190,14 @@ class TargetSamples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         epoch, index = key
         rng = _rng(self.seed, "target", epoch, index)
-        weak_record, strong_record = self.augmentation.draw(rng, self.data.size)
-        name, size = self.data.images[index].stem, self.data.size
+        name, size = self.data.image_name(index), self.data.size_of(index)
+        weak_record, strong_record = self.augmentation.draw(rng, size)
         left, top, right, bottom = box = weak_box(weak_record, size)
-        if "whole" in self.parts:
-            whole = self.data.read_image(index)
+        whole = self.data.at(self.common_size).read_image(index) if "whole" in self.parts else None
+        if whole is not None and size == self.common_size:
             region = whole[top:bottom, left:right]
         else:
-            whole, region = None, self.data.read_region(index, box)
+            region = self.data.read_region(index, box)
         weak = weak_image(region, weak_record, size)
         sample = {"names": name, "weak_records": weak_record, "strong_records": strong_record}
         if whole is not None:
@@ -207,11 +209,18 @@ class TargetSamples(Dataset):
         if "soft_quarter" in self.parts:
             soft = torch.from_numpy(self.pseudo.soft(name))
             sample["soft_quarter"] = soft_label_quarter(soft, weak_record, (size[1], size[0]))
-            sample["soft_grid"] = soft if "soft_grid" in self.parts else None
+            sample["soft_grid"] = self._on_common_grid(soft, size) if "soft_grid" in self.parts else None
         if "label" in self.parts:
             label = self.pseudo.hard(name, size, *weak_index(weak_record, size))
             sample["label"] = torch.from_numpy(label)
         return sample
+
+    def _on_common_grid(self, soft: Tensor, size: tuple[int, int]) -> Tensor:
+        """A soft label (K, h, w) of an image of size (W, H) as one of the common size has it."""
+        if size == self.common_size:
+            return soft
+        width, height = grid_size(*self.common_size)
+        return F.interpolate(soft[None], (height, width), mode="bilinear", align_corners=True)[0]
 
 
 class EpochBatches(Sampler):
@@ -301,8 +310,9 @@ def batch_files(loader: DataLoader, j: int) -> list[str]:
 
 
 def image_names(loader: DataLoader) -> list[str]:
-    """Names of all image files of a training loader."""
-    return [image.name for image in loader.dataset.samples.data.images]
+    """Names of all image files of a training loader, with their folders where those are the user's own."""
+    data = loader.dataset.samples.data
+    return list(data.names) or [image.name for image in data.images]
 
 
 def keep_freed_memory() -> None:
@@ -329,7 +339,10 @@ def _collate(batch_type: type, samples: list[dict]) -> Batch | Exception:
         values = [sample[key] for sample in samples]
         if isinstance(values[0], Tensor) and len({value.shape for value in values}) > 1:
             shapes = sorted({tuple(value.shape) for value in values})
-            return ValueError(f"{key} of one batch have the shapes {shapes}; were all made by one command?")
+            remedy = "were all made by one command?"
+            if batch_type is WholeBatch:
+                remedy = "leave out --infer_bs, or read all at one size with --img_size W,H"
+            return ValueError(f"{key} of one batch have the shapes {shapes}; {remedy}")
         # default_collate stacks in the memory that a loading process shares, which saves a copy.
         columns[key] = default_collate(values) if isinstance(values[0], Tensor) else values
         if values[0] is None:
@@ -387,7 +400,7 @@ class WholeImages(Dataset):
     def __getitem__(self, index: int) -> dict:
         label = torch.from_numpy(self.data.read_label(index)) if self.with_labels else None
         image = torch.from_numpy(self.data.read_image(index))
-        return {"names": self.data.images[index].stem, "image": image, "label": label}
+        return {"names": self.data.image_name(index), "image": image, "label": label}
 
 
 def inference_loader(

@@ -3,7 +3,7 @@
     soft   X.npy float32 (K, h, w) probabilities at grid resolution; or float16
     hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png for looking;
            or X_conf.png instead of X_conf.npy, confidence in whole steps
-X is the image's file name without its ending.
+X is the image's file name without its ending; of a data set of one's own with the folders it lies in.
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ class PseudoLabels:
         wanted = [(ending,)]
         if ending == ".png" and self.threshold > 0:
             wanted.append(("_conf.npy", "_conf.png"))
-        there = {path.name for path in self.folder.iterdir()}
-        missing = [n + e[0] for n in names for e in wanted if not any(n + either in there for either in e)]
+        folders = {(self.folder / name).parent for name in names}
+        there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+        missing = [
+            n + e[0]
+            for n in names
+            for e in wanted
+            if not any(self.folder / (n + either) in there for either in e)
+        ]
         if missing:
             raise FileNotFoundError(
                 f"{self.folder / missing[0]}: missing, as {len(missing)} of "

@@ -10,6 +10,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 
 from data.dataset import DataSet, crossings, nearest_crossings, require_folder
+from data.labels import id_format
 from data.resize import Size
 from utils.image_file import opened
 
@@ -24,7 +25,8 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
     if not images:
         raise FileNotFoundError(f"{root / 'RGB'}: no *.png in it; unpack SYNTHIA-RAND-CITYSCAPES there")
     labels = tuple(root / "GT" / "LABELS" / image.name for image in images)
-    return DataSet("synthia", root, images, labels, "synthia", n_class, size or SIZE, read_synthia_ids)
+    stored = id_format("synthia", n_class, read_synthia_ids)
+    return DataSet("synthia", root, images, labels, stored, size or SIZE, all_labels="GT/LABELS/*.png")
 
 
 def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

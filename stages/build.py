@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from data.check import check_sample
-from data.choose import source_data, target_data
+from data.choose import classes_of, source_data, target_data, validation_data
 from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet
 from data.labels import supported_class_counts
@@ -25,7 +26,7 @@ from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import DISCRIMINATOR, NETWORK, is_state, load_checkpoint, load_file, without_module
-from utils.options import Options
+from utils.options import Options, crop_problem
 from utils.processes import ALONE, Processes
 from utils.quirks import recorded_quirks
 
@@ -76,7 +77,9 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     """The target domain's split; says where its images are read at another size than they have."""
     data = target_data(o, split)
     found = data.size_on_disk()
-    if found != data.size and not o.given("img_size"):
+    if data.size is None:  # cudnn measures once a shape, which images of many sizes would make a loss
+        torch.backends.cudnn.benchmark = False
+    elif found != data.size and not o.given("img_size"):
         sizes = [f"{width}×{height}" for width, height in (found, data.size)]
         processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
     return data
@@ -89,6 +92,15 @@ def whole_images(
     return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
 
 
+def validation_loader(o: Options, logger: logging.Logger, processes: Processes) -> DataLoader | None:
+    """Labelled val images, gone through again and again; None, which is said, where there are none."""
+    data, why = validation_data(o)
+    if data is None:
+        logger.info("no validation, and no 'best' checkpoint: %s", why)
+        return None
+    return whole_images(o, data, processes, with_labels=True, again=True)
+
+
 def training_loaders(
     o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
 ) -> tuple[DataLoader, DataLoader | None]:
@@ -99,10 +111,12 @@ def training_loaders(
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
-    names = [image.stem for image in target.images] if target is not None else []
+    names = [target.image_name(i) for i in range(len(target))] if target is not None else []
     pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     check_sample(o, processes)
-    colours = target if o.src_dataset == "gta5" and not o.noaug else None
+    if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
+        raise ValueError(problem)
+    colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
     source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours, statistics)
@@ -147,6 +161,7 @@ def load_with_record(
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
     state = content[NETWORK]["model_state"]
     o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
+    _require_same_classes(o, content.get("classes"))
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
     compute, told = computing(o, device)
@@ -162,9 +177,15 @@ def load_with_record(
 
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
     """The options with backbone, classes and batch norm of a checkpoint."""
-    if shape.num_classes not in supported_class_counts():
+    own = o.class_file is not None and len(o.class_file.names)
+    if own and own != shape.num_classes:
+        raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes, {o.classes} has {own}")
+    if not own and shape.num_classes not in supported_class_counts():
         known = ", ".join(map(str, supported_class_counts()))
-        raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}")
+        raise ValueError(
+            f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}; "
+            "give the file of its classes as --classes"
+        )
     says = {"backbone": shape.backbone, "n_class": shape.num_classes, "bn_clr": shape.pretrain_norm}
     other = {name: value for name, value in says.items() if getattr(o, name) != value}
     for name, value in other.items():
@@ -177,11 +198,21 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -
     return o.replaced(**other)
 
 
+def _require_same_classes(o: Options, trained: object) -> None:
+    """ValueError if a checkpoint says that it was trained on others. trained: their names, if it does."""
+    names = list(classes_of(o).names)
+    if isinstance(trained, list) and trained != names:
+        told = reprlib.repr(trained)
+        raise ValueError(f"{o.resume_path}: was trained on the classes {told}; give their file as --classes")
+
+
 def build_student(o: Options, logger: logging.Logger, processes: Processes = ALONE) -> DeepLabV2:
     """The student from --resume_path, or with --no_resume from backbone weights."""
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     if o.stage != "source_only" and not o.no_resume:
         content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+        if o.stage != "warm_up":  # which may start from anything that fits
+            _require_same_classes(o, content.get("classes"))
         load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
         logger.info("student: every tensor loaded from %s", o.resume_path)
     elif o.student_init == "simclr":
@@ -203,6 +234,7 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
 def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
     """The frozen teacher of stages 2 and 3."""
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
+    _require_same_classes(o, content.get("classes"))
     teacher = deeplabv2(o.backbone, o.n_class, o.ema_bn)
     load_network(teacher, content[NETWORK]["model_state"], str(o.resume_path))
     logger.info("teacher: every tensor loaded from %s", o.resume_path)

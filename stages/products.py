@@ -21,7 +21,9 @@ _TEXT_LIMIT = 10_000  # characters; 19 shares have a few hundred
 
 def _model_words(o: Options) -> str:
     """The options that a command on the same model needs."""
-    words = f" --n_class {o.n_class}" if o.n_class != 19 else ""
+    words = f" --n_class {o.n_class}" if o.n_class != 19 and not o.classes else ""
+    words += f" --classes {o.classes}" if o.classes else ""
+    words += f" --tgt_dataset {o.tgt_dataset}" if "tgt_dataset" in o.changed() else ""
     words += f" --backbone {o.backbone}" if o.backbone != "resnet101" else ""
     words += f" --img_size {o.img_size[0]},{o.img_size[1]}" if o.img_size else ""
     words += f" --tgt_rootpath {o.tgt_rootpath}" if "tgt_rootpath" in o.changed() else ""
@@ -77,7 +79,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     command = f"{script} --resume_path {o.resume_path}{_model_words(o)} --save_path {places[0].parent}"
     command += f" --class_distribution {o.class_distribution}" if o.class_distribution else ""
     if path is None:
-        if (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
+        if o.classes or (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
             raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
         prior = _read_numbers(SHIPPED_DISTRIBUTION)
         return _as_prior(prior, o.n_class, SHIPPED_DISTRIBUTION, command), (

@@ -10,7 +10,7 @@ import tqdm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.labels import class_names
+from data.choose import classes_of
 from data.loaders import image_names, read
 from stages.continuing import BEGIN_ANEW, released_path
 from stages.guard import Guard
@@ -26,8 +26,9 @@ from utils.run_state import RunStates
 class Training:
     """A run from where it stands to its end.
 
-    guard: steps the stage; loaders: of source and target (or None) from the next iteration on; total:
-    iterations of the run. Lines and validations fall as in the released code, whose counter is one ahead.
+    guard: steps the stage; loaders: of source and target (or None) from the next iteration on; validation:
+    labelled images, None where there are none; total: iterations of the run. Lines and validations fall as in
+    the released code, whose counter is one ahead.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Training:
         stage: Stage,
         guard: Guard,
         loaders: tuple[DataLoader, DataLoader | None],
-        validation: DataLoader,
+        validation: DataLoader | None,
         log: RunLog,
         states: RunStates,
         interruption: Interruption,
@@ -45,6 +46,7 @@ class Training:
         self.o, self.stage, self.guard, self.loaders = o, stage, guard, loaders
         self.validation, self.log, self.states = validation, log, states
         self.interruption, self.total = interruption, total
+        self.classes = classes_of(o)
         self.processes, self.device = stage.processes, next(stage.student.parameters()).device
         self.best, self.validated = -1.0, 0  # the highest mIoU, the iteration of the last validation
         self.saved = (0, 0)  # iteration and last validation of the state on disk
@@ -91,7 +93,7 @@ class Training:
             if losses is not None:
                 self.log.add(losses)
             if (prior := self.stage.new_prior()) is not None:
-                self.log.write_prior(iteration, prior.tolist(), class_names(self.o.n_class))
+                self.log.write_prior(iteration, prior.tolist(), list(self.classes.names))
             if self._line_due(iteration):
                 means = self._write_line(iteration, rates)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
@@ -125,29 +127,36 @@ class Training:
             raise Interrupted
 
     def validate(self) -> None:
-        """Score the student and write its checkpoints."""
+        """Score the student, if there are labels to do it by, and write its checkpoints."""
         o, stage, iteration = self.o, self.stage, self.stage.iteration
         self.guard.check_parameters()
         if o.bn == "bn":  # each process has statistics of its own; those of the first are saved
             self.processes.copy_from_first(stage.student.buffers())
-        scores = evaluate(
-            stage.student,
-            self.validation,
-            o.n_class,
-            self.device,
-            processes=self.processes,
-            compute=stage.compute,
-            each=self._end_if_asked,
-        )
-        stage.train_mode()
-        self.best, self.validated = max(self.best, scores["miou"]), iteration
-        self.log.write_scores(iteration, scores, self.best, class_names(o.n_class))
+        best = self.validation is not None and self._score() == self.best
+        self.validated = iteration
         if self.processes.first:
-            content = stage.released_state() | {"iter": iteration, "best_iou": self.best}
+            content = stage.released_state() | {"iter": iteration, "best_iou": max(self.best, 0.0)}
             content["quirks"] = o.quirks_on.active()
-            for which in ("current", "best") if scores["miou"] == self.best else ("current",):
+            content["classes"] = list(self.classes.names)
+            for which in ("current", "best") if best else ("current",):
                 save_checkpoint(content, released_path(o, which))
         self.lap = time.perf_counter()
+
+    def _score(self) -> float:
+        """The student's mIoU, which is logged, and may be the best so far."""
+        scores = evaluate(
+            self.stage.student,
+            self.validation,
+            self.o.n_class,
+            self.device,
+            processes=self.processes,
+            compute=self.stage.compute,
+            each=self._end_if_asked,
+        )
+        self.stage.train_mode()
+        self.best = max(self.best, scores["miou"])
+        self.log.write_scores(self.stage.iteration, scores, self.best, list(self.classes.names))
+        return scores["miou"]
 
     def save_state(self) -> None:
         """Save all that the next iteration starts from, unless that has been done."""

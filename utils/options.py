@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
+from utils.classes_file import ClassesFile, read_classes_file
 from utils.quirks import Quirks
 from utils.tables import FORMATS
-from utils.yaml_file import is_scalar, load_yaml
+from utils.yaml_file import is_scalar, leads_out, load_yaml
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (
@@ -44,7 +45,7 @@ OF_THE_MACHINE = (
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
     *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
-    *("class_distribution", "used_save_pseudo"),
+    *("class_distribution", "used_save_pseudo", "classes"),
 )
 DISTRIBUTIONS = ("uniform", "labels", "source_labels")  # --class_distribution without a file
 _LINE = 4000  # characters of a message; paths may be long
@@ -52,7 +53,9 @@ _COMPATIBLE = "accepted for compatibility, without effect"
 
 
 class Options(argparse.Namespace):
-    """Parsed options; frozen once checked."""
+    """Parsed options; frozen once checked. class_file: what --classes says, None without."""
+
+    class_file: ClassesFile | None = None
 
     def __setattr__(self, name: str, value: object) -> None:
         if self.__dict__.get("_frozen"):
@@ -72,7 +75,8 @@ class Options(argparse.Namespace):
         left_out = set(OF_THE_MACHINE + _PLACES)
         if self.named_distribution:  # no place
             left_out.remove("class_distribution")
-        return {name: value for name, value in self.values().items() if name not in left_out}
+        values = {name: value for name, value in self.values().items() if name not in left_out}
+        return values | ({"classes": f"of content {self.class_file.digest}"} if self.class_file else {})
 
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
@@ -114,16 +118,16 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
         argv = _read_config(options.config, parser) + argv
         parser.config = options.config
         options = parser.parse_args(argv, namespace=Options())
-    problem = _first_problem(options, script)
+    options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    options._given = _given(parser, argv)
+    problem = _take_classes(options) or _first_problem(options, script)
     if problem:
         parser.error(problem)
     if script != "train":  # reading predictions off needs no randomness
         options.noaug = options.noshuffle = True
-    if options.src_dataset == "synthia" and options.src_rootpath == parser.get_default("src_rootpath"):
+    if options.src_dataset == "synthia" and options.src_rootpath == options._defaults["src_rootpath"]:
         options.src_rootpath = Path("./dataset/SYNTHIA")
     options.quirks_on = Quirks.parse(options.quirks)
-    options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
-    options._given = _given(parser, argv)
     options._frozen = True
     return options
 
@@ -133,6 +137,21 @@ def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> frozenset[st
     for action in parser._actions:
         action.default = argparse.SUPPRESS
     return frozenset(vars(parser.parse_args(argv)))
+
+
+def _take_classes(o: Options) -> str | None:
+    """Read --classes, which says how many there are; what is wrong with it, as one line."""
+    if o.classes is None:
+        return None
+    try:
+        o.class_file = read_classes_file(o.classes)
+    except ValueError as error:
+        return str(error)
+    count = len(o.class_file.names)
+    if count and o.given("n_class") and o.n_class != count:
+        return f"--n_class {o.n_class}: {o.classes} has {count} classes; leave --n_class out"
+    o.n_class = count or o.n_class
+    return None
 
 
 def _read_config(path: Path, parser: argparse.ArgumentParser) -> list[str]:
@@ -267,8 +286,13 @@ def _add_computing(group: argparse._ArgumentGroup) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--src_dataset", default="gta5", choices=["gta5", "synthia"], help="labelled source domain")
-    add("--tgt_dataset", default="cityscapes", choices=["cityscapes"], help="unlabelled target domain")
+    add("--src_dataset", default="gta5", choices=["gta5", "synthia", "folder"], help="labelled source domain")
+    add(
+        "--tgt_dataset",
+        default="cityscapes",
+        choices=["cityscapes", "folder"],
+        help="unlabelled target domain; folder: images in folders of your own (docs/own_data.md)",
+    )
     add("--src_rootpath", type=_path, default=Path("./dataset/GTA5"), help="folder of the source data set")
     add(
         "--tgt_rootpath",
@@ -276,7 +300,18 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         default=Path("./dataset/cityscapes"),
         help="folder of the target data set",
     )
-    add("--n_class", type=int, default=19, help="number of classes: 19, 16 or 13")
+    add("--n_class", type=int, default=19, help="number of classes: 19, 16 or 13; of others see --classes")
+    add(
+        "--classes",
+        type=_path,
+        metavar="FILE",
+        help="YAML file of your own classes and of where folder data sets keep what (docs/own_data.md)",
+    )
+    add(
+        "--colour_transfer",
+        action="store_true",
+        help="give images of a folder source the colours of target images, as those of GTA5 always are",
+    )
     add(
         "--img_size", type=_size, metavar="W,H", help="read images at this size instead of the data set's own"
     )
@@ -543,8 +578,12 @@ def _bad_number(o: Options) -> str | None:
 def _bad_choice(o: Options) -> str | None:
     """A value that is no number and cannot be."""
     width, height = o.rcrop
-    if o.n_class not in (19, 16, 13):
-        return f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes"
+    if o.n_class not in (19, 16, 13) and not (o.class_file and o.class_file.names):
+        return (
+            f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes; give others as --classes FILE"
+        )
+    if o.colour_transfer and o.src_dataset != "folder":
+        return "--colour_transfer is for --src_dataset folder: GTA5 always has it, SYNTHIA never"
     if width < 8 or height < 8 or width % 8 or height % 8:
         return f"--rcrop {width},{height}: both must be multiples of 8"
     if o.img_size and min(o.img_size) < 8:
@@ -573,12 +612,19 @@ def _bad_stage1(o: Options) -> str | None:
         return "--stage stage1 is defined with --ema and --proto_rectify; add both"
     if o.bn_clr != o.ema_bn:
         return "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither"
-    crop, whole = math.prod(grid_size(*o.rcrop)), math.prod(grid_size(*(o.img_size or (2048, 1024))))
+    crop = math.prod(grid_size(*o.rcrop))
     if crop < o.fbs:
         return f"--fbs {o.fbs}: more pixels than the grid of a crop has ({crop}); lower it"
-    if crop > whole:
-        return f"--rcrop {o.rcrop[0]},{o.rcrop[1]}: larger than the images, which stage 1 cannot label"
-    return None
+    if o.img_size is None and o.tgt_dataset == "folder":
+        return None  # the size is known where the images are
+    return crop_problem(o.rcrop, o.img_size or (2048, 1024))
+
+
+def crop_problem(crop: tuple[int, int], whole: tuple[int, int]) -> str | None:
+    """Why stage 1 cannot learn from crops of whole images of these sizes (W, H), as one line."""
+    if math.prod(grid_size(*crop)) <= math.prod(grid_size(*whole)):
+        return None
+    return f"--rcrop {crop[0]},{crop[1]}: larger than the images, which stage 1 cannot label"
 
 
 def _bad_confidence(o: Options) -> str | None:
@@ -615,11 +661,6 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
     halves = [((n - 1) // 2 + 1) for n in (width, height)]
     quarters = [-(-(n - 1) // 2) + 1 for n in halves]
     return (quarters[0] - 1) // 2 + 1, (quarters[1] - 1) // 2 + 1
-
-
-def leads_out(name: str) -> bool:
-    """Whether a name, used as one of a file, would not stay in its folder."""
-    return not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _printable(message: str) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 
 from utils.checkpoint import checkpoint_path
 from utils.files import save_json
-from utils.options import OF_THE_MACHINE, build_parser, leads_out, option_words
-from utils.yaml_file import is_scalar, load_yaml
+from utils.options import OF_THE_MACHINE, build_parser, option_words
+from utils.yaml_file import is_scalar, leads_out, load_yaml
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {

@@ -23,6 +23,8 @@ class Labelled(Protocol):
 
     images: tuple[Path, ...]
 
+    def image_name(self, index: int) -> str: ...
+
     def read_image(self, index: int) -> np.ndarray: ...
 
     def read_label(self, index: int) -> np.ndarray: ...
@@ -46,7 +48,7 @@ def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: 
     for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
         row = [data.read_image(index), colourise(data.read_label(index), colours)]
         for name in names:
-            path = recipe.prediction_folder(name) / f"{data.images[index].stem}.png"
+            path = recipe.prediction_folder(name) / f"{data.image_name(index)}.png"
             row.append(_prediction(path, colours) if path.is_file() else row[1] * 0)
         rows.append(row)
     return contact_sheet(["image", "label", *names], rows)

@@ -41,13 +41,13 @@ def means(scores: Mapping) -> dict[int, float]:
 
 def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
     """A line a class, then means and what they are of; published figures on the right."""
-    lines = []
+    lines, width = [], max(14, *(len(name) + 1 for name in scores["classes"]))
     if published:
         titles = "".join(f"{row.title:>9}" for row in published)
         lines.append("IoU in percent; published:".ljust(_WIDTH) + titles)
     for i, (name, iou) in enumerate(zip(scores["classes"], scores["iou"], strict=True)):
         beside = [row.iou[i] if row.iou else None for row in published]
-        lines.append(_line(f"{name:<14}{100 * iou:6.2f}", beside))
+        lines.append(_line(f"{name:<{width}}{100 * iou:6.2f}", beside))
     for count, mean in means(scores).items():
         beside = [row.means.get(count) for row in published]
         lines.append(_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))

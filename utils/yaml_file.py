@@ -41,6 +41,11 @@ def is_scalar(value: object) -> bool:
     return isinstance(value, str | int | float | date)
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name, used as one of a file, would not stay in its folder."""
+    return not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts
+
+
 def _length(node: yaml.Node, known: dict[int, int]) -> int:
     """Characters of a node, about, when every alias is written out; of one inside itself beyond the limit."""
     if id(node) not in known:

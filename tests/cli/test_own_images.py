@@ -21,7 +21,7 @@ from cli_tools import (
 from PIL import Image
 from torch.nn import functional as F
 
-from data.labels import cityscapes_ids
+from data.classes import known_classes
 from utils.options import build_parser, parse
 
 SMALL = "--num_workers 0 --device cpu"
@@ -138,7 +138,7 @@ def test_one_image_beside_itself(place, three, monkeypatch):
     ],
 )
 def test_label_ids(n_class, expected):
-    ids = cityscapes_ids(n_class)
+    ids = known_classes(n_class).cityscapes_ids()
     assert ids.dtype == np.uint8 and ids.tolist() == expected
 
 

@@ -17,6 +17,7 @@ from data.colour_statistics import KeptStatistics
 from data.colour_transfer import colour_statistics
 from data.dataset import DataSet, read_label_image
 from data.image_cache import ImageCache
+from data.labels import id_format
 
 SIZE = (50, 70)  # W, H: more rows than two strips of the cache hold
 LIMIT = 10**9
@@ -159,7 +160,7 @@ def pictures(root: Path, count: int = 6) -> DataSet:
     for i in range(count):
         paths.append(root / f"{i}.png")
         Image.fromarray(whole(i)).save(paths[-1])
-    return DataSet("gta5", root, tuple(paths), (), "cityscapes", 19, SIZE, read_label_image)
+    return DataSet("gta5", root, tuple(paths), (), id_format("cityscapes", 19, read_label_image), SIZE)
 
 
 def assert_right(kept: KeptStatistics, data: DataSet) -> None:
@@ -199,7 +200,9 @@ def test_statistics_of_another_size_or_file_are_others(tmp_path):
     Image.fromarray(whole(99)).save(data.images[0])
     os.utime(data.images[0], ns=(1, 1))
     assert_right(kept, data)
-    smaller = DataSet("gta5", tmp_path, data.images, (), "cityscapes", 19, (20, 30), read_label_image)
+    smaller = DataSet(
+        "gta5", tmp_path, data.images, (), id_format("cityscapes", 19, read_label_image), (20, 30)
+    )
     assert_right(kept, smaller)
 
 

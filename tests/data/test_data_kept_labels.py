@@ -18,9 +18,8 @@ SIZE = (8, 6)
 
 
 def kept(folder: Path, soft: bool, model: str) -> KeptLabels:
-    return KeptLabels(
-        PseudoLabels(folder, 19), soft, SIZE, "float32" if soft else "float16", {"model": model}
-    )
+    sizes, dtype = dict.fromkeys(NAMES, SIZE), "float32" if soft else "float16"
+    return KeptLabels(PseudoLabels(folder, 19), soft, sizes, dtype, {"model": model})
 
 
 def write(folder: Path, soft: bool, name: str) -> None:

@@ -16,6 +16,7 @@ from benchmarks import plain_samples as plain
 from data.colour_statistics import KeptStatistics
 from data.dataset import DataSet, read_label_image
 from data.image_cache import ImageCache
+from data.labels import id_format
 from data.loaders import (
     Augmentation,
     EpochBatches,
@@ -46,7 +47,9 @@ def make_set(root: Path, name: str, count: int, seed: int, file_size: tuple[int,
         Image.fromarray(ids).resize(file_size, Image.Resampling.NEAREST).save(label_path)
         images.append(path)
         labels.append(label_path)
-    return DataSet(name, root, tuple(images), tuple(labels), "cityscapes", K, SIZE, read_label_image)
+    return DataSet(
+        name, root, tuple(images), tuple(labels), id_format("cityscapes", K, read_label_image), SIZE
+    )
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.fuzz.good_files import CLASSES, GOOD, OPTIONS, RECIPE, checkpoint, mat, torch_bytes
+from tests.fuzz.good_files import CLASSES, CLASSES_FILE, GOOD, OPTIONS, RECIPE, checkpoint, mat, torch_bytes
 from tests.fuzz.mutate import png_chunks, png_of, zip_of, zip_records
 
 Make = Callable[[], bytes] | tuple[Callable[[], bytes], int]  # content; and the length of a file with holes
@@ -525,9 +525,28 @@ def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
     for what, text in texts.items():
         yield "options", what, lambda t=text: t.encode("latin1")
         yield "recipe", what, lambda t=text: f"folder: x\nsteps: []\n{t}".encode("latin1")
+        yield "classes", what, lambda t=text: f"classes: [a, b]\n{t}".encode("latin1")
     yield "options", "UTF-16", lambda: OPTIONS.encode("utf-16")
     yield "recipe", "UTF-16", lambda: RECIPE.encode("utf-16")
     yield "options", "30 GB of holes", (OPTIONS.encode, 30 * 10**9)
+    yield "name_list", "30 GB of holes", (lambda: b"a\n", 30 * 10**9)
+    yield "name_list", "a name of 60 MB", lambda: b"a" * 60 * 10**6
+    yield "name_list", "20 million names", lambda: b"a\n" * 20 * 10**6
+    changes = {
+        "an id of 20,000 digits": ("source: 7", "source: 0x" + "f" * 20_000),
+        "a million ids": ("source: 7", "source: [" + "1," * 40_000 + "1]"),
+        "ids inside ids": ("source: 7", "source: " + "[" * 400 + "7" + "]" * 400),
+        "a name that is a call": ("name: road", "name: !!python/name:os.mkdir"),
+        "a name of many lines": ("name: road", 'name: "a\\nb"'),
+        "images elsewhere": ("images: rgb", "images: /etc"),
+        "a split elsewhere": ("train: all", "train: ../../.."),
+        "a split of splits": ("train: all", 'train: "{split}{split}"'),
+        "an attribute": ('"ids/{split}"', '"ids/{split.__class__}"'),
+        "itself": ("source: {images: rgb", "source: &self {images: *self"),
+    }
+    for what, (old, new) in changes.items():
+        assert old in CLASSES_FILE, old
+        yield "classes", what, lambda o=old, n=new: CLASSES_FILE.replace(o, n).encode()
     changes = {
         "a module that opens a shell": ("data.mini", "pty"),
         "a module of the system": ("data.mini", "http.server"),

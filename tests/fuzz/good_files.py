@@ -50,6 +50,13 @@ no_resume: false
 tgt_rootpath: &root ./dataset/cityscapes
 src_rootpath: *root
 """
+CLASSES_FILE = """# classes of one's own
+classes:
+  - {name: road, colour: "#804080", source: 7, target: [[128, 64, 128], "#000001"]}
+  - {name: lane marking, colour: [1, 2, 3], source: [8, 9, 0], target: []}
+source: {images: rgb, labels: "ids/{split}", list: "{split}.txt", train: all, ignore: rest}
+target: {label_suffix: _id.png, kind: colours, ignore: &void [[0, 0, 0], "#ffffff"], val: test}
+"""
 LOG = "".join(f"Epochs [0/3] Iter [{20 * i}/90000]  loss: {7 / i:.4f}  loss_CTS: 0.5\n" for i in range(1, 30))
 
 
@@ -171,6 +178,9 @@ GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "split_v4": ("split.mat", lambda: mat(format="4")),
     "options": ("options.yaml", _text(OPTIONS)),
     "recipe": ("recipe.yaml", _text(RECIPE)),
+    "classes": ("classes.yaml", _text(CLASSES_FILE)),
+    "name_list": ("train.txt", _text("".join(f"part{i % 3}/{i:04d}.png\n" for i in range(40)))),
+    "label_colours": ("x.png", lambda: encode_png(Image.fromarray(picture() & 128))),
     "distribution": ("class_distribution.npy", lambda: _array(_shares())),
     "distribution_text": ("shares.txt", lambda: "\n".join(map(str, _shares())).encode()),
     "cache_entry": ("entry.image", _cache_entry),

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data.classes import folder_format, known_classes, own_classes, value_format
 from data.colour_statistics import KeptStatistics
 from data.colour_transfer import colour_statistics
 from data.dataset import DataSet, read_label_image
+from data.folder import read_list
 from data.gta5 import gta5
 from data.image_cache import ImageCache
-from data.labels import IGNORE
+from data.labels import IGNORE, id_format
 from data.pseudo_labels import PseudoLabels
 from data.synthia import read_synthia_ids
 from models import deeplabv2
@@ -24,6 +26,7 @@ from models.weights import load_network, network_shape
 from stages.products import load_distribution, load_prototypes
 from tests.fuzz.good_files import CLASSES, FEATURES, GOOD, SIZE, picture
 from utils.checkpoint import load_checkpoint
+from utils.classes_file import read_classes_file
 from utils.milestones import read_log
 from utils.options import Options, parse
 from utils.recipe import Done, read_recipe
@@ -99,7 +102,7 @@ class Readers:
         return 0.5 if path.parent.name.startswith("confidence") else 0.0
 
     def _data(self, path: Path, read_ids: Callable = read_label_image, scheme: str = "cityscapes") -> DataSet:
-        return DataSet(scheme, path.parent, (path,), (path,), scheme, CLASSES, SIZE, read_ids)
+        return DataSet(scheme, path.parent, (path,), (path,), id_format(scheme, CLASSES, read_ids), SIZE)
 
     def _image(self, path: Path) -> None:
         data = self._data(path)
@@ -114,6 +117,27 @@ class Readers:
     def _label_synthia(self, path: Path) -> None:
         label = self._data(path, read_synthia_ids, "synthia").read_label(0)
         assert label.dtype == np.uint8 and label.shape == SIZE[::-1]
+
+    def _label_colours(self, path: Path) -> None:
+        corners = [tuple(128 * (i >> bit & 1) for bit in range(3)) for i in range(8)]
+        stored = value_format([[corner] for corner in corners], [], "colours", "mend it")
+        label = DataSet("folder", path.parent, (path,), (path,), stored, SIZE).read_label(0)
+        assert label.dtype == np.uint8 and label.shape == SIZE[::-1] and label.max() < 8
+
+    def _classes(self, path: Path) -> None:
+        file = read_classes_file(path)
+        for domain, layout in file.layouts.items():
+            for text in (layout.images, layout.labels, layout.list or "x"):
+                place = Path(layout.place(text, "train"))
+                assert not place.is_absolute() and ".." not in place.parts
+            classes = own_classes(file) if file.names else known_classes(CLASSES)
+            assert classes.palette.shape == (len(classes.names), 3) and len(classes.names) < IGNORE
+            folder_format(file, domain, classes)
+
+    def _name_list(self, path: Path) -> None:
+        names = read_list(path)
+        assert names and all(name and name.isprintable() for name in names)
+        assert not any(Path(name).is_absolute() or ".." in Path(name).parts for name in names)
 
     def _split(self, path: Path) -> None:
         data = gta5(path.parent, CLASSES)

@@ -130,6 +130,13 @@ def test_lines_for_people():
 # --- beside the published figures -------------------------------------------------------------------------
 
 
+def test_long_names_leave_the_figures_below_one_another():
+    long = scores() | {"classes": [f"{name} of a town in the north" for name in NAMES_19]}
+    lines = plain_table(long).splitlines()[:19]
+    assert len({len(line) for line in lines}) == 1
+    assert [float(line.split()[-1]) for line in lines[:18]] == EXPECTED_19
+
+
 def test_published_figures_stand_beside_a_scoring_like_theirs(tmp_path):
     rows = published_rows(19)
     lines = plain_table(scores(), rows).splitlines()
