@@ -289,15 +289,16 @@ def test_no_ids_of_the_benchmark_for_other_classes(page, tmp_path, monkeypatch):
 def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
     options = yaml.safe_load((desk / "common.yaml").read_text())
     steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "source_only"}}]
-    recipe = {"folder": "runs", "options": options, "steps": [steps[0] | {"test": "current"}]}
+    recipe = {"folder": "runs", "options": options, "steps": [steps[0] | {"test": "last"}]}
     (desk / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run_here("python reproduce.py --config recipe.yaml", desk, monkeypatch)
-    output = capfd.readouterr().out
-    assert "| stage | road | pavement | building | sky | vehicle | mIoU (5) |" in output
-    assert json.loads((desk / "runs/results/base.json").read_text())["classes"] == NAMES
+    table = (desk / "runs/table.md").read_text()
+    assert "| iteration | road | pavement | building | sky | vehicle | mIoU (5) |" in table
+    assert json.loads((desk / "runs/results/base_last.json").read_text())["classes"] == NAMES
     assert (desk / "runs/predictions/base/a").is_dir() and (desk / "runs/pictures.png").is_file()
+    capfd.readouterr()
     run_here("python reproduce.py --config recipe.yaml", desk, monkeypatch)
-    assert capfd.readouterr().out.count(": done (") == 2
+    assert capfd.readouterr().out.count(": done (") == 3
 
 
 # --- mixed with the known data sets -----------------------------------------------------------------------
