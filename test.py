@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from data.cityscapes import SIZE
 from data.dataset import DataSet
@@ -27,7 +27,7 @@ from stages.build import (
     whole_images,
 )
 from stages.own_images import Predictor, Products, predict_own_images
-from stages.predict import evaluate
+from stages.predict import Prediction, evaluate
 from utils.background import BackgroundWriter
 from utils.files import save_json
 from utils.launch import joined
@@ -88,12 +88,16 @@ def predict_files(o: Options, processes: Processes) -> None:
         raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 
 
-def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[str, np.ndarray], None] | None:
+def _on_prediction(o: Options, writer: BackgroundWriter) -> Callable[[Prediction, Tensor], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
     colours = palette(o.n_class)
-    return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
+
+    def write(item: Prediction, prediction: Tensor) -> None:
+        writer.do(save_prediction, o.save_pred, item.name, prediction.to(torch.uint8).cpu().numpy(), colours)
+
+    return write
 
 
 def _published(o: Options, data: DataSet, images: int) -> Sequence[PublishedRow]:

@@ -23,6 +23,11 @@ def released_path(o: Options, which: str) -> Path:
     return checkpoint_path(o.log_dir / o.name, o.src_dataset, o.tgt_dataset, o.model_name, which)
 
 
+def scores_path(o: Options, which: str) -> Path:
+    """The scores of that checkpoint on val."""
+    return o.log_dir / o.name / f"scores_{which}.json"
+
+
 @contextmanager
 def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]:
     """The run's folder for this run alone, as long as the block lasts, and the states in it.
@@ -48,11 +53,14 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
 def make_room(o: Options, states: RunStates) -> None:
     """What a run does that begins, when nothing but training is left to do.
 
-    Removes the states of the run that it overwrites; renames a checkpoint that is of no run of ours (a
-    downloaded one) instead of overwriting it.
+    Removes the states, scores and pictures of the run that it overwrites; renames a checkpoint that is of no
+    run of ours (a downloaded one) instead of overwriting it.
     """
     ours = o.overwrite or (o.continue_run and (o.log_dir / o.name / "options.yaml").is_file())
     states.clear()
+    pictures = (o.log_dir / o.name / "pictures").glob("*.png")
+    for path in (scores_path(o, "current"), scores_path(o, "best"), *pictures):
+        path.unlink(missing_ok=True)
     for which in ("current", "best") if not ours else ():
         _keep(released_path(o, which))
 

@@ -28,7 +28,7 @@ _WEIGHTS = (
 )
 _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (_COUNTS, lambda v: v >= 1, "at least 1"),
-    (("seed", "num_workers"), lambda v: v >= 0, "at least 0"),
+    (("seed", "num_workers", "picture_interval"), lambda v: v >= 0, "at least 0"),
     (("lr", "disc_lr", "temperature", "epsilon", "cache_limit"), lambda v: 0 < v < math.inf, "above 0"),
     (("threshold", "train_thred"), lambda v: 0 <= v < 1, "in [0, 1)"),
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
@@ -38,7 +38,15 @@ _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
 OF_THE_MACHINE = (
     *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
     *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
-    *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+    *(
+        "picture_interval",
+        "on_nonfinite",
+        "nonfinite_limit",
+        "precision",
+        "channels_last",
+        "compile",
+        "recompute",
+    ),
 )
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
@@ -404,6 +412,12 @@ def _add_optimisation(group: argparse._ArgumentGroup) -> None:
     add("--finetune", action="store_true", help="head at 10 times the rate (else 5), prototypes fixed")
     add("--print_interval", type=int, default=20, help="iterations between two log lines")
     add("--val_interval", type=int, default=1000, help="iterations between two validations")
+    add(
+        "--picture_interval",
+        type=int,
+        default=500,
+        help="iterations between two pictures of what a stage sees; also drawn at validations; 0: none",
+    )
     add("--save_interval", type=int, default=500, help="iterations between two states that --continue needs")
     add(
         "--on_nonfinite",
