@@ -38,15 +38,8 @@ _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
 OF_THE_MACHINE = (
     *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
     *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
-    *(
-        "picture_interval",
-        "on_nonfinite",
-        "nonfinite_limit",
-        "precision",
-        "channels_last",
-        "compile",
-        "recompute",
-    ),
+    *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+    "picture_interval",
 )
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
