@@ -27,7 +27,7 @@ from utils.checkpoint import load_checkpoint
 from utils.milestones import read_log
 from utils.options import Options, parse
 from utils.recipe import Done, read_recipe
-from utils.report import read_result
+from utils.recipe_report import read_result
 
 ROWS, COLUMNS = np.arange(SIZE[1]), np.arange(SIZE[0])
 
