@@ -18,9 +18,7 @@ COLOURS = 6  # that the style sheet knows as .c0, .c1, …
 def thinned(points: Points, most: int = _MOST_POINTS) -> list[tuple[float, float]]:
     """At most so many points, each the mean of neighbours."""
     each = -(-len(points) // most)
-    groups = (
-        [points[i : i + each] for i in range(0, len(points), each)] if each > 1 else [[p] for p in points]
-    )
+    groups = [points[i : i + each] for i in range(0, len(points), each)]
     return [tuple(sum(p[axis] for p in group) / len(group) for axis in (0, 1)) for group in groups]
 
 
@@ -103,9 +101,8 @@ def _svg(lines: Mapping[str, Points], label: str, floor: float | None) -> str:
         curves.append(f'<polyline class="c{i % COLOURS}" points="{path}"/>')
         if len(points) <= 40:
             curves += [f'<circle class="c{i % COLOURS}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in places]
-        data.append(
-            {"name": name, "at": [[*map(_short, p)] for p in points], "x": [_short(x) for x, _ in places]}
-        )
+        data.append({"name": name, "at": [[*map(_short, p)] for p in points]})
+        data[-1]["x"] = [_short(x) for x, _ in places]
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}" '
         f'data-series="{escape(json.dumps(data, separators=(",", ":")), quote=True)}">'
@@ -115,8 +112,8 @@ def _svg(lines: Mapping[str, Points], label: str, floor: float | None) -> str:
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """Bounds that are not the same."""
-    if low < high:
+    """Bounds with room between them."""
+    if high - low > 1e-6 * max(abs(low), abs(high)):
         return low, high
     room = abs(low) / 2 or 1.0
     return low - room, high + room

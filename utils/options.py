@@ -112,10 +112,19 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     if options.src_dataset == "synthia" and options.src_rootpath == parser.get_default("src_rootpath"):
         options.src_rootpath = Path("./dataset/SYNTHIA")
     options.quirks_on = Quirks.parse(options.quirks)
-    options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    options._defaults = _defaults(parser)
     options._given = _given(parser, argv)
     options._frozen = True
     return options
+
+
+def _defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
+    return {a.dest: a.default for a in parser._actions if a.dest != "help"}
+
+
+def plain_defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
+    """The defaults of a script's options as `Options.values` writes values."""
+    return {name: _plain(value) for name, value in _defaults(parser).items()}
 
 
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> frozenset[str]:
