@@ -157,9 +157,9 @@ class SelfLabelingStage(Stage):
         box: Box | None,
     ) -> None:
         images = {"weak view": target.weak, "strong view": target.strong, "whole image": target.whole}
-        images["learned image"] = self.training_image(source, target, box)
+        images["training image"] = self.training_image(source, target, box)
         labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": seen.label_weak}
-        labels["learned label"] = label
+        labels["training label"] = label
         self.view.add_target(images, labels, {"prediction": output.logits})
         self.view.add_self_labeling(self, target, seen, pixels)
 

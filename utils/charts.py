@@ -9,8 +9,8 @@ from html import escape
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 360, 190  # of the drawing; it is scaled to its box
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 8, 24
+WIDTH, HEIGHT = 360, 204  # of the drawing; it is scaled to its box
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 8, 38
 _MOST_POINTS = 240
 COLOURS = 6  # that the style sheet knows as .c0, .c1, …
 
@@ -41,8 +41,8 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def line_chart(title: str, series: Mapping[str, Points], note: str = "", floor: float | None = None) -> str:
-    """A figure: a line a series over iterations. floor: the lowest value of the y axis, if it is fixed."""
+def line_chart(title: str, series: Mapping[str, Points], note: str = "", within: Sequence[float] = ()) -> str:
+    """A figure: a line a series over iterations. within: values that the y axis shows in any case."""
     lines = {name: thinned(points) for name, points in series.items() if points}
     if not lines:
         return ""
@@ -55,7 +55,7 @@ def line_chart(title: str, series: Mapping[str, Points], note: str = "", floor: 
     note = f" <small>{escape(note)}</small>" if note else ""
     return (
         f'<figure class="card chart"><figcaption>{escape(title)}{note}</figcaption>{legend}'
-        f"{_svg(lines, label, floor)}</figure>"
+        f"{_svg(lines, label, within)}</figure>"
     )
 
 
@@ -75,11 +75,11 @@ def spark(points: Points, colour: str, label: str) -> str:
     )
 
 
-def _svg(lines: Mapping[str, Points], label: str, floor: float | None) -> str:
+def _svg(lines: Mapping[str, Points], label: str, within: Sequence[float]) -> str:
     xs = [x for points in lines.values() for x, _ in points]
-    ys = [y for points in lines.values() for _, y in points]
-    y_ticks = ticks(*_apart(min(ys) if floor is None else min(floor, *ys), max(ys)))
-    left, right = _apart(min(xs), max(xs))
+    ys = [*within, *(y for points in lines.values() for _, y in points)]
+    y_ticks = ticks(*_apart(min(ys), max(ys)))
+    left, right = 0.0, max(*xs, 1.0)
     x_ticks = [x for x in ticks(left, right) if left <= x <= right]
     across = (WIDTH - _LEFT - _RIGHT) / (right - left)
     up = (HEIGHT - _TOP - _BOTTOM) / (y_ticks[-1] - y_ticks[0])
@@ -90,7 +90,8 @@ def _svg(lines: Mapping[str, Points], label: str, floor: float | None) -> str:
     rows = [(place(left, y)[1], number(y)) for y in y_ticks]
     grid = "".join(f"M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}" for y, _ in rows)
     marks = [f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{t}</text>' for y, t in rows]
-    bottom = HEIGHT - 8
+    bottom, middle = HEIGHT - 22, (_LEFT + WIDTH - _RIGHT) / 2
+    marks.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">iteration</text>')
     for x in x_ticks:
         anchor = "end" if x == x_ticks[-1] and place(x, 0)[0] > WIDTH - 30 else "middle"
         marks.append(f'<text x="{place(x, 0)[0]:.1f}" y="{bottom}" text-anchor="{anchor}">{number(x)}</text>')

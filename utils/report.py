@@ -2,7 +2,7 @@
 
 python -m utils.report logs/NAME
 
-Writes one HTML file, logs/NAME/report.html unless --out names another, that needs neither a network nor the data.
+Writes one HTML file, logs/NAME/report.html unless --out names another; it needs neither a network nor the data.
 """
 
 from __future__ import annotations

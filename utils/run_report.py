@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -11,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from utils.charts import line_chart, number, spark
+from utils.html import data_uri, hexadecimal, quoted, swatch, table, text_row
 from utils.options import build_parser, plain_defaults
 from utils.published import PublishedRow, published_rows
 from utils.render import Sheet
@@ -44,7 +42,6 @@ _LABELS = {
     "classes/prediction": "prediction",
 }
 _DECADES = 5  # of the shares' axis, from 0.001 % to 100 %
-_FEW_COLOURS = 300  # of a tile that is a label and not a photograph
 
 
 def page(run: Run) -> str:
@@ -56,7 +53,7 @@ def page(run: Run) -> str:
         ("Pictures", _pictures(run)),
         ("Confusion", _confusions(run)),
         ("Shares of the classes", _shares(run)),
-        ("Self-labeling", _self_labeling(run)),
+        ("Inside the method", _self_labeling(run)),
         ("Options", _options(run)),
         ("Versions and machine", _machine(run)),
     ]
@@ -169,13 +166,11 @@ def _scores(run: Run) -> str:
     for key, count in (("val/miou", len(run.classes)), ("val/miou_13", 13)):
         if key in last:
             cells = "".join(f"<td>{100 * line.get(key, float('nan')):.1f}</td>" for line in (best, last))
-            beside = (
-                f"<td>{row.means[count]:.1f}</td>" if count in row.means else "<td>–</td>"
-                for row in published
-            )
+            means = (row.means.get(count) for row in published)
+            beside = ("<td>–</td>" if mean is None else f"<td>{mean:.1f}</td>" for mean in means)
             feet.append(f'<th scope="row">mean over {count}</th>{cells}{"".join(beside)}')
     caption = "IoU on the validation images in percent, by the iteration of the checkpoint"
-    return _table(caption, head, rows, feet)
+    return table(caption, head, rows, feet)
 
 
 def _bar(value: float) -> str:
@@ -186,26 +181,7 @@ def _bar(value: float) -> str:
 
 
 def _class_head(run: Run, k: int) -> str:
-    return f'<th scope="row">{_swatch(run, k)}{escape(run.classes[k])}</th>'
-
-
-def _swatch(run: Run, k: int) -> str:
-    return f'<i class="swatch" style="background:{_hex(run.colours[k])}"></i>'
-
-
-def _hex(colour: Sequence[int]) -> str:
-    return "#" + "".join(f"{int(part):02x}" for part in colour)
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[str], feet: Iterable[str] = ()) -> str:
-    """A table in a box of its own that scrolls. rows, feet: cells as HTML."""
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    foot = "".join(f"<tr>{row}</tr>" for row in feet)
-    return (
-        f'<div class="scroll" tabindex="0"><table><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{titles}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody>"
-        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
-    )
+    return f'<th scope="row">{swatch(run.colours[k])}{escape(run.classes[k])}</th>'
 
 
 # --- curves -------------------------------------------------------------------------------------------------
@@ -222,7 +198,7 @@ def _curves(run: Run) -> str:
         charts.append(line_chart(f"loss {name}", {name: run.series(f"loss/{name}")}, _LOSSES.get(name, "")))
     for title, prefix, note in (("learning rate", "lr/", ""), ("time", "time/", "seconds an iteration")):
         series = {name: run.series(prefix + name) for name in run.names(prefix)}
-        charts.append(line_chart(title, series, note, floor=0.0))
+        charts.append(line_chart(title, series, note, within=[0.0]))
     return _grid(charts) or "<p class=none>No line has been written yet.</p>"
 
 
@@ -238,10 +214,10 @@ def _iou_curves(run: Run) -> str:
         points = run.series(f"val/iou/{name}")
         if points:
             last = f"{100 * points[-1][1]:.1f}"
-            curve = spark(points, _hex(run.colours[k]), f"IoU of {name} over iterations, last {last} percent")
-            cards.append(
-                f'<figure class="card small"><figcaption>{escape(name)}<b>{last}</b></figcaption>{curve}</figure>'
-            )
+            label = f"IoU of {name} over iterations, last {last} percent"
+            title = f"<figcaption>{escape(name)}<b>{last}</b></figcaption>"
+            curve = spark(points, hexadecimal(run.colours[k]), label)
+            cards.append(f'<figure class="card small">{title}{curve}</figure>')
     note = '<p class="note">Percent at the last validation; each box is 0 to 100 % over the run.</p>'
     return f'{note}<div class="sparks">{"".join(cards)}</div>' if cards else ""
 
@@ -263,33 +239,22 @@ def _pictures(run: Run) -> str:
             parts.append(f"<h3>{words} <small>iteration {iteration}</small></h3>{_tiles(sheet)}")
     if not parts:
         return ""
-    keys = "".join(f"<li>{_swatch(run, k)}{escape(name)}</li>" for k, name in enumerate(run.classes))
+    keys = "".join(f"<li>{swatch(run.colours[k])}{escape(name)}</li>" for k, name in enumerate(run.classes))
     return "".join(parts) + f'<ul class="legend classes">{keys}</ul>'
 
 
 def _tiles(sheet: Sheet) -> str:
-    rows = []
+    """Every row a group; groups of few tiles stand beside one another."""
+    groups = []
     for name, tiles in zip(sheet.names, sheet.rows, strict=True):
-        figures = [
-            f'<figure><img src="{_data_uri(tile)}" width="{tile.shape[1]}" height="{tile.shape[0]}" '
-            f'alt="{escape(f"{column}, {name}", quote=True)}"><figcaption>{escape(column)}</figcaption></figure>'
+        figures = "".join(
+            f'<figure><img src="{data_uri(tile)}" width="{tile.shape[1]}" height="{tile.shape[0]}" '
+            f'alt="{quoted(f"{column}, {name}")}"><figcaption>{escape(column)}</figcaption></figure>'
             for column, tile in zip(sheet.columns, tiles, strict=True)
-        ]
-        rows.append(f'<div class="tiles">{"".join(figures)}</div>')
-    return "".join(rows)
-
-
-def _data_uri(tile: np.ndarray) -> str:
-    """A tile (H, W, 3) uint8: labels as PNG with a palette, photographs as JPEG."""
-    image, file = Image.fromarray(np.ascontiguousarray(tile)), io.BytesIO()
-    colours = image.getcolors(_FEW_COLOURS)
-    if colours is not None and len(colours) <= 256:
-        image.quantize(len(colours), dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
-        kind = "png"
-    else:
-        image.save(file, format="JPEG", quality=82, optimize=True)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+        )
+        groups.append(f'<div class="tiles">{figures}</div>')
+    few = " few" if len(sheet.columns) <= 4 else ""
+    return f'<div class="groups{few}" style="--n:{len(sheet.columns)}">{"".join(groups)}</div>'
 
 
 # --- classes ------------------------------------------------------------------------------------------------
@@ -301,7 +266,11 @@ def _confusions(run: Run) -> str:
     if len({confusion.iteration for confusion in found.values()}) == 1:
         found = {"best and last": next(iter(found.values()))}
     parts = [_confusion(run, which, confusion) for which, confusion in found.items()]
-    return f'<div class="side">{"".join(parts)}</div>' if parts else ""
+    note = (
+        '<p class="note">Of the pixels of a label, a row, the percent that were predicted as each class, a '
+        "column.</p>"
+    )
+    return f'{note}<div class="side">{"".join(parts)}</div>' if parts else ""
 
 
 def _confusion(run: Run, which: str, confusion: Confusion) -> str:
@@ -310,63 +279,62 @@ def _confusion(run: Run, which: str, confusion: Confusion) -> str:
     head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in run.classes)
     rows = []
     for i, label in enumerate(run.classes):
-        cells = "".join(
-            _cell(label, run.classes[j], shares[i, j], counts[i, j]) for j in range(len(run.classes))
-        )
-        rows.append(f"<tr>{_class_head(run, i)}{cells}</tr>")
-    caption = (
-        f"Checkpoint {which} (iteration {confusion.iteration}), {confusion.images} images: of the pixels of a label, "
-        "a row, the percent that were predicted as each class, a column"
-    )
+        cells = zip(run.classes, shares[i], counts[i], strict=True)
+        drawn = "".join(_cell(f"{label} as {name}", share, count) for name, share, count in cells)
+        rows.append(f"<tr>{_class_head(run, i)}{drawn}</tr>")
+    caption = f"{which} checkpoint, iteration {confusion.iteration}, {confusion.images} images"
     return (
         f'<div class="scroll" tabindex="0"><table class="confusion"><caption>{caption}</caption>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _cell(label: str, prediction: str, share: float, count: float) -> str:
+def _cell(what: str, share: float, count: float) -> str:
     if count == 0:
         return "<td></td>"
-    title = escape(f"{label} as {prediction}: {100 * share:.2f} % ({count:,.0f} pixels)", quote=True)
+    title = quoted(f"{what}: {100 * share:.2f} % ({count:,.0f} pixels)")
     text = f"{100 * share:.0f}" if share >= 0.005 else ""
-    strong = ' class="strong"' if share >= 0.5 else ""
+    strong = ' class="strong"' if share >= 0.65 else ""
     return f'<td{strong} style="--v:{share:.3f}" title="{title}">{text}</td>'
 
 
 def _shares(run: Run) -> str:
-    """Shares of the classes before (prior, pseudo labels) and after (predictions on val, and val's labels)."""
-    columns: dict[str, np.ndarray] = {}
-    if run.about and run.about.prior is not None:
-        columns["prior"] = run.about.prior
-    for key, name in _LABELS.items():
-        values = [run.series(f"{key}/{k}") for k in run.classes]
-        if all(values):
-            columns[f"{name} (train)"] = np.array([sum(y for _, y in v) / len(v) for v in values])
-    confusion = run.confusions.get("current")
-    if confusion and len(confusion.counts) == len(run.classes) and confusion.counts.sum():
-        counts = confusion.counts / confusion.counts.sum()
-        columns["prediction (val)"], columns["label (val)"] = counts.sum(axis=0), counts.sum(axis=1)
+    """Shares of the classes before (prior, pseudo labels) and after (predictions)."""
+    columns = _share_columns(run)
     if not columns:
         return ""
     keys = "".join(f'<li><i class="dot d{i}"></i>{name}</li>' for i, name in enumerate(columns))
-    axis = "".join(
-        f'<span style="left:{100 * i / _DECADES:.0f}%">{100 * 10.0 ** (i - _DECADES):g}</span>'
-        for i in range(_DECADES + 1)
-    )
-    head = ["class", "", *columns]
     rows = []
     for k in range(len(run.classes)):
         values = [float(shares[k]) for shares in columns.values()]
         dots = "".join(_dot(i, value) for i, value in enumerate(values))
         cells = "".join(f"<td>{_percent(value)}</td>" for value in values)
         rows.append(f'{_class_head(run, k)}<td class="track"><div>{dots}</div></td>{cells}')
+    marks = ((100 * i / _DECADES, 100 * 10.0 ** (i - _DECADES)) for i in range(_DECADES + 1))
+    axis = "".join(f'<span style="left:{place:.0f}%">{share:g}</span>' for place, share in marks)
     foot = f'<th></th><td class="track axis"><div>{axis}</div></td>' + "<td></td>" * len(columns)
     note = (
-        "Percent of the pixels, on a logarithmic axis. Those of training are means over the iterations that were "
-        "drawn, ignored pixels counted; those of val are over the labelled pixels, by the last checkpoint."
+        "Percent of the pixels, on a logarithmic axis. Shares of training are means over the iterations that "
+        "were drawn, in all pixels of the crops; shares of val are in the labelled pixels, by the last checkpoint."
     )
-    table = _table("Before and after", head, rows, [foot]).replace("<table>", '<table class="shares">', 1)
-    return f'<p class="note">{note}</p><ul class="legend">{keys}</ul>{table}'
+    drawn = table("Before and after", ["class", "", *columns], rows, [foot])
+    return f'<p class="note">{note}</p><ul class="legend">{keys}</ul>{drawn}'
+
+
+def _share_columns(run: Run) -> dict[str, np.ndarray]:
+    """(K,) shares by what they are of."""
+    columns: dict[str, np.ndarray] = {}
+    if run.about and run.about.prior is not None:
+        columns["prior"] = run.about.prior
+    for key, name in _LABELS.items():
+        every = [run.series(f"{key}/{k}") for k in run.classes]
+        if every and all(every):
+            columns[f"{name} (train)"] = np.array([sum(y for _, y in s) / len(s) for s in every])
+    confusion = run.confusions.get("current")
+    if confusion and len(confusion.counts) == len(run.classes) and confusion.counts.sum():
+        counts = confusion.counts / confusion.counts.sum()
+        columns["prediction (val)"], columns["label (val)"] = counts.sum(axis=0), counts.sum(axis=1)
+    return columns
 
 
 def _dot(i: int, share: float) -> str:
@@ -384,41 +352,40 @@ def _percent(share: float) -> str:
 
 
 def _self_labeling(run: Run) -> str:
-    """Assignments, queue and prototypes of stage 1."""
-    numbers = {
-        "distance to the prior": (
-            "sinkhorn/distance_to_prior",
-            "half the sum of differences of class shares",
-        ),
-        "fill of the queue": ("queue/fill", "share of its rows"),
-        "ignored labels in the queue": ("queue/ignored", "share of its rows"),
-        "nearest pair of prototypes": ("prototypes/nearest_pair", "cosine"),
-    }
-    charts = [line_chart(title, {title: run.series(key)}, note) for title, (key, note) in numbers.items()]
+    """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
+    charts = []
+    for title, key, note, within in _SELF_LABELING:
+        charts.append(line_chart(title, {title: run.series(key)}, note, within))
     confidence = {
         name.removesuffix("/mean").replace("_", " "): run.series(f"confidence/{name}")
         for name in run.names("confidence/")
     }
-    charts.append(line_chart("mean confidence", confidence))
-    columns: dict[str, tuple[str, Callable[[float], str]]] = {
-        "prior, %": ("sinkhorn/prior", _percent),
-        "assigned, all rows, %": ("sinkhorn/all_rows", _percent),
-        "assigned, sampled, %": ("sinkhorn/sampled_pixels", _percent),
-        "in the queue, %": ("queue/labels", _percent),
-        "norm": ("prototypes/norm", number),
-        "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
-        "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
-    }
+    charts.append(line_chart("mean confidence", confidence, within=[0.0, 1.0]))
     rows = []
     for k, name in enumerate(run.classes):
-        series = [(run.series(f"{key}/{name}"), form) for key, form in columns.values()]
-        if all(points for points, _ in series):
-            cells = "".join(f"<td>{form(points[-1][1])}</td>" for points, form in series)
+        every = [(run.series(f"{key}/{name}"), form) for key, form in _PER_CLASS.values()]
+        if all(points for points, _ in every):
+            cells = "".join(f"<td>{form(points[-1][1])}</td>" for points, form in every)
             rows.append(_class_head(run, k) + cells)
-    if not rows:
-        return _grid(charts)
     caption = "At the last drawn iteration: assignments against the prior, labels in the queue, prototypes"
-    return _grid(charts) + _table(caption, ["class", *columns], rows)
+    return _grid(charts) + (table(caption, ["class", *_PER_CLASS], rows) if rows else "")
+
+
+_SELF_LABELING = (
+    ("assignments against the prior", "sinkhorn/distance_to_prior", "total variation", [0.0]),
+    ("fill of the queue", "queue/fill", "share of its rows", [0.0, 1.0]),
+    ("ignored labels in the queue", "queue/ignored", "share of its rows", [0.0, 1.0]),
+    ("nearest pair of prototypes", "prototypes/nearest_pair", "cosine", [0.0, 1.0]),
+)
+_PER_CLASS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "prior, %": ("sinkhorn/prior", _percent),
+    "assigned, all rows, %": ("sinkhorn/all_rows", _percent),
+    "assigned, sampled, %": ("sinkhorn/sampled_pixels", _percent),
+    "in the queue, %": ("queue/labels", _percent),
+    "norm": ("prototypes/norm", number),
+    "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
+    "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
+}
 
 
 # --- the run ------------------------------------------------------------------------------------------------
@@ -432,21 +399,14 @@ def _options(run: Run) -> str:
     head = ["option", "value", "default"]
     rows = {name: [name, _value(value), _value(defaults.get(name))] for name, value in run.options.items()}
     changed = [name for name, value in run.options.items() if value != defaults.get(name)]
-    cells = {name: _text_row(row) for name, row in rows.items()}
-    every = _table("All options", head, cells.values())
-    own = _table("Not at their default", head, [cells[name] for name in changed])
+    cells = {name: text_row(row) for name, row in rows.items()}
+    every = table("All options", head, cells.values())
+    own = table("Not at their default", head, [cells[name] for name in changed])
     return f"{own}<details><summary>All {len(rows)} options</summary>{every}</details>"
 
 
 def _value(value: Any) -> str:
     return "" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _text_row(cells: Sequence[str]) -> str:
-    first, *others = cells
-    return f'<th scope="row">{escape(first)}</th>' + "".join(
-        f'<td class="text">{escape(c)}</td>' for c in others
-    )
 
 
 def _machine(run: Run) -> str:
@@ -462,8 +422,8 @@ def _machine(run: Run) -> str:
     items = "".join(f"<div><dt>{escape(t)}</dt><dd>{escape(v)}</dd></div>" for t, v in facts.items())
     names = list(dict.fromkeys(name for start in about.starts for name in start.facts))
     head = ["after iteration", *(str(start.after) for start in about.starts)]
-    rows = [_text_row([name, *(start.facts.get(name, "") for start in about.starts)]) for name in names]
-    return f'<dl class="plain">{items}</dl>' + _table("Each start of the run", head, rows)
+    rows = [text_row([name, *(start.facts.get(name, "") for start in about.starts)]) for name in names]
+    return f'<dl class="plain">{items}</dl>' + table("Each start of the run", head, rows)
 
 
 def _id(title: str) -> str:
