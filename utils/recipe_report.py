@@ -14,7 +14,7 @@ from utils.files import replace_when_whole, save_image, save_text
 from utils.image_file import opened
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
-from utils.run_folder import read_log
+from utils.report.run import read_log
 from utils.tables import markdown
 
 PICTURES = 5

@@ -59,3 +59,8 @@ def data_uri(tile: np.ndarray) -> str:
         palette.save(file, format="PNG", optimize=True)
     kind = "jpeg" if colours is None else "png"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def class_head(name: str, colour: Sequence[int]) -> str:
+    """The cell that names a class's row."""
+    return f'<th scope="row">{swatch(colour)}{escape(name)}</th>'

@@ -2,7 +2,7 @@
 
 python -m utils.report logs/NAME
 
-Writes one HTML file, logs/NAME/report.html unless --out names another; it needs neither a network nor the data.
+Writes one HTML file, logs/NAME/report.html or what --out names; it needs neither a network nor the data.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from utils.files import save_text
 from utils.options import run_script
-from utils.run_folder import read_run
-from utils.run_report import page
+from utils.report.page import page
+from utils.report.run import read_run
 
 
 def main() -> None:

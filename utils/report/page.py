@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from utils.charts import line_chart, number, spark
-from utils.html import data_uri, hexadecimal, quoted, swatch, table, text_row
 from utils.options import build_parser, plain_defaults
-from utils.published import PublishedRow, published_rows
 from utils.render import Sheet
-from utils.run_folder import Confusion, Run
+from utils.report.charts import line_chart, number
+from utils.report.classes import confusions, percent, shares
+from utils.report.html import class_head, data_uri, quoted, swatch, table, text_row
+from utils.report.run import Run
+from utils.report.scores import iou_curves, published, scores_table, validations
 
 _STAGES = {
     "source_only": "source only: the baseline without adaptation",
@@ -35,24 +34,17 @@ _LOSSES = {
     "adversarial": "the discriminator is deceived",
     "discriminator": "of the discriminator",
 }
-_LABELS = {
-    "classes/soft_label": "soft label",
-    "classes/pseudo_label": "pseudo label",
-    "classes/rectified_label": "rectified label",
-    "classes/prediction": "prediction",
-}
-_DECADES = 5  # of the shares' axis, from 0.001 % to 100 %
 
 
 def page(run: Run) -> str:
     """The report of a run as HTML."""
     sections = [
-        ("Scores", _scores(run)),
+        ("Scores", scores_table(run)),
         ("Curves", _curves(run)),
-        ("IoU per class", _iou_curves(run)),
+        ("IoU per class", iou_curves(run)),
         ("Pictures", _pictures(run)),
-        ("Confusion", _confusions(run)),
-        ("Shares of the classes", _shares(run)),
+        ("Confusion", confusions(run)),
+        ("Shares of the classes", shares(run)),
         ("Inside the method", _self_labeling(run)),
         ("Options", _options(run)),
         ("Versions and machine", _machine(run)),
@@ -71,11 +63,11 @@ def page(run: Run) -> str:
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{name}: training run</title>'
-        f"<style>{here.with_name('run_report.css').read_text()}</style></head><body>"
-        f"<header><p class=kicker>Training run</p><h1>{name}</h1>{_standing(run)}</header>"
+        f"<style>{here.with_name('page.css').read_text()}</style></head><body>"
+        f"<header><p class="kicker">Training run</p><h1>{name}</h1>{_standing(run)}</header>"
         f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
         f"<footer>{escape(str(run.folder))}, read {time.strftime('%Y-%m-%d %H:%M')}</footer>"
-        f"<script>{here.with_name('run_report.js').read_text()}</script></body></html>\n"
+        f"<script>{here.with_name('page.js').read_text()}</script></body></html>\n"
     )
 
 
@@ -86,13 +78,11 @@ def _standing(run: Run) -> str:
     """What was trained and how far it is."""
     stage = run.about.stage if run.about else str(run.options.get("stage", ""))
     facts = [("Iterations", _progress(run), "")]
-    last, best = _validations(run)
-    if last:
+    best, last = validations(run)
+    if best is not None:
         facts.append(("Best mIoU", f"{100 * best['val/miou']:.1f}", f"iteration {best['iteration']:.0f}"))
         facts.append(("Last mIoU", f"{100 * last['val/miou']:.1f}", f"iteration {last['iteration']:.0f}"))
-    published = _published(run)
-    if published:
-        row = published[0]
+    for row in published(run):
         mean = ", ".join(f"{value:.1f} over {count}" for count, value in row.means.items())
         facts.append(("Published", mean, row.title))
     steps = run.series("time/step")
@@ -102,7 +92,7 @@ def _standing(run: Run) -> str:
     tiles = "".join(
         f"<div><dt>{escape(t)}</dt><dd>{escape(v)}<small>{escape(n)}</small></dd></div>" for t, v, n in facts
     )
-    return f"<p>{escape(_STAGES.get(stage, stage))}</p><dl class=facts>{tiles}</dl>"
+    return f"<p>{escape(_STAGES.get(stage, stage))}</p><dl class="facts">{tiles}</dl>"
 
 
 def _progress(run: Run) -> str:
@@ -127,63 +117,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# --- scores -------------------------------------------------------------------------------------------------
-
-
-def _validations(run: Run) -> tuple[dict | None, dict | None]:
-    """The lines of the last validation and of the best one."""
-    lines = [line for line in run.lines if "val/miou" in line and line["val/miou"] == line["val/miou"]]
-    return (lines[-1], max(lines, key=lambda line: line["val/miou"])) if lines else (None, None)
-
-
-def _published(run: Run) -> Sequence[PublishedRow]:
-    """Figures that this run's scores may be laid beside, of its own stage where there are such."""
-    about, options = run.about, run.options
-    sources = {19: "gta5", 16: "synthia"}
-    alike = about and options.get("tgt_dataset") == "cityscapes"
-    if not alike or options.get("src_dataset") != sources.get(len(about.classes)):
-        return ()
-    backbone, images = str(options.get("backbone")), about.images.get("val", 0)
-    rows = published_rows(len(about.classes), backbone, images, about.own_size)
-    return [row for row in rows if row.title == about.stage] or [row for row in rows if not row.iou]
-
-
-def _scores(run: Run) -> str:
-    """IoU of each class, of the best and the last checkpoint."""
-    last, best = _validations(run)
-    if not last:
-        return "<p class=none>No validation has been written yet.</p>"
-    published = _published(run)
-    head = ["class", f"best ({best['iteration']:.0f})", f"last ({last['iteration']:.0f})"]
-    head += [f"published {row.title}" for row in published]
-    rows = []
-    for k, name in enumerate(run.classes):
-        values = [line.get(f"val/iou/{name}", float("nan")) for line in (best, last)]
-        cells = [_bar(value) for value in values]
-        cells += [f"<td>{row.iou[k]:.1f}</td>" if row.iou else "<td>–</td>" for row in published]
-        rows.append(_class_head(run, k) + "".join(cells))
-    feet = []
-    for key, count in (("val/miou", len(run.classes)), ("val/miou_13", 13)):
-        if key in last:
-            cells = "".join(f"<td>{100 * line.get(key, float('nan')):.1f}</td>" for line in (best, last))
-            means = (row.means.get(count) for row in published)
-            beside = ("<td>–</td>" if mean is None else f"<td>{mean:.1f}</td>" for mean in means)
-            feet.append(f'<th scope="row">mean over {count}</th>{cells}{"".join(beside)}')
-    caption = "IoU on the validation images in percent, by the iteration of the checkpoint"
-    return table(caption, head, rows, feet)
-
-
-def _bar(value: float) -> str:
-    """A cell with a share in percent and a bar under it."""
-    if value != value:
-        return "<td>–</td>"
-    return f'<td class="bar" style="--v:{value:.3f}">{100 * value:.1f}</td>'
-
-
-def _class_head(run: Run, k: int) -> str:
-    return f'<th scope="row">{swatch(run.colours[k])}{escape(run.classes[k])}</th>'
-
-
 # --- curves -------------------------------------------------------------------------------------------------
 
 
@@ -199,27 +132,12 @@ def _curves(run: Run) -> str:
     for title, prefix, note in (("learning rate", "lr/", ""), ("time", "time/", "seconds an iteration")):
         series = {name: run.series(prefix + name) for name in run.names(prefix)}
         charts.append(line_chart(title, series, note, within=[0.0]))
-    return _grid(charts) or "<p class=none>No line has been written yet.</p>"
+    return _grid(charts) or "<p class="none">No line has been written yet.</p>"
 
 
 def _grid(charts: Iterable[str]) -> str:
     drawn = "".join(charts)
     return f'<div class="charts">{drawn}</div>' if drawn else ""
-
-
-def _iou_curves(run: Run) -> str:
-    """A small curve a class, all from 0 to 100 %."""
-    cards = []
-    for k, name in enumerate(run.classes):
-        points = run.series(f"val/iou/{name}")
-        if points:
-            last = f"{100 * points[-1][1]:.1f}"
-            label = f"IoU of {name} over iterations, last {last} percent"
-            title = f"<figcaption>{escape(name)}<b>{last}</b></figcaption>"
-            curve = spark(points, hexadecimal(run.colours[k]), label)
-            cards.append(f'<figure class="card small">{title}{curve}</figure>')
-    note = '<p class="note">Percent at the last validation; each box is 0 to 100 % over the run.</p>'
-    return f'{note}<div class="sparks">{"".join(cards)}</div>' if cards else ""
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -257,97 +175,6 @@ def _tiles(sheet: Sheet) -> str:
     return f'<div class="groups{few}" style="--n:{len(sheet.columns)}">{"".join(groups)}</div>'
 
 
-# --- classes ------------------------------------------------------------------------------------------------
-
-
-def _confusions(run: Run) -> str:
-    """Where the pixels of each label went, of the best checkpoint, and of the last if that is another."""
-    found = {which: c for which, c in run.confusions.items() if len(c.counts) == len(run.classes)}
-    if len({confusion.iteration for confusion in found.values()}) == 1:
-        found = {"best and last": next(iter(found.values()))}
-    parts = [_confusion(run, which, confusion) for which, confusion in found.items()]
-    note = (
-        '<p class="note">Of the pixels of a label, a row, the percent that were predicted as each class, a '
-        "column.</p>"
-    )
-    return f'{note}<div class="side">{"".join(parts)}</div>' if parts else ""
-
-
-def _confusion(run: Run, which: str, confusion: Confusion) -> str:
-    counts = confusion.counts.astype(np.float64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in run.classes)
-    rows = []
-    for i, label in enumerate(run.classes):
-        cells = zip(run.classes, shares[i], counts[i], strict=True)
-        drawn = "".join(_cell(f"{label} as {name}", share, count) for name, share, count in cells)
-        rows.append(f"<tr>{_class_head(run, i)}{drawn}</tr>")
-    caption = f"{which} checkpoint, iteration {confusion.iteration}, {confusion.images} images"
-    return (
-        f'<div class="scroll" tabindex="0"><table class="confusion"><caption>{caption}</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _cell(what: str, share: float, count: float) -> str:
-    if count == 0:
-        return "<td></td>"
-    title = quoted(f"{what}: {100 * share:.2f} % ({count:,.0f} pixels)")
-    text = f"{100 * share:.0f}" if share >= 0.005 else ""
-    strong = ' class="strong"' if share >= 0.65 else ""
-    return f'<td{strong} style="--v:{share:.3f}" title="{title}">{text}</td>'
-
-
-def _shares(run: Run) -> str:
-    """Shares of the classes before (prior, pseudo labels) and after (predictions)."""
-    columns = _share_columns(run)
-    if not columns:
-        return ""
-    keys = "".join(f'<li><i class="dot d{i}"></i>{name}</li>' for i, name in enumerate(columns))
-    rows = []
-    for k in range(len(run.classes)):
-        values = [float(shares[k]) for shares in columns.values()]
-        dots = "".join(_dot(i, value) for i, value in enumerate(values))
-        cells = "".join(f"<td>{_percent(value)}</td>" for value in values)
-        rows.append(f'{_class_head(run, k)}<td class="track"><div>{dots}</div></td>{cells}')
-    marks = ((100 * i / _DECADES, 100 * 10.0 ** (i - _DECADES)) for i in range(_DECADES + 1))
-    axis = "".join(f'<span style="left:{place:.0f}%">{share:g}</span>' for place, share in marks)
-    foot = f'<th></th><td class="track axis"><div>{axis}</div></td>' + "<td></td>" * len(columns)
-    note = (
-        "Percent of the pixels, on a logarithmic axis. Shares of training are means over the iterations that "
-        "were drawn, in all pixels of the crops; shares of val are in the labelled pixels, by the last checkpoint."
-    )
-    drawn = table("Before and after", ["class", "", *columns], rows, [foot])
-    return f'<p class="note">{note}</p><ul class="legend">{keys}</ul>{drawn}'
-
-
-def _share_columns(run: Run) -> dict[str, np.ndarray]:
-    """(K,) shares by what they are of."""
-    columns: dict[str, np.ndarray] = {}
-    if run.about and run.about.prior is not None:
-        columns["prior"] = run.about.prior
-    for key, name in _LABELS.items():
-        every = [run.series(f"{key}/{k}") for k in run.classes]
-        if every and all(every):
-            columns[f"{name} (train)"] = np.array([sum(y for _, y in s) / len(s) for s in every])
-    confusion = run.confusions.get("current")
-    if confusion and len(confusion.counts) == len(run.classes) and confusion.counts.sum():
-        counts = confusion.counts / confusion.counts.sum()
-        columns["prediction (val)"], columns["label (val)"] = counts.sum(axis=0), counts.sum(axis=1)
-    return columns
-
-
-def _dot(i: int, share: float) -> str:
-    if not share > 0:
-        return ""
-    place = min(1.0, max(0.0, 1 + np.log10(share) / _DECADES))
-    return f'<i class="dot d{i}" style="left:{100 * place:.1f}%"></i>'
-
-
-def _percent(share: float) -> str:
-    return "0" if share == 0 else f"{100 * share:.2f}" if share >= 1e-4 else f"{100 * share:.4f}"
-
-
 # --- stage 1 ------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +193,7 @@ def _self_labeling(run: Run) -> str:
         every = [(run.series(f"{key}/{name}"), form) for key, form in _PER_CLASS.values()]
         if all(points for points, _ in every):
             cells = "".join(f"<td>{form(points[-1][1])}</td>" for points, form in every)
-            rows.append(_class_head(run, k) + cells)
+            rows.append(class_head(run.classes[k], run.colours[k]) + cells)
     caption = "At the last drawn iteration: assignments against the prior, labels in the queue, prototypes"
     return _grid(charts) + (table(caption, ["class", *_PER_CLASS], rows) if rows else "")
 
@@ -378,10 +205,10 @@ _SELF_LABELING = (
     ("nearest pair of prototypes", "prototypes/nearest_pair", "cosine", [0.0, 1.0]),
 )
 _PER_CLASS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "prior, %": ("sinkhorn/prior", _percent),
-    "assigned, all rows, %": ("sinkhorn/all_rows", _percent),
-    "assigned, sampled, %": ("sinkhorn/sampled_pixels", _percent),
-    "in the queue, %": ("queue/labels", _percent),
+    "prior, %": ("sinkhorn/prior", percent),
+    "assigned, all rows, %": ("sinkhorn/all_rows", percent),
+    "assigned, sampled, %": ("sinkhorn/sampled_pixels", percent),
+    "in the queue, %": ("queue/labels", percent),
     "norm": ("prototypes/norm", number),
     "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
     "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
@@ -400,8 +227,8 @@ def _options(run: Run) -> str:
     rows = {name: [name, _value(value), _value(defaults.get(name))] for name, value in run.options.items()}
     changed = [name for name, value in run.options.items() if value != defaults.get(name)]
     cells = {name: text_row(row) for name, row in rows.items()}
-    every = table("All options", head, cells.values())
-    own = table("Not at their default", head, [cells[name] for name in changed])
+    every = table("All options", head, cells.values(), kind="words")
+    own = table("Not at their default", head, [cells[name] for name in changed], kind="words")
     return f"{own}<details><summary>All {len(rows)} options</summary>{every}</details>"
 
 
@@ -423,7 +250,7 @@ def _machine(run: Run) -> str:
     names = list(dict.fromkeys(name for start in about.starts for name in start.facts))
     head = ["after iteration", *(str(start.after) for start in about.starts)]
     rows = [text_row([name, *(start.facts.get(name, "") for start in about.starts)]) for name in names]
-    return f'<dl class="plain">{items}</dl>' + table("Each start of the run", head, rows)
+    return f'<dl class="plain">{items}</dl>' + table("Each start of the run", head, rows, kind="words")
 
 
 def _id(title: str) -> str:
