@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 Points = Sequence[tuple[float, float]]
@@ -57,6 +57,12 @@ def line_chart(title: str, series: Mapping[str, Points], note: str = "", within:
         f'<figure class="card chart"><figcaption>{escape(title)}{note}</figcaption>{legend}'
         f"{_svg(lines, label, within)}</figure>"
     )
+
+
+def grid(charts: Iterable[str]) -> str:
+    """Charts beside one another; nothing if there is none."""
+    drawn = "".join(charts)
+    return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
 def spark(points: Points, colour: str, label: str) -> str:

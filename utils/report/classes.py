@@ -75,8 +75,8 @@ def shares(run: Run) -> str:
     axis = "".join(f'<span style="left:{place:.0f}%">{share:g}</span>' for place, share in marks)
     foot = f'<th></th><td class="track axis"><div>{axis}</div></td>' + "<td></td>" * len(columns)
     note = (
-        "Percent of the pixels, on a logarithmic axis. Those of training are means over the iterations that were "
-        "drawn, of all pixels of the crops; those of val are of the labelled pixels, by the last checkpoint."
+        "Percent of the pixels, on a logarithmic axis. Those of training are means over the iterations that "
+        "were drawn, of all pixels; those of val are of the labelled pixels, by the last checkpoint."
     )
     drawn = table("Before and after", ["class", "", *columns], rows, [foot])
     return f'<p class="note">{note}</p><ul class="legend">{keys}</ul>{drawn}'

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from utils.options import build_parser, plain_defaults
 from utils.render import Sheet
-from utils.report.charts import line_chart, number
-from utils.report.classes import confusions, percent, shares
-from utils.report.html import class_head, data_uri, quoted, swatch, table, text_row
+from utils.report.charts import grid, line_chart
+from utils.report.classes import confusions, shares
+from utils.report.html import data_uri, quoted, swatch, table, text_row
+from utils.report.method import inside
 from utils.report.run import Run
 from utils.report.scores import iou_curves, published, scores_table, validations
 
@@ -45,7 +45,7 @@ def page(run: Run) -> str:
         ("Pictures", _pictures(run)),
         ("Confusion", confusions(run)),
         ("Shares of the classes", shares(run)),
-        ("Inside the method", _self_labeling(run)),
+        ("Inside the method", inside(run)),
         ("Options", _options(run)),
         ("Versions and machine", _machine(run)),
     ]
@@ -64,7 +64,7 @@ def page(run: Run) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{name}: training run</title>'
         f"<style>{here.with_name('page.css').read_text()}</style></head><body>"
-        f"<header><p class="kicker">Training run</p><h1>{name}</h1>{_standing(run)}</header>"
+        f'<header><p class="kicker">Training run</p><h1>{name}</h1>{_standing(run)}</header>'
         f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
         f"<footer>{escape(str(run.folder))}, read {time.strftime('%Y-%m-%d %H:%M')}</footer>"
         f"<script>{here.with_name('page.js').read_text()}</script></body></html>\n"
@@ -92,7 +92,7 @@ def _standing(run: Run) -> str:
     tiles = "".join(
         f"<div><dt>{escape(t)}</dt><dd>{escape(v)}<small>{escape(n)}</small></dd></div>" for t, v, n in facts
     )
-    return f"<p>{escape(_STAGES.get(stage, stage))}</p><dl class="facts">{tiles}</dl>"
+    return f'<p>{escape(_STAGES.get(stage, stage))}</p><dl class="facts">{tiles}</dl>'
 
 
 def _progress(run: Run) -> str:
@@ -132,12 +132,7 @@ def _curves(run: Run) -> str:
     for title, prefix, note in (("learning rate", "lr/", ""), ("time", "time/", "seconds an iteration")):
         series = {name: run.series(prefix + name) for name in run.names(prefix)}
         charts.append(line_chart(title, series, note, within=[0.0]))
-    return _grid(charts) or "<p class="none">No line has been written yet.</p>"
-
-
-def _grid(charts: Iterable[str]) -> str:
-    drawn = "".join(charts)
-    return f'<div class="charts">{drawn}</div>' if drawn else ""
+    return grid(charts) or '<p class="none">No line has been written yet.</p>'
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -173,46 +168,6 @@ def _tiles(sheet: Sheet) -> str:
         groups.append(f'<div class="tiles">{figures}</div>')
     few = " few" if len(sheet.columns) <= 4 else ""
     return f'<div class="groups{few}" style="--n:{len(sheet.columns)}">{"".join(groups)}</div>'
-
-
-# --- stage 1 ------------------------------------------------------------------------------------------------
-
-
-def _self_labeling(run: Run) -> str:
-    """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
-    charts = []
-    for title, key, note, within in _SELF_LABELING:
-        charts.append(line_chart(title, {title: run.series(key)}, note, within))
-    confidence = {
-        name.removesuffix("/mean").replace("_", " "): run.series(f"confidence/{name}")
-        for name in run.names("confidence/")
-    }
-    charts.append(line_chart("mean confidence", confidence, within=[0.0, 1.0]))
-    rows = []
-    for k, name in enumerate(run.classes):
-        every = [(run.series(f"{key}/{name}"), form) for key, form in _PER_CLASS.values()]
-        if all(points for points, _ in every):
-            cells = "".join(f"<td>{form(points[-1][1])}</td>" for points, form in every)
-            rows.append(class_head(run.classes[k], run.colours[k]) + cells)
-    caption = "At the last drawn iteration: assignments against the prior, labels in the queue, prototypes"
-    return _grid(charts) + (table(caption, ["class", *_PER_CLASS], rows) if rows else "")
-
-
-_SELF_LABELING = (
-    ("assignments against the prior", "sinkhorn/distance_to_prior", "total variation", [0.0]),
-    ("fill of the queue", "queue/fill", "share of its rows", [0.0, 1.0]),
-    ("ignored labels in the queue", "queue/ignored", "share of its rows", [0.0, 1.0]),
-    ("nearest pair of prototypes", "prototypes/nearest_pair", "cosine", [0.0, 1.0]),
-)
-_PER_CLASS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "prior, %": ("sinkhorn/prior", percent),
-    "assigned, all rows, %": ("sinkhorn/all_rows", percent),
-    "assigned, sampled, %": ("sinkhorn/sampled_pixels", percent),
-    "in the queue, %": ("queue/labels", percent),
-    "norm": ("prototypes/norm", number),
-    "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
-    "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
-}
 
 
 # --- the run ------------------------------------------------------------------------------------------------

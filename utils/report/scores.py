@@ -19,7 +19,7 @@ def validations(run: Run) -> tuple[Line | None, Line | None]:
 
 
 def published(run: Run) -> Sequence[PublishedRow]:
-    """Figures that this run's scores may be laid beside: its stage's, or of SYNTHIA those after all stages."""
+    """Figures to lay beside this run's scores: its stage's, or of SYNTHIA those after all stages."""
     about, options = run.about, run.options
     source = {19: "gta5", 16: "synthia"}.get(len(run.classes))
     if not about or options.get("tgt_dataset") != "cityscapes" or options.get("src_dataset") != source:
