@@ -24,7 +24,7 @@ from utils.report.page import page as page_of
 from utils.report.run import read_run
 
 ITERATIONS = 10
-PICTURED = [3, 7, 9, 10]  # every 4th as lines are counted, and the validations at 9 and 10
+PICTURED = [3, 7, 10]  # every 4th as lines are counted, and the validation at the end
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_events_hold_what_the_docs_name(world):
     assert steps == {
         "pictures/source": PICTURED,
         "pictures/target": PICTURED,
-        "pictures/validation": [9, 10],
+        "pictures/validation": [10],
     }
     assert [e.step for e in found.Scalars("queue/fill")] == PICTURED
     picture = Image.open(io.BytesIO(found.Images("pictures/target")[-1].encoded_image_string))
@@ -114,7 +114,7 @@ def test_a_continued_run_doubles_no_point(world, monkeypatch):
     found = events(run)
     for steps in (found.Images("pictures/target"), found.Scalars("queue/fill")):
         assert [e.step for e in steps] == list(range(1, 11))
-    assert [e.step for e in found.Scalars("val/miou")] == [9, 10]
+    assert [e.step for e in found.Scalars("val/miou")] == [10]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "queue/fill" in line] == list(range(1, 11))
     starts = json.loads((run / "about.json").read_text())["starts"]
@@ -160,7 +160,7 @@ def test_the_page_says_what_the_run_says(world, tmp_path):
     done = report(str(run), "--out", str(out))
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     page = out.read_text()
-    assert not re.search(r"https?:|//[a-z]", page)  # nothing from elsewhere
+    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", page))  # nothing from elsewhere
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
     for title in ("Scores", "Curves", "Pictures", "Confusion", "Shares of the classes", "Inside the method"):
         assert f"<h2>{title}</h2>" in page
@@ -271,7 +271,7 @@ def test_the_page_in_a_browser(world, tmp_path, width):
     options += ["--virtual-time-budget=5000"]
     words = [BROWSER, *options, (tmp_path / "frame.html").as_uri()]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in done.stderr, done.stderr
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     found = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
     assert found["width"] == width and found["content"] <= width
     assert found["wide"] == [] and found["broken"] == 0
