@@ -63,7 +63,7 @@ def load_sheet(path: Path) -> tuple[Sheet, int]:
         columns, names = ([str(name) for name in about[part]] for part in ("columns", "names"))
         rows = [np.hsplit(row, len(columns)) for row in np.vsplit(pixels, len(names))]
         return Sheet(columns, names, rows), int(about["iteration"])
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError):
         raise ValueError(f"{path}: not a sheet of a training; remove it") from None
 
 

@@ -337,9 +337,23 @@ _INNER: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "checkpoint_zip": _zip,
     "prototypes": _zip,
     "checkpoint_legacy": _legacy,
-    **dict.fromkeys(("confidence_png", "hard_label", "image", "label_ids", "label_synthia"), _png),
+    **dict.fromkeys(
+        ("confidence_png", "hard_label", "image", "label_ids", "label_synthia", "run_sheet"), _png
+    ),
     **dict.fromkeys(("split_compressed", "split_plain"), _mat),
-    **dict.fromkeys(("options", "recipe", "distribution_text", "run_log", "scores"), _words),
+    **dict.fromkeys(
+        (
+            "options",
+            "recipe",
+            "distribution_text",
+            "run_log",
+            "scores",
+            "run_about",
+            "run_confusion",
+            "run_lines",
+        ),
+        _words,
+    ),
     **dict.fromkeys(("soft", "confidence", "distribution"), _array),
     "colour_statistics": _statistics,
     "cache_entry": _entry,

@@ -17,9 +17,10 @@ import numpy as np
 from utils.render import Sheet, load_sheet
 from utils.yaml_file import load_yaml
 
-_LONGEST = 2**28  # characters of a JSON file; a log of 90,000 iterations has some 10 million
+_LONGEST = 2**26  # characters of a JSON file; a log of 90,000 iterations has some 5 million
 _MOST_CLASSES = 256
 _HIGHEST = 1e30  # that is drawn
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
 SHEETS = ("source", "target", "validation")
 Line = dict[str, float]
 
@@ -120,7 +121,7 @@ def read_log(path: Path) -> list[Line]:
     try:
         whole, newline, _ = _text(path).rpartition("\n")
         return [_line(json.loads(line)) for line in (whole + newline).splitlines()]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+    except _DAMAGED:
         pass
     raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
 
@@ -151,7 +152,7 @@ def _read(path: Path, parse: Callable[[dict], Any]) -> Any:
     """A JSON file of ours; ValueError naming it for any other."""
     try:
         return parse(json.loads(_text(path)))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+    except _DAMAGED:
         raise ValueError(f"{path}: not what a training writes; remove it, the report does without") from None
 
 
