@@ -51,7 +51,7 @@ def save_sheet(sheet: Sheet, iteration: int, path: Path) -> None:
     info.add_text(_SHEET, json.dumps(about))
     picture = Image.fromarray(np.vstack([np.hstack(list(row)) for row in sheet.rows]))
     with replace_when_whole(path) as file:
-        picture.save(file, format="PNG", pnginfo=info)
+        picture.save(file, format="PNG", pnginfo=info, compress_level=1)
 
 
 def load_sheet(path: Path) -> tuple[Sheet, int]:
