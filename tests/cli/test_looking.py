@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import json
@@ -50,6 +51,11 @@ def events(folder: Path) -> EventAccumulator:
     """All that TensorBoard would show of a run."""
     everything = {"scalars": 0, "images": 0, "histograms": 0}
     return EventAccumulator(str(folder / "tensorboard"), size_guidance=everything).Reload()
+
+
+def decoded(uri: str) -> np.ndarray:
+    """The picture (H, W, 3) of a data URI's content."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
 
 
 def report(*words: str) -> subprocess.CompletedProcess:
@@ -173,6 +179,9 @@ def test_the_page_says_what_the_run_says(world, tmp_path):
     assert f"{NAMES[k]} as {NAMES[j]}: {share:.2f} % ({counts[k, j]:,} pixels)" in html.unescape(page)
     assert re.search(r"queue_length\s+256\s+65536", text)  # an option that is not at its default
     assert page.count("data:image/") == 2 * 9 + 2 * 3 + 3 * 3
+    tiles = [decoded(uri) for uri in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
+    shown = [tile for sheet, _ in read_run(run).sheets.values() for row in sheet.rows for tile in row]
+    assert sum(any(np.array_equal(tile, x) for x in shown) for tile in tiles) == len(tiles) >= 2 * 4
     for chart in ("loss total", "loss contrast", "learning rate", "mIoU on val", "fill of the queue"):
         assert f"<figcaption>{chart}" in page
     assert "torchvision" in text and "Each start of the run" in text

@@ -10,8 +10,6 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-_FEW_COLOURS = 256  # of a tile that is a label and not a photograph
-
 
 def quoted(text: str) -> str:
     """A text inside an attribute."""
@@ -50,14 +48,15 @@ def swatch(colour: Sequence[int]) -> str:
 
 def data_uri(tile: np.ndarray) -> str:
     """A tile (H, W, 3) uint8: a label as PNG with a palette, a photograph as JPEG."""
-    image, file = Image.fromarray(np.ascontiguousarray(tile)), io.BytesIO()
-    colours = image.getcolors(_FEW_COLOURS)
-    if colours is None:
-        image.save(file, format="JPEG", quality=82, optimize=True)
+    colours, index = np.unique(tile.reshape(-1, 3), axis=0, return_inverse=True)
+    file = io.BytesIO()
+    if few := len(colours) <= 256:
+        image = Image.fromarray(index.reshape(tile.shape[:2]).astype(np.uint8))
+        image.putpalette(colours.tobytes())
+        image.save(file, format="PNG", optimize=True)
     else:
-        palette = image.quantize(len(colours), dither=Image.Dither.NONE)
-        palette.save(file, format="PNG", optimize=True)
-    kind = "jpeg" if colours is None else "png"
+        Image.fromarray(np.ascontiguousarray(tile)).save(file, format="JPEG", quality=82, optimize=True)
+    kind = "png" if few else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
