@@ -13,6 +13,7 @@ from utils.checkpoint import checkpoint_path
 from utils.files import clear_unfinished
 from utils.options import Options
 from utils.processes import Processes
+from utils.render import SHEETS
 from utils.run_state import RunStates, locked
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
@@ -58,7 +59,7 @@ def make_room(o: Options, states: RunStates) -> None:
     """
     ours = o.overwrite or (o.continue_run and (o.log_dir / o.name / "options.yaml").is_file())
     states.clear()
-    pictures = (o.log_dir / o.name / "pictures").glob("*.png")
+    pictures = (o.log_dir / o.name / "pictures" / f"{title}.png" for title in SHEETS)
     for path in (scores_path(o, "current"), scores_path(o, "best"), *pictures):
         path.unlink(missing_ok=True)
     for which in ("current", "best") if not ours else ():

@@ -75,9 +75,9 @@ class Pictures:
             return [self._dotted(value, i, size) for i in range(count)]
         if value.ndim == 4:
             return [_photograph(image, size) for image in value[:count]]
-        return [self._label(label, size) for label in value[:count]]
+        return [self.label_tile(label, size) for label in value[:count]]
 
-    def _label(self, label: Tensor, size: tuple[int, int]) -> np.ndarray:
+    def label_tile(self, label: Tensor, size: tuple[int, int]) -> np.ndarray:
         """Train ids (h, w) in colours; whatever is no class is black."""
         height, width = _fitting(label.shape, size)
         rows = torch.arange(height, device=label.device) * label.shape[0] // height
@@ -119,7 +119,7 @@ class Examples:
         if self.seen in self.chosen:
             self.size = self.size if self.rows else _tile_size(prediction.shape)
             maps = [prediction] if item.label is None else [item.label, prediction]
-            drawn = [self.pictures._label(label, self.size) for label in maps]
+            drawn = [self.pictures.label_tile(label, self.size) for label in maps]
             self.rows.append([_photograph(item.image[0], self.size), *drawn])
             self.names.append(item.name)
         self.seen += 1

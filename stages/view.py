@@ -1,7 +1,6 @@
 """What one iteration saw, for people: `Stage.watch` asks for it, `stages/pictures.py` draws it.
 
-Nothing here draws at random, changes what a stage computes with, or waits for the device. Letters as in
-stages/self_labeling.py.
+Nothing here draws at random or changes what a stage computes with. Letters as in stages/self_labeling.py.
 """
 
 from __future__ import annotations

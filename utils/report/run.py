@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.render import Sheet, load_sheet
+from utils.render import SHEETS, Sheet, load_sheet
 from utils.yaml_file import load_yaml
 
 _LONGEST = 2**26  # characters of a JSON file; a log of 90,000 iterations has some 5 million
 _MOST_CLASSES = 256
 _HIGHEST = 1e30  # that is drawn
 _DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
-SHEETS = ("source", "target", "validation")
 Line = dict[str, float]
 
 
