@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from data.choose import classes_of
 from data.cityscapes import SIZE
@@ -29,7 +29,7 @@ from stages.build import (
     whole_images,
 )
 from stages.own_images import Predictor, Products, predict_own_images
-from stages.predict import evaluate
+from stages.predict import Prediction, evaluate
 from utils.background import BackgroundWriter
 from utils.files import save_json
 from utils.launch import joined
@@ -100,12 +100,16 @@ def predict_files(o: Options, processes: Processes) -> None:
 
 def _on_prediction(
     o: Options, classes: Classes, writer: BackgroundWriter
-) -> Callable[[str, np.ndarray], None] | None:
+) -> Callable[[Prediction, Tensor], None] | None:
     """Writes each prediction under --save_pred."""
     if o.save_pred is None:
         return None
     colours = classes.palette
-    return lambda name, prediction: writer.do(save_prediction, o.save_pred, name, prediction, colours)
+
+    def write(item: Prediction, prediction: Tensor) -> None:
+        writer.do(save_prediction, o.save_pred, item.name, prediction.to(torch.uint8).cpu().numpy(), colours)
+
+    return write
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python train.py --stage warm_up --name warmup --no_resume --freeze_bn --lr 2.5e-4
     python train.py --stage warm_up --name warmup --no_resume --freeze_bn --lr 2.5e-4 --continue
 
-Writes LOG_DIR/NAME/: the current and the best checkpoint, run.log, log.jsonl, options.yaml, tensorboard/, and
-state/, from which --continue goes on. Exit code 75: interrupted and saved.
+Writes LOG_DIR/NAME/: the current and the best checkpoint and their scores, run.log, log.jsonl, options.yaml,
+about.json, tensorboard/, pictures/, and state/, from which --continue goes on. `python -m utils.report
+LOG_DIR/NAME` makes a page of it. Exit code 75: interrupted and saved.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
+from data.choose import classes_of
 from data.loaders import batch_files
-from stages.build import build_stage, prepare_device, training_loaders, validation_loader
+from stages.about import write_about
+from stages.build import build_stage, prepare_device, training_loaders, validation_data, validation_loader
 from stages.continuing import claim, continued, make_room
 from stages.guard import Guard
+from stages.pictures import Pictures
 from stages.training import Training
 from utils.files import save_text
 from utils.interruption import CAN_CONTINUE, Interruption
@@ -51,7 +55,7 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
         stage = build_stage(o, device, logger, processes)
         source, target = training_loaders(o, stage.target_parts, processes, start)
-        validation = validation_loader(o, logger, processes)
+        validation, classes = validation_loader(o, logger, processes), classes_of(o)
         per_epoch = (source if target is None else target).batch_sampler.per_epoch
         total = o.train_iters
         if "epochs" in o.changed():  # the default of 128 only bounds the released loop
@@ -60,7 +64,8 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         files = partial(files_of, loaders)
         guard = Guard(stage, o.on_nonfinite == "skip", o.nonfinite_limit, files, logger)
         log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start)
-        training = Training(o, stage, guard, loaders, validation, log, states, interruption, total)
+        pictures = Pictures(log, classes.names, classes.palette, o.picture_interval, processes)
+        training = Training(o, stage, guard, loaders, validation, log, pictures, states, interruption, total)
         if state is not None:
             training.load_state(state)
         elif processes.first:
@@ -68,6 +73,7 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         del state  # as large as the networks
         if processes.first:
             save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
+            write_about(o, folder, stage, loaders, validation_data(o)[0], total, classes)
         with log:
             return training.run()
 

@@ -37,9 +37,14 @@ class RingQueue(nn.Module):
         return self._host
 
     @property
+    def filled(self) -> int:
+        """How many rows have been written."""
+        return self._counters()[1]
+
+    @property
     def is_full(self) -> bool:
         """Whether every row has been written."""
-        return self._counters()[1] >= len(self.rows)
+        return self.filled >= len(self.rows)
 
     @torch.no_grad()
     def enqueue_(self, new: Tensor) -> None:
@@ -83,6 +88,7 @@ class SelfLabeling(nn.Module):
     gather, rank: where several processes share a batch, what brings their parts together, (b, …) → (B, …),
     and which part is this one's; the queues are then equal everywhere and the loss is a share (loss.shares).
     State: a ring queue each of features, labels and predictions. Gradients reach the prototypes only.
+    kept: a list to which the assignments (M, K) of queue and pixels are added, where somebody looks at them.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class SelfLabeling(nn.Module):
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.raw_queue_scores = raw_queue_scores
         self.gather, self.rank = gather, rank
+        self.kept: list[Tensor] | None = None
 
     def forward(
         self, feats: Tensor, logits: Tensor, labels: Tensor, prototypes: Tensor
@@ -153,4 +160,7 @@ class SelfLabeling(nn.Module):
     def _assign(self, queued: Tensor | None, scores: Tensor) -> Tensor:
         """Assignments (P, K) of the last rows of [queued; scores]."""
         rows = scores if queued is None else torch.cat([queued, scores])  # (M, K)
-        return sinkhorn(rows, self.prior, self.epsilon, self.iterations)[-len(scores) :]
+        assigned = sinkhorn(rows, self.prior, self.epsilon, self.iterations)  # (M, K)
+        if self.kept is not None:
+            self.kept.append(assigned)
+        return assigned[-len(scores) :]

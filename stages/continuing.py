@@ -13,6 +13,7 @@ from utils.checkpoint import checkpoint_path
 from utils.files import clear_unfinished
 from utils.options import Options
 from utils.processes import Processes
+from utils.render import SHEETS
 from utils.run_state import RunStates, locked
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
@@ -21,6 +22,11 @@ BEGIN_ANEW = "begin the run anew with --overwrite"
 def released_path(o: Options, which: str) -> Path:
     """The run's checkpoint "current" or "best"."""
     return checkpoint_path(o.log_dir / o.name, o.src_dataset, o.tgt_dataset, o.model_name, which)
+
+
+def scores_path(o: Options, which: str) -> Path:
+    """The scores of that checkpoint on val."""
+    return o.log_dir / o.name / f"scores_{which}.json"
 
 
 @contextmanager
@@ -48,11 +54,14 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
 def make_room(o: Options, states: RunStates) -> None:
     """What a run does that begins, when nothing but training is left to do.
 
-    Removes the states of the run that it overwrites; renames a checkpoint that is of no run of ours (a
-    downloaded one) instead of overwriting it.
+    Removes the states, scores and pictures of the run that it overwrites; renames a checkpoint that is of no
+    run of ours (a downloaded one) instead of overwriting it.
     """
     ours = o.overwrite or (o.continue_run and (o.log_dir / o.name / "options.yaml").is_file())
     states.clear()
+    pictures = (o.log_dir / o.name / "pictures" / f"{title}.png" for title in SHEETS)
+    for path in (scores_path(o, "current"), scores_path(o, "best"), *pictures):
+        path.unlink(missing_ok=True)
     for which in ("current", "best") if not ours else ():
         _keep(released_path(o, which))
 

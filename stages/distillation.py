@@ -59,9 +59,11 @@ class DistillationStage(Stage):
 
         losses = {"CTS": self.self_train(student_logits, label)}
         losses["distill"] = losses["CTS"].new_zeros(())
+        seen = {"prediction": student_logits}
         if self.method.distillation_weight > 0:
             with torch.no_grad():
                 teacher_logits = resize_logits(self.compute(self.teacher, target.strong).logits, size)
+            seen["teacher"] = teacher_logits
             divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)
             losses["distill"] = divergence / self.processes.size
         total = losses["CTS"] + self.method.distillation_weight * losses["distill"]
@@ -69,6 +71,8 @@ class DistillationStage(Stage):
             regulariser = confidence_regulariser(student_logits, self.method.regulariser)
             total = total + self.method.regulariser_weight * regulariser / self.processes.size
         self.backward(total)
+        if self.view:
+            self.view.add_target({"strong view": target.strong}, {"pseudo label": label}, seen)
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
     def state(self) -> dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import tqdm
 from torch import Tensor, nn
@@ -81,14 +80,14 @@ def evaluate(
     loader: DataLoader,
     n_class: int,
     device: torch.device,
-    on_prediction: Callable[[str, np.ndarray], None] | None = None,
+    on_prediction: Callable[[Prediction, Tensor], None] | None = None,
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
     each: Callable[[], None] | None = None,
 ) -> dict:
     """Scores on labelled images.
 
-    on_prediction(name, label map (H, W) uint8) sees each prediction; each() is called after every image, by
+    on_prediction(item, train ids (H, W)) sees each prediction; each() is called after every image, by
     all processes equally often, and may raise.
     """
     matrix = ConfusionMatrix(n_class, device)
@@ -100,7 +99,7 @@ def evaluate(
         prediction = logits.argmax(dim=1)
         matrix.update(item.label[None], prediction)
         if on_prediction is not None:
-            on_prediction(item.name, prediction[0].to(torch.uint8).cpu().numpy())
+            on_prediction(item, prediction[0])
         if each is not None:
             each()
     for _ in range(spare):

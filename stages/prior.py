@@ -27,7 +27,7 @@ def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
     whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
     data = source_data(o) if name == "source_labels" else target_data(o, "train")
     try:
-        counts = count_labels(data, o.num_workers, processes)
+        counts = count_labels(data, o.n_class, o.num_workers, processes)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
     if not counts.any():
@@ -38,20 +38,22 @@ def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
     return class_shares(counts, ABSENT), told
 
 
-def count_labels(data: DataSet, workers: int, processes: Processes) -> Tensor:
+def count_labels(data: DataSet, n_class: int, workers: int, processes: Processes) -> Tensor:
     """Pixels of each class (K,) int64 in all labels of a data set; each process reads a share of them."""
     own = range(processes.rank, len(data), processes.size)
-    counts = np.zeros(data.n_class, np.int64)
-    for counted in parallel_map(partial(_count, data), own, workers, "counting labels", processes.no_bar):
+    counts = np.zeros(n_class, np.int64)
+    for counted in parallel_map(
+        partial(_count, data, n_class), own, workers, "counting labels", processes.no_bar
+    ):
         if isinstance(counted, Exception):
             raise counted
         counts += counted
     return processes.sum(torch.from_numpy(counts))
 
 
-def _count(data: DataSet, index: int) -> np.ndarray | Exception:
+def _count(data: DataSet, n_class: int, index: int) -> np.ndarray | Exception:
     """Pixels of each class (K,) in one label, the ignore id is none; or why it cannot be read."""
     try:
-        return np.bincount(data.read_label(index).ravel(), minlength=256)[: data.n_class]
+        return np.bincount(data.read_label(index).ravel(), minlength=256)[:n_class]
     except (OSError, ValueError) as error:
         return error

@@ -142,6 +142,7 @@ class SelfLabelingStage(Stage):
         pixels = self.sampled_pixels(seen.feats)
         queue_labels = self.queue_labels(target, seen, pixels)
         losses = {"CTS": self.self_train(weak, label)}
+        self.self_labeling.kept = [] if self.view else None
         losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
         losses["contrast"] = losses["SL"].new_zeros(())
         if box is None and queue_was_full:
@@ -153,7 +154,26 @@ class SelfLabelingStage(Stage):
         total = self.weigh(losses)
         self.backward(total)
         self._sum_prototype_gradients()
+        if self.view:
+            self._show(source, target, seen, weak, label, pixels, box)
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+
+    def _show(
+        self,
+        source: SourceBatch,
+        target: TargetBatch,
+        seen: TeacherView,
+        output: SegmentationOutput,
+        label: Tensor,
+        pixels: Tensor,
+        box: Box | None,
+    ) -> None:
+        images = {"weak view": target.weak, "strong view": target.strong, "whole image": target.whole}
+        images["training image"] = self.training_image(source, target, box)
+        labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": seen.label_weak}
+        labels["training label"] = label
+        self.view.add_target(images, labels, {"prediction": output.logits})
+        self.view.add_self_labeling(self, target, seen, pixels)
 
     @torch.no_grad()
     def teacher_view(self, target: TargetBatch) -> TeacherView:
@@ -173,14 +193,19 @@ class SelfLabelingStage(Stage):
     def forward_target(
         self, source: SourceBatch, target: TargetBatch, box: Box | None
     ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
-        """Outputs to self-train on (weak, with CutMix; or strong, never mixed) and on the strong view."""
+        """Outputs to self-train on and on the strong view."""
+        output = self.compute(self.learner, self.training_image(source, target, box))
         if self.method.train_on_strong:
-            output = self.compute(self.learner, target.strong)
             return output, output
-        weak = self.compute(self.learner, _paste(target.weak, source.image, box))
         if self.method.consistency_weight <= 0:
-            return weak, None
-        return weak, self.compute(self.learner, target.strong)
+            return output, None
+        return output, self.compute(self.learner, target.strong)
+
+    def training_image(self, source: SourceBatch, target: TargetBatch, box: Box | None) -> Tensor:
+        """What the student self-trains on: the weak view with CutMix; or the strong view, never mixed."""
+        if self.method.train_on_strong:
+            return target.strong
+        return _paste(target.weak, source.image, box)
 
     def training_label(
         self, source: SourceBatch, target: TargetBatch, seen: TeacherView, box: Box | None

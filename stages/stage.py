@@ -17,6 +17,7 @@ from data.replay import replay_strong
 from data.strong_augment import StrongRecord
 from loss import cross_entropy
 from models import Compute, SegmentationOutput, draw_dropout_from, freeze_batch_norm
+from stages.view import View
 from utils.checkpoint import NETWORK
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
 from utils.processes import ALONE, Processes
@@ -114,6 +115,7 @@ class Stage:
         self.draws = draws or BatchDraws(0)
         self.processes = self.draws.processes
         self.iteration = 0  # iterations done
+        self.view: View | None = None  # what an iteration that is watched saw
         self.train_mode()
         draw_dropout_from(student, self.draws.uniform)
         # Called to learn; `student` itself is what is stored. It adds up gradients while they are computed.
@@ -122,6 +124,10 @@ class Stage:
         self.optimizer = RepeatedSGD([*groups, *extra_groups], lr=settings.lr)
         # Each with its schedule.
         self.optimizers = [(self.optimizer, poly_schedule(self.optimizer, settings.train_iters))]
+
+    def watch(self) -> None:
+        """Let the next `learn` leave its view; whoever asks takes it away by setting it to None."""
+        self.view = View()
 
     def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
         """One iteration; the losses as detached 0-d tensors."""
@@ -171,6 +177,8 @@ class Stage:
             output = self.compute(self.learner, source.image)
             loss = self.source_loss(output, source.label)
             self.backward(loss)
+        if self.view:
+            self.view.add_source(source, output.logits)
         return loss.detach()
 
     def source_loss(self, output: SegmentationOutput, label: Tensor) -> Tensor:

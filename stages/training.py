@@ -11,14 +11,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.choose import classes_of
+from data.labels import thirteen_of_sixteen
 from data.loaders import image_names, read
-from stages.continuing import BEGIN_ANEW, released_path
+from stages.continuing import BEGIN_ANEW, released_path, scores_path
 from stages.guard import Guard
+from stages.pictures import Pictures
 from stages.predict import evaluate
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint
+from utils.files import save_json
 from utils.interruption import Interrupted, Interruption
 from utils.logger import RunLog
+from utils.metrics import nan_mean
 from utils.options import Options
 from utils.run_state import RunStates
 
@@ -39,12 +43,13 @@ class Training:
         loaders: tuple[DataLoader, DataLoader | None],
         validation: DataLoader | None,
         log: RunLog,
+        pictures: Pictures,
         states: RunStates,
         interruption: Interruption,
         total: int,
     ):
         self.o, self.stage, self.guard, self.loaders = o, stage, guard, loaders
-        self.validation, self.log, self.states = validation, log, states
+        self.validation, self.log, self.pictures, self.states = validation, log, pictures, states
         self.interruption, self.total = interruption, total
         self.classes = classes_of(o)
         self.processes, self.device = stage.processes, next(stage.student.parameters()).device
@@ -89,6 +94,8 @@ class Training:
             target_batch = next(targets).to(self.device) if targets is not None else None
             self.waited += time.perf_counter() - asked
             rates = self.stage.learning_rates()
+            if self.pictures.due(iteration, self._validation_due(iteration)):
+                self.stage.watch()
             losses = self.guard.step(source_batch, target_batch)
             if losses is not None:
                 self.log.add(losses)
@@ -97,6 +104,7 @@ class Training:
             if self._line_due(iteration):
                 means = self._write_line(iteration, rates)
                 bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
+            self._draw(iteration, skipped=losses is None)
             if self._validation_due(iteration):
                 self.validate()
             if self._validation_due(iteration) or (iteration + 1) % self.o.save_interval == 0:
@@ -118,6 +126,16 @@ class Training:
         self.waited, self.lap = 0.0, time.perf_counter()
         return means
 
+    def _draw(self, iteration: int, skipped: bool) -> None:
+        """What the iteration saw, if it was watched; outside the time that lines tell."""
+        view, self.stage.view = self.stage.view, None
+        if view is None or skipped:
+            return
+        began = time.perf_counter()
+        self.guard.check()
+        self.pictures.draw(iteration, view)
+        self.lap += time.perf_counter() - began
+
     def _asked(self) -> bool:
         return self.processes.any(self.interruption.asked_by is not None)
 
@@ -127,12 +145,13 @@ class Training:
             raise Interrupted
 
     def validate(self) -> None:
-        """Score the student, if there are labels to do it by, and write its checkpoints."""
+        """Score the student, if there are labels to do it by, and write its checkpoints and their scores."""
         o, stage, iteration = self.o, self.stage, self.stage.iteration
         self.guard.check_parameters()
         if o.bn == "bn":  # each process has statistics of its own; those of the first are saved
             self.processes.copy_from_first(stage.student.buffers())
-        best = self.validation is not None and self._score() == self.best
+        scores = self._score() if self.validation is not None else None
+        best = scores is not None and scores["miou"] == self.best
         self.validated = iteration
         if self.processes.first:
             content = stage.released_state() | {"iter": iteration, "best_iou": max(self.best, 0.0)}
@@ -140,23 +159,30 @@ class Training:
             content["classes"] = list(self.classes.names)
             for which in ("current", "best") if best else ("current",):
                 save_checkpoint(content, released_path(o, which))
+                if scores is not None:
+                    save_json({"iteration": iteration, **scores}, scores_path(o, which))
         self.lap = time.perf_counter()
 
-    def _score(self) -> float:
-        """The student's mIoU, which is logged, and may be the best so far."""
+    def _score(self) -> dict:
+        """The student's scores, which are logged with a few pictures, and may be the best so far."""
+        examples = self.pictures.examples(len(self.validation.dataset))
         scores = evaluate(
             self.stage.student,
             self.validation,
             self.o.n_class,
             self.device,
-            processes=self.processes,
+            examples,
+            self.processes,
             compute=self.stage.compute,
             each=self._end_if_asked,
         )
         self.stage.train_mode()
         self.best = max(self.best, scores["miou"])
+        if self.o.n_class == 16 and self.classes.built_in:
+            scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
         self.log.write_scores(self.stage.iteration, scores, self.best, list(self.classes.names))
-        return scores["miou"]
+        examples.draw(self.stage.iteration)
+        return scores
 
     def save_state(self) -> None:
         """Save all that the next iteration starts from, unless that has been done."""

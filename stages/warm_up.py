@@ -71,6 +71,9 @@ class WarmUpStage(Stage):
         disc_loss.backward()
         self.processes.sum_gradients(self.discriminator.parameters())
 
+        if self.view:
+            self.view.add_source(source, source_logits)
+            self.view.add_target({"weak view": target.weak}, {}, {"prediction": target_logits})
         losses = {"source": source_loss, "adversarial": adversarial, "discriminator": disc_loss}
         return {name: loss.detach() for name, loss in losses.items()}
 

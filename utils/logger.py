@@ -6,15 +6,18 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 import tqdm
 from torch import Tensor
 
 from utils.files import not_written, save_text
 from utils.processes import ALONE, Processes
+from utils.render import Sheet, contact_sheet, save_sheet
 
 
 class _LogFile(logging.FileHandler):
@@ -63,9 +66,9 @@ def silent_logger() -> logging.Logger:
 class RunLog:
     """Collects the losses of a run; reads them from the device only when a line is due.
 
-    Writes `log.jsonl` (one object a line) and TensorBoard events into `folder`, and lines in the form of the
-    released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total] there, and j in
-    the other two places.
+    Writes `log.jsonl` (one object a line), TensorBoard events and `pictures/` into `folder`, and lines in the
+    form of the released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total]
+    there, and j in the other places.
     total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs; start: iterations that
     were done before, whose lines stay. Of several processes each holds shares of the losses (loss.shares);
     they are added up when a line is due, and the first writes.
@@ -82,6 +85,7 @@ class RunLog:
         start: int = 0,
     ):
         self._path, self._start = folder / "log.jsonl", start
+        self._pictures = folder / "pictures"
         self._lines = self._curves = None
         self._lines_written = 0
         self._logger, self._processes = logger, processes
@@ -130,7 +134,7 @@ class RunLog:
             self._without_curves(error)
 
     def _without_curves(self, error: OSError) -> None:
-        self.tell(f"{self._path.parent / 'tensorboard'}: no more curves ({error})")
+        self.tell(f"{self._path.parent / 'tensorboard'}: no more curves and pictures ({error})")
         self._curves = None
 
     def tell(self, line: str) -> None:
@@ -179,11 +183,12 @@ class RunLog:
         self._logger.info("%s  %s", self._position(iteration), parts)
         return means
 
-    def write_scores(self, iteration: int, scores: dict, best: float, names: list[str]) -> None:
+    def write_scores(self, iteration: int, scores: dict, best: float, names: Sequence[str]) -> None:
         """Validation scores; best: the highest mIoU so far."""
         now = 100 * scores["miou"]
         self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
         scalars = {"val/miou": scores["miou"]}
+        scalars |= {"val/miou_13": scores["miou_13"]} if "miou_13" in scores else {}
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
         self._record(iteration, scalars)
 
@@ -193,6 +198,31 @@ class RunLog:
         told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
         self._logger.info("%s  class distribution refreshed: %s", self._position(iteration), told)
         self._record(iteration, {f"prior/{name}": share for name, share in shares.items()})
+
+    def write_look(
+        self,
+        iteration: int,
+        scalars: dict[str, float],
+        sheets: dict[str, Sheet],
+        samples: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        """What people look at: numbers, pictures by title, and values whose histogram is drawn, by name.
+
+        Numbers go to `log.jsonl` too, and the newest picture of each title to a file of its own.
+        """
+        if scalars:
+            self._record(iteration, scalars)
+        if self._curves is None:
+            return
+        try:
+            for title, sheet in sheets.items():
+                picture = np.asarray(contact_sheet(list(sheet.columns), [list(row) for row in sheet.rows]))
+                self._curves.add_image(f"pictures/{title}", picture, iteration, dataformats="HWC")
+                save_sheet(sheet, iteration, self._pictures / f"{title}.png")
+            for name, values in (samples or {}).items():
+                self._curves.add_histogram(name, values, iteration)
+        except OSError as error:
+            self._without_curves(error)
 
     def _position(self, iteration: int) -> str:
         epoch = (iteration - 1) // self._per_epoch + 1

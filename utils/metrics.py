@@ -30,7 +30,10 @@ class ConfusionMatrix:
         self.images = int(processes.sum(torch.tensor(self.images)))
 
     def scores(self) -> dict:
-        """Overall and mean accuracy, frequency-weighted and mean IoU, IoU per class (nan: class absent)."""
+        """Overall and mean accuracy, frequency-weighted and mean IoU, IoU per class (nan: class absent).
+
+        And the counts (K, K), a row a label, a column a prediction.
+        """
         counts = self.counts.cpu().numpy().astype(np.float64)
         right, labelled, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,6 +49,7 @@ class ConfusionMatrix:
             "miou": nan_mean(iou),
             "iou": iou.tolist(),
             "images": self.images,
+            "confusion": self.counts.tolist(),
         }
 
 

@@ -30,7 +30,7 @@ _WEIGHTS = (
 )
 _RANGES: list[tuple[Sequence[str], Callable[[float], bool], str]] = [
     (_COUNTS, lambda v: v >= 1, "at least 1"),
-    (("seed", "num_workers"), lambda v: v >= 0, "at least 0"),
+    (("seed", "num_workers", "picture_interval"), lambda v: v >= 0, "at least 0"),
     (("lr", "disc_lr", "temperature", "epsilon", "cache_limit"), lambda v: 0 < v < math.inf, "above 0"),
     (("threshold", "train_thred"), lambda v: 0 <= v < 1, "in [0, 1)"),
     (("hflip", "jitter"), lambda v: 0 <= v <= 1, "in [0, 1]"),
@@ -41,6 +41,7 @@ OF_THE_MACHINE = (
     *("config", "name", "log_dir", "device", "gpus", "num_workers", "infer_bs", "threads", "cache_dir"),
     *("cache_limit", "continue_run", "overwrite", "save_interval", "print_interval", "val_interval"),
     *("on_nonfinite", "nonfinite_limit", "precision", "channels_last", "compile", "recompute"),
+    "picture_interval",
 )
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
@@ -118,7 +119,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
         argv = _read_config(options.config, parser) + argv
         parser.config = options.config
         options = parser.parse_args(argv, namespace=Options())
-    options._defaults = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    options._defaults = _defaults(parser)
     options._given = _given(parser, argv)
     problem = _take_classes(options) or _first_problem(options, script)
     if problem:
@@ -130,6 +131,15 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     options.quirks_on = Quirks.parse(options.quirks)
     options._frozen = True
     return options
+
+
+def _defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
+    return {a.dest: a.default for a in parser._actions if a.dest != "help"}
+
+
+def plain_defaults(parser: argparse.ArgumentParser) -> dict[str, object]:
+    """The defaults of a script's options as `Options.values` writes values."""
+    return {name: _plain(value) for name, value in _defaults(parser).items()}
 
 
 def _given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> frozenset[str]:
@@ -460,6 +470,12 @@ def _add_optimisation(group: argparse._ArgumentGroup) -> None:
     add("--finetune", action="store_true", help="head at 10 times the rate (else 5), prototypes fixed")
     add("--print_interval", type=int, default=20, help="iterations between two log lines")
     add("--val_interval", type=int, default=1000, help="iterations between two validations")
+    add(
+        "--picture_interval",
+        type=int,
+        default=500,
+        help="iterations between two pictures of what a stage sees; also drawn at validations; 0: none",
+    )
     add("--save_interval", type=int, default=500, help="iterations between two states that --continue needs")
     add(
         "--on_nonfinite",

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from utils.files import save_image
+from utils.files import replace_when_whole, save_image
+from utils.image_file import opened
+
+SHEETS = ("source", "target", "validation")  # titles of those that a training leaves in pictures/
+_SHEET = "sheet"  # the text in a sheet's file that says what its tiles are
 
 
 def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -28,6 +35,37 @@ def save_prediction(folder: Path, name: str, label: np.ndarray, colours: np.ndar
     """Write NAME.png, the train ids (H, W) uint8, and NAME_color.png, the same as a palette picture."""
     save_image(Image.fromarray(label), folder / f"{name}.png")
     save_image(palette_picture(label, colours), folder / f"{name}_color.png")
+
+
+class Sheet(NamedTuple):
+    """Tiles (H, W, 3) uint8, all of one size, by row and column; names of columns and rows."""
+
+    columns: Sequence[str]
+    names: Sequence[str]
+    rows: Sequence[Sequence[np.ndarray]]
+
+
+def save_sheet(sheet: Sheet, iteration: int, path: Path) -> None:
+    """Write the tiles side by side as one PNG, which says in a text of its own what they are."""
+    about = {"iteration": iteration, "columns": list(sheet.columns), "names": list(sheet.names)}
+    info = PngImagePlugin.PngInfo()
+    info.add_text(_SHEET, json.dumps(about))
+    picture = Image.fromarray(np.vstack([np.hstack(list(row)) for row in sheet.rows]))
+    with replace_when_whole(path) as file:
+        picture.save(file, format="PNG", pnginfo=info, compress_level=1)
+
+
+def load_sheet(path: Path) -> tuple[Sheet, int]:
+    """A sheet and its iteration; ValueError for any other file."""
+    with opened(path) as image:
+        pixels, text = np.asarray(image.convert("RGB")), image.info.get(_SHEET)
+    try:
+        about = json.loads(text)
+        columns, names = ([str(name) for name in about[part]] for part in ("columns", "names"))
+        rows = [np.hsplit(row, len(columns)) for row in np.vsplit(pixels, len(names))]
+        return Sheet(columns, names, rows), int(about["iteration"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError):
+        raise ValueError(f"{path}: not a sheet of a training; remove it") from None
 
 
 def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:

@@ -94,6 +94,10 @@ def test_training_with_two_processes_is_training_with_one(seven):
     for one, two in zip(*logs, strict=True):
         losses = {k: v for k, v in one.items() if k.startswith(("loss/", "lr/"))}
         assert {k: two[k] for k in losses} == pytest.approx(losses, rel=1e-5)
+        drawn = {k: v for k, v in one.items() if k.startswith(("classes/", "confidence/"))}
+        assert {k: two[k] for k in drawn} == pytest.approx(drawn, rel=1e-3, abs=1e-3)  # of the whole batch
+    assert any("classes/prediction/road" in line for line in logs[0])
+    assert len(list((seven / "logs" / "two" / "tensorboard").iterdir())) == 1  # the first alone writes
     states = [load(seven / "logs" / n / CHECKPOINT)["ResNet101"]["model_state"] for n in ("one", "two")]
     for key, value in states[0].items():
         assert float((value - states[1][key]).double().norm()) <= 1e-5 * float(value.double().norm()), key

@@ -182,7 +182,8 @@ def check_run(chain: Chain, name: str, norm: bool) -> dict:
     assert files == {
         BEST,
         checkpoint_name(which="current"),
-        *("run.log", "log.jsonl", "options.yaml", "tensorboard", "state"),
+        *("run.log", "log.jsonl", "options.yaml", "about.json", "tensorboard", "pictures", "state"),
+        *("scores_current.json", "scores_best.json"),
     }
     content = load(folder / checkpoint_name(which="current"))
     assert {"ResNet101", "iter", "best_iou"} <= content.keys()

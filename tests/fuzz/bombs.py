@@ -623,4 +623,15 @@ def _texts() -> Iterator[tuple[str, str, Make]]:
         )
     yield "colour_statistics", "30 GB of holes", (lambda: b"\n", 30 * 10**9)
     yield "run_log", "numbers without end", lambda: b"Iter [" + b"9" * 400 + b"/9]  loss: 3\n"
+    for what, text in {
+        "a list inside lists": "[" * 10**5,
+        "classes without end": '{"classes": [' + '"a",' * 10**5 + '"a"]}',
+        "numbers without end": '{"iteration": 1, "val/miou": ' + "9" * 4000 + "}\n",
+        "numbers at the edge": '{"iteration": 1, "loss/x": -1.7e308}\n{"iteration": 2, "loss/x": 1.7e308}\n',
+        "an iteration of nothing": '{"iteration": NaN}\n',
+        "a line far away": '{"iteration": 1e300, "loss/x": 1}\n',
+    }.items():
+        for kind in ("run_about", "run_confusion", "run_lines"):
+            yield kind, what, lambda t=text: t.encode()
+    yield "run_lines", "30 GB of holes", (GOOD["run_lines"][1], 30 * 10**9)
     yield "run_log", "30 GB of holes", (lambda: b"Iter [20/90]  loss: 7\n", 30 * 10**9)

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.io import savemat
 
 from data.labels import IGNORE
@@ -157,6 +158,31 @@ def _scores() -> bytes:
     return json.dumps(scores, indent=2).encode()
 
 
+def _about() -> bytes:
+    about = {"stage": "stage1", "iterations": 9, "classes": ["road", "sky"], "own_size": True}
+    about |= {"colours": [[1, 2, 3], [4, 5, 6]], "prior": [0.5, 0.5], "images": {"val": 3}, "parameters": 7}
+    return json.dumps(about | {"quirks": ["x"], "starts": [{"after": 0, "torch": "2"}]}).encode()
+
+
+def _confusion() -> bytes:
+    return json.dumps({"iteration": 9, "images": 3, "confusion": [[5, 1], [0, 3]]}).encode()
+
+
+def _lines() -> bytes:
+    lines = [{"iteration": i, "loss/total": 2.0 / i, "val/miou": 0.1 * i} for i in (1, 2, 3)]
+    return "".join(
+        json.dumps(line | {"val/iou/road": 0.5, "val/iou/sky": 0.1}) + "\n" for line in lines
+    ).encode()
+
+
+def _sheet() -> bytes:
+    info = PngInfo()
+    info.add_text("sheet", json.dumps({"iteration": 9, "columns": ["a", "b"], "names": ["x"]}))
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, format="PNG", pnginfo=info)
+    return file.getvalue()
+
+
 # kind → (name of the file, how it is made)
 GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "checkpoint_zip": ("model.pkl", lambda: checkpoint(True)),
@@ -187,4 +213,8 @@ GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "colour_statistics": ("colour_statistics.txt", _statistics),
     "run_log": ("run.log", _text(LOG)),
     "scores": ("scores.json", _scores),
+    "run_about": ("about.json", _about),
+    "run_confusion": ("scores_best.json", _confusion),
+    "run_lines": ("log.jsonl", _lines),
+    "run_sheet": ("pictures/target.png", _sheet),
 }

@@ -338,11 +338,19 @@ _INNER: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "prototypes": _zip,
     "checkpoint_legacy": _legacy,
     **dict.fromkeys(
-        ("confidence_png", "hard_label", "image", "label_ids", "label_synthia", "label_colours"), _png
+        (
+            *("confidence_png", "hard_label", "image", "label_ids", "label_synthia", "label_colours"),
+            "run_sheet",
+        ),
+        _png,
     ),
     **dict.fromkeys(("split_compressed", "split_plain"), _mat),
     **dict.fromkeys(
-        ("options", "recipe", "classes", "name_list", "distribution_text", "run_log", "scores"), _words
+        (
+            *("options", "recipe", "classes", "name_list", "distribution_text", "run_log", "scores"),
+            *("run_about", "run_confusion", "run_lines"),
+        ),
+        _words,
     ),
     **dict.fromkeys(("soft", "confidence", "distribution"), _array),
     "colour_statistics": _statistics,

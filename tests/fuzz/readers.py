@@ -31,6 +31,8 @@ from utils.milestones import read_log
 from utils.options import Options, parse
 from utils.recipe import Done, read_recipe
 from utils.recipe_table import read_result
+from utils.report.page import page
+from utils.report.run import read_run
 
 ROWS, COLUMNS = np.arange(SIZE[1]), np.arange(SIZE[0])
 
@@ -61,12 +63,15 @@ class Readers:
     def _prepare(self) -> Path:
         """What good files the bad ones need beside them; returns the place of the cache's only entry."""
         for kind in GOOD:
-            (self.folder / kind).mkdir(parents=True, exist_ok=True)
+            (self.folder / kind / GOOD[kind][0]).parent.mkdir(parents=True, exist_ok=True)
         for kind in ("split_compressed", "split_plain", "split_v4"):
             for name in ("images", "labels"):
                 (self.folder / kind / name).mkdir(exist_ok=True)
         for kind in ("confidence", "confidence_png"):
             (self.folder / kind / "x.png").write_bytes(GOOD["hard_label"][1]())
+        for kind in ("run_confusion", "run_sheet"):
+            for name in ("run_about", "run_lines"):
+                (self.folder / kind / GOOD[name][0]).write_bytes(GOOD[name][1]())
         for kind in ("cache_entry", "colour_statistics"):
             Image.fromarray(picture()).save(self.folder / kind / "picture.png")
         self._cached()
@@ -187,11 +192,17 @@ class Readers:
         result = read_result(path)
         assert len(result["classes"]) == len(result["iou"])
 
+    def _run_folder(self, path: Path) -> None:
+        folder = path.parent.parent if path.parent.name == "pictures" else path.parent
+        drawn = page(read_run(folder))
+        assert drawn.count("<script>") == 1 and drawn.endswith("</html>\n")
+
 
 _READER = {
     **dict.fromkeys(("checkpoint_zip", "checkpoint_legacy"), "checkpoint"),
     **dict.fromkeys(("confidence", "confidence_png", "hard_label"), "hard"),
     **dict.fromkeys(("split_compressed", "split_plain", "split_v4"), "split"),
+    **dict.fromkeys(("run_about", "run_confusion", "run_lines", "run_sheet"), "run_folder"),
     "image_jpeg": "image",
     "distribution_text": "distribution",
     "cache_entry": "cached",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +13,7 @@ from utils.files import replace_when_whole, save_image
 from utils.image_file import opened
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
+from utils.report.run import read_log
 
 PICTURES = 5
 
@@ -68,7 +68,7 @@ def write_curves(recipe: Recipe, path: Path) -> None:
     figure = Figure(figsize=(4 * len(trainings), 6), layout="constrained")
     axes = figure.subplots(2, len(trainings), squeeze=False)
     for column, step in enumerate(trainings):
-        lines = _read_log(_log_of(step.options))
+        lines = read_log(_log_of(step.options))
         losses, scores = axes[0, column], axes[1, column]
         names = sorted({k.removeprefix("loss/") for line in lines for k in line if k.startswith("loss/")})
         for index, name in enumerate(names):
@@ -90,18 +90,6 @@ def write_curves(recipe: Recipe, path: Path) -> None:
         axis.grid(alpha=0.3)
     with replace_when_whole(path) as file:
         figure.savefig(file, format="png", dpi=100)
-
-
-def _read_log(path: Path) -> list[dict]:
-    """The lines of a run's log; ValueError for any other file."""
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        numbers = (value for line in lines for value in (line["iteration"], *line.values()))
-        if all(isinstance(value, float | int) for value in numbers):
-            return lines
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        pass
-    raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
 
 
 def _log_of(options: dict) -> Path:

@@ -1,0 +1,287 @@
+"""What a training leaves for people: TensorBoard events, pictures, scores, and the page made of them."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_tools import PROJECT, run_here
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from data.labels import NAMES
+from stages.training import Training
+from tests.cli.killed_runs import differences, left_by, prepare, training_words
+from utils.report.page import page as page_of
+from utils.report.run import read_run
+
+ITERATIONS = 10
+PICTURED = [3, 7, 10]  # every 4th as lines are counted, and the validation at the end
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A small world with runs of stage 1 in logs/: pictured, plain (without pictures), and stopped."""
+    folder = tmp_path_factory.mktemp("looking")
+    prepare(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        train(folder, patch, "pictured", "--picture_interval", "4")
+        train(folder, patch, "plain", "--picture_interval", "0")
+        with patch.context() as stop, pytest.raises(SystemExit):
+            stop.setattr(Training, "_asked", lambda self: self.stage.iteration == 8)
+            train(folder, patch, "stopped", "--picture_interval", "1")
+    return folder
+
+
+def train(folder: Path, patch: pytest.MonkeyPatch, name: str, *more: str) -> None:
+    words = training_words("stage1", name, ITERATIONS)
+    run_here(" ".join(["python", *words, *more]), folder, patch)
+
+
+def events(folder: Path) -> EventAccumulator:
+    """All that TensorBoard would show of a run."""
+    everything = {"scalars": 0, "images": 0, "histograms": 0}
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance=everything).Reload()
+
+
+def decoded(uri: str) -> np.ndarray:
+    """The picture (H, W, 3) of a data URI's content."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
+
+
+def report(*words: str) -> subprocess.CompletedProcess:
+    """Run the command as a user does, in the project's folder."""
+    whole = [sys.executable, "-m", "utils.report", *words]
+    return subprocess.run(whole, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+
+
+# --- TensorBoard --------------------------------------------------------------------------------------------
+
+
+def test_events_hold_what_the_docs_name(world):
+    found = events(world / "logs" / "pictured")
+    tags = found.Tags()
+    assert set(tags["images"]) == {"pictures/source", "pictures/target", "pictures/validation"}
+    histograms = {"confidence/soft_label", "confidence/rectified_label", "confidence/prediction"}
+    assert set(tags["histograms"]) == histograms
+    single = {"loss/total", "loss/SL", "lr/backbone", "time/step", "val/miou", "queue/fill", "queue/ignored"}
+    single |= {"sinkhorn/distance_to_prior", "prototypes/nearest_pair", "confidence/soft_label/mean"}
+    each = {"val/iou", "queue/labels", "classes/soft_label", "classes/rectified_label", "classes/prediction"}
+    each |= {"sinkhorn/prior", "sinkhorn/all_rows", "sinkhorn/sampled_pixels"}
+    each |= {"prototypes/norm", "prototypes/cosine_to_ema", "prototypes/nearest_cosine"}
+    assert single | {f"{name}/{k}" for name in each for k in NAMES} <= set(tags["scalars"])
+
+    steps = {name: [e.step for e in found.Images(name)] for name in tags["images"]}
+    assert steps == {
+        "pictures/source": PICTURED,
+        "pictures/target": PICTURED,
+        "pictures/validation": [10],
+    }
+    assert [e.step for e in found.Scalars("queue/fill")] == PICTURED
+    picture = Image.open(io.BytesIO(found.Images("pictures/target")[-1].encoded_image_string))
+    assert picture.width > 9 * 256 and picture.height > 2 * 128
+    line = json.loads((world / "logs" / "pictured" / "log.jsonl").read_text().splitlines()[-2])
+    assert line["iteration"] == 10 and line["queue/fill"] == pytest.approx(
+        found.Scalars("queue/fill")[-1].value
+    )
+
+
+def test_pictures_change_no_result(world):
+    """Checkpoints, states and losses are bit for bit those of a run without pictures."""
+    pictured, plain = (left_by(world, name, ITERATIONS) for name in ("pictured", "plain"))
+    assert plain["files"].keys() == pictured["files"].keys() and len(plain["files"]) == 3
+    for name in pictured["files"]:
+        if name.endswith(".pt"):  # how many lines were written is another number
+            assert pictured["files"][name]["log"].pop("lines") > plain["files"][name]["log"].pop("lines")
+    assert differences(pictured["files"], plain["files"]) == []
+    told = [line for line in pictured["log"] if "queue/fill" not in line]
+    assert differences(told, plain["log"]) == []
+    assert not (world / "logs" / "plain" / "pictures").exists()
+    assert events(world / "logs" / "plain").Tags()["images"] == []
+
+
+def test_a_continued_run_doubles_no_point(world, monkeypatch):
+    """Iteration 8 was drawn and its state is lost: it is drawn again, and shown once."""
+    run = world / "logs" / "stopped"
+    drawn = [e.step for e in events(run).Images("pictures/target")]
+    assert drawn == list(range(1, 9))
+    for state in (run / "state").glob("0000008.*"):
+        state.unlink()
+    train(world, monkeypatch, "stopped", "--picture_interval", "1", "--continue")
+    found = events(run)
+    for steps in (found.Images("pictures/target"), found.Scalars("queue/fill")):
+        assert [e.step for e in steps] == list(range(1, 11))
+    assert [e.step for e in found.Scalars("val/miou")] == [10]
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "queue/fill" in line] == list(range(1, 11))
+    starts = json.loads((run / "about.json").read_text())["starts"]
+    assert [start["after"] for start in starts] == [0, 7]
+
+
+# --- the folder ---------------------------------------------------------------------------------------------
+
+
+def test_scores_hold_the_whole_confusion(world):
+    run = world / "logs" / "pictured"
+    scores = json.loads((run / "scores_current.json").read_text())
+    counts = np.array(scores["confusion"])
+    right = counts.diagonal()
+    iou = right / np.maximum(counts.sum(axis=0) + counts.sum(axis=1) - right, 1)
+    given = np.nan_to_num(np.array(scores["iou"], dtype=float))
+    assert scores["iteration"] == 10 and counts.shape == (19, 19) and scores["images"] == 3
+    np.testing.assert_allclose(given, iou)
+    best = json.loads((run / "scores_best.json").read_text())
+    assert best["miou"] >= scores["miou"]
+
+
+def test_a_run_that_begins_anew_keeps_nothing_of_the_old(world, tmp_path, monkeypatch):
+    for name in ("dataset", "Pseudo"):
+        (tmp_path / name).symlink_to(world / name)
+    shutil.copytree(world / "logs", tmp_path / "logs")
+    words = [*training_words("stage1", "pictured", 1), "--overwrite", "--picture_interval", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "validate", lambda self: None)
+        run_here(" ".join(["python", *words]), tmp_path, patch)
+    run = tmp_path / "logs" / "pictured"
+    assert not list(run.glob("scores_*.json")) and not list(run.glob("pictures/*.png"))
+    page = page_of(read_run(run))
+    assert "No validation has been written yet." in page and "1 of 1" in page
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_run_says(world, tmp_path):
+    run = world / "logs" / "pictured"
+    out = tmp_path / "elsewhere" / "page.html"
+    done = report(str(run), "--out", str(out))
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
+    page = out.read_text()
+    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", page))  # nothing from elsewhere
+    text = html.unescape(re.sub(r"<[^>]+>", " ", page))
+    for title in ("Scores", "Curves", "Pictures", "Confusion", "Shares of the classes", "Inside the method"):
+        assert f"<h2>{title}</h2>" in page
+    scores = json.loads((run / "scores_current.json").read_text())
+    assert f" {100 * scores['miou']:.1f} " in text and "10 of 10" in text
+    counts = np.array(scores["confusion"])
+    k = int(counts.sum(axis=1).argmax())
+    j = int(counts[k].argmax())
+    share = 100 * counts[k, j] / counts[k].sum()
+    assert f"{NAMES[k]} as {NAMES[j]}: {share:.2f} % ({counts[k, j]:,} pixels)" in html.unescape(page)
+    assert re.search(r"queue_length\s+256\s+65536", text)  # an option that is not at its default
+    assert page.count("data:image/") == 2 * 9 + 2 * 3 + 3 * 3
+    tiles = [decoded(uri) for uri in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
+    shown = [tile for sheet, _ in read_run(run).sheets.values() for row in sheet.rows for tile in row]
+    assert sum(any(np.array_equal(tile, x) for x in shown) for tile in tiles) == len(tiles) >= 2 * 4
+    for chart in ("loss total", "loss contrast", "learning rate", "mIoU on val", "fill of the queue"):
+        assert f"<figcaption>{chart}" in page
+    assert "torchvision" in text and "Each start of the run" in text
+
+
+@pytest.mark.parametrize("kept", [("log.jsonl",), ("about.json",), ("options.yaml",)])
+def test_a_page_of_whatever_is_there(world, tmp_path, kept):
+    """A run of an older version, one that has just begun, and the last line just being written."""
+    run = tmp_path / "part"
+    run.mkdir()
+    for name in kept:
+        shutil.copy(world / "logs" / "pictured" / name, run)
+    if "log.jsonl" in kept:
+        with open(run / "log.jsonl", "a") as file:
+            file.write('{"iteration": 99, "loss/to')
+        assert read_run(run).iteration == 10
+    page = page_of(read_run(run))
+    assert "<h1>part</h1>" in page and "nan" not in page.split("<footer>")[0].split("</style>")[1]
+
+
+def test_names_are_shown_and_never_run(world, tmp_path):
+    run = tmp_path / "<script>alert(1)<"
+    run.mkdir()
+    hostile = "<img src=x onerror=alert(1)>\"'&"
+    about = json.loads((world / "logs" / "pictured" / "about.json").read_text())
+    about["classes"][0], about["stage"], about["quirks"] = hostile, hostile, [hostile]
+    (run / "about.json").write_text(json.dumps(about))
+    line = {"iteration": 1, f"loss/{hostile}": 1.0, "val/miou": 0.5, f"val/iou/{hostile}": 0.5}
+    (run / "log.jsonl").write_text(json.dumps(line) + "\n")
+    (run / "options.yaml").write_text(json.dumps({hostile: hostile, "name": hostile}))
+    shutil.copytree(world / "logs" / "pictured" / "pictures", run / "pictures")
+    drawn = page_of(read_run(run))
+    assert "<img src=x" not in drawn and "<script>alert" not in drawn and html.escape(hostile) in drawn
+    assert drawn.count("<script>") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("about.json", "{}"),
+        ("about.json", '{"classes": ["a"], "colours": [[0, 0, 256]], "prior": null, "starts": []}'),
+        ("scores_best.json", '{"iteration": 1, "images": 1, "confusion": [[1, 2], [3]]}'),
+        ("scores_current.json", '{"iteration": 1, "images": 1, "confusion": [[0.5]]}'),
+        ("options.yaml", "[1, 2]"),
+        ("log.jsonl", '{"iteration": "one"}\n'),
+        ("pictures/target.png", "no picture"),
+    ],
+)
+def test_a_damaged_file_is_named(world, tmp_path, name, content):
+    run = tmp_path / "run"
+    (run / "pictures").mkdir(parents=True)
+    (run / "log.jsonl").write_text('{"iteration": 1}\n')
+    (run / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(name)) as error:
+        read_run(run)
+    assert "\n" not in str(error.value)
+
+
+def test_no_run_is_told_in_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, told in {"none": "no such folder", "empty": "holds no run"}.items():
+        done = report(str(tmp_path / folder))
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"error: {tmp_path / folder}: {told}")
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# The page in a frame of the width that is asked for: windows have a least width. It tells its frame what it
+# measures, which cannot look into it; files are strangers to one another.
+MEASURE = """<script>
+document.querySelector("details").open = true;
+const wide = [...document.querySelectorAll("body *")].filter((x) =>
+  x.getBoundingClientRect().right > innerWidth + 1 && !x.closest(".scroll, nav"));
+document.querySelector("svg[data-series]").dispatchEvent(new PointerEvent("pointermove", {clientX: 150}));
+const broken = [...document.images].filter((x) => !x.naturalWidth).length;
+parent.postMessage({width: innerWidth, content: document.documentElement.scrollWidth, broken,
+  wide: wide.map((x) => x.outerHTML.slice(0, 80)), tip: document.querySelector(".tip")?.textContent}, "*");
+</script>"""
+FRAME = """<!doctype html><body><pre></pre>
+<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>
+<script>addEventListener("message", (e) => document.querySelector("pre").textContent = JSON.stringify(e.data))
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_in_a_browser(world, tmp_path, width):
+    """Nothing is wider than the page but tables in their boxes, the script runs, the console is silent."""
+    page = page_of(read_run(world / "logs" / "pictured"))
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"{MEASURE}</body>"))
+    (tmp_path / "frame.html").write_text(FRAME.replace("{width}", str(width)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--dump-dom"]
+    options += ["--enable-logging=stderr", "--v=0", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--virtual-time-budget=5000"]
+    words = [BROWSER, *options, (tmp_path / "frame.html").as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    found = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", done.stdout, re.DOTALL)[1]))
+    assert found["width"] == width and found["content"] <= width
+    assert found["wide"] == [] and found["broken"] == 0
+    assert found["tip"].startswith("iteration ")

@@ -1,0 +1,144 @@
+"""What a watched iteration shows, against plain loops; watching changes nothing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.step import STAGES, batches, build
+from models import Compute
+from stages.pictures import Pictures
+from stages.view import Points, View, shares
+from tests.cli.killed_runs import differences
+from utils.processes import ALONE
+
+CPU = torch.device("cpu")
+K, PIXELS, QUEUE = 19, 16, 64
+
+
+def stepped(stage: str, watched: bool, steps: int = 2):
+    """A stage after some iterations, the last view of it, and the batches that it saw."""
+    o = Namespace(
+        stage=stage,
+        backbone="mini",
+        bs=2,
+        rcrop=(64, 32),
+        img_size=(128, 64),
+        fbs=PIXELS,
+        queue_length=QUEUE,
+    )
+    learner, (source, target) = build(o, Compute(), CPU), batches(o, CPU)
+    view = None
+    for _ in range(steps):
+        if watched:
+            learner.watch()
+        learner.step(source, target)
+        view, learner.view = learner.view, None
+    return learner, view, source, target
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_watching_changes_nothing(stage):
+    watched, view, _, _ = stepped(stage, True)
+    alone, nothing, _, _ = stepped(stage, False)
+    assert differences(watched.state(), alone.state()) == []
+    assert view.sheets.keys() == {"source", "target"} and nothing is None
+
+
+def test_columns_of_the_stages():
+    views = {stage: stepped(stage, True, 1)[1] for stage in STAGES}
+    target = {stage: list(view.sheets["target"]) for stage, view in views.items()}
+    assert target["warm_up"] == ["weak view", "prediction"]
+    assert target["stage2"] == ["strong view", "pseudo label", "prediction", "teacher"]
+    assert target["stage1"] == [
+        *("weak view", "strong view", "whole image", "training image"),
+        *("soft label", "rectified label", "training label", "prediction", "assignment"),
+    ]
+    assert views["stage1"].confidences.keys() == {"soft_label", "rectified_label", "prediction"}
+
+
+def test_shares_count_every_pixel():
+    label = torch.tensor([[0, 1, 1, 250], [2, 2, 2, 250]])
+    assert shares(label, 4).tolist() == [1 / 8, 2 / 8, 3 / 8, 0]
+
+
+def test_assignments_of_stage_1():
+    """Kept rows are those that the loss was made of: the queue's, then the pixels'."""
+    learner, view, _, target = stepped("stage1", True, 1)
+    whole, sampled = view.per_class["sinkhorn/all_rows"], view.per_class["sinkhorn/sampled_pixels"]
+    assert float(whole.sum()) == pytest.approx(1, abs=1e-5) == float(sampled.sum())
+    distance = float(view.numbers["sinkhorn/distance_to_prior"])
+    assert 0.5 * float((whole - 1 / K).abs().sum()) <= distance + 1e-6  # the mean's is at most the mean
+    points = view.sheets["target"]["assignment"]
+    assert points.positions.shape == points.classes.shape == (2, PIXELS)
+    assert int(points.positions.max()) < points.grid[0] * points.grid[1]
+    assert points.images is target.whole and learner.self_labeling.kept is None
+
+
+def test_queue_and_prototypes_against_loops():
+    learner, view, _, _ = stepped("stage1", True, 1)
+    rows = learner.self_labeling.labels.rows[:, 0].tolist()
+    assert view.per_class["queue/labels"].tolist() == pytest.approx([rows.count(k) / QUEUE for k in range(K)])
+    assert float(view.numbers["queue/ignored"]) == rows.count(250) / QUEUE
+    assert float(view.numbers["queue/fill"]) == 1
+
+    view = View()
+    online, ema = (torch.from_numpy(np.random.default_rng(s).normal(size=(K, 8))) for s in (0, 1))
+    view._add_prototypes(online, ema)
+    a, b = online.numpy(), ema.numpy()
+
+    def cosine(x: np.ndarray, y: np.ndarray) -> float:
+        return float(x @ y / (x @ x) ** 0.5 / (y @ y) ** 0.5)
+
+    nearest = [max(cosine(a[i], a[j]) for j in range(K) if j != i) for i in range(K)]
+    found = {name.removeprefix("prototypes/"): x.tolist() for name, x in view.per_class.items()}
+    assert found["nearest_cosine"] == pytest.approx(nearest)
+    assert found["cosine_to_ema"] == pytest.approx([cosine(a[i], b[i]) for i in range(K)])
+    assert found["norm"] == pytest.approx([(row @ row) ** 0.5 for row in a])
+    assert float(view.numbers["prototypes/nearest_pair"]) == pytest.approx(max(nearest))
+
+
+def test_a_queue_that_is_not_full_counts_what_it_holds():
+    learner, _, _, _ = stepped("stage1", False, 0)
+    queue, view = type(learner.self_labeling.labels)(10, 1), View()
+    learner.self_labeling.labels = queue
+    queue.enqueue_(torch.tensor([[3.0], [3.0], [250.0], [7.0]]))
+    view._add_queues(learner)
+    labels = view.per_class["queue/labels"]
+    assert labels[3] == 0.5 and labels[7] == 0.25 and labels[0] == 0
+    assert float(view.numbers["queue/ignored"]) == 0.25
+    assert float(view.numbers["queue/fill"]) == pytest.approx(0.4)
+
+
+def test_dots_lie_where_the_pixels_are():
+    """A grid of 3×5 on an image of 20×40: corner, middle and corner; the image itself is dimmed."""
+    colours = np.arange(3 * 3, dtype=np.uint8).reshape(3, 3) + 100
+    pictures = Pictures(None, "abc", colours, 1, ALONE)
+    image = torch.ones(1, 3, 20, 40)
+    positions, classes = torch.tensor([[0, 7, 14]]), torch.tensor([[0, 1, 2]])
+    sheet = pictures._sheet({"weak view": image, "assignment": _points(image, positions, classes)})
+    tile = sheet.rows[0][1]
+    assert tile.shape == (128, 256, 3) and (sheet.rows[0][0] == 255).all()
+    for (y, x), k in {(0, 0): 0, (63, 127): 1, (127, 255): 2}.items():
+        assert tile[y, x].tolist() == colours[k].tolist()
+    assert (tile[20, 20] == int(255 * 0.35)).all()
+
+
+def _points(image: torch.Tensor, positions: torch.Tensor, classes: torch.Tensor) -> Points:
+    return Points(image, positions, classes, (3, 5))
+
+
+def test_labels_keep_their_colours_and_images_their_proportions():
+    colours = np.array([[10, 20, 30], [40, 50, 60]], dtype=np.uint8)
+    pictures = Pictures(None, "ab", colours, 1, ALONE)
+    wide, high = torch.rand(1, 3, 16, 32), torch.full((1, 3, 32, 16), 1.0)
+    label = torch.tensor([[[0, 1], [250, 1]]])
+    rows = pictures._sheet({"wide": wide, "high": high, "label": label}).rows[0]
+    assert {tile.shape for tile in rows} == {(128, 256, 3)}
+    assert (rows[1][:, :90] == 0).all() and (rows[1][:, 100:150] == 255).all()  # bars on both sides
+    square = rows[2][:, 64:192]
+    assert square[10, 10].tolist() == [10, 20, 30] and square[10, 100].tolist() == [40, 50, 60]
+    assert square[100, 10].tolist() == [0, 0, 0]

@@ -1,0 +1,1 @@
+"""`python -m utils.report logs/NAME`: a page about a training run."""

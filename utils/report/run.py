@@ -1,0 +1,194 @@
+"""What a training leaves in LOG_DIR/NAME, read for a report; whatever is missing is left out.
+
+about.json (stages/about.py), options.yaml, log.jsonl, scores_current.json, scores_best.json, pictures/*.png.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.render import SHEETS, Sheet, load_sheet
+from utils.yaml_file import load_yaml
+
+_LONGEST = 2**26  # characters of a JSON file; a log of 90,000 iterations has some 5 million
+_MOST_CLASSES = 256
+_HIGHEST = 1e30  # that is drawn
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
+Line = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run began or went on (`after` so many iterations), on what, and with which versions."""
+
+    after: int
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class About:
+    """What about.json says; prior (K,) or None; images: how many by domain; own_size: of val."""
+
+    stage: str
+    iterations: int
+    classes: list[str]
+    colours: np.ndarray  # (K, 3) uint8
+    prior: np.ndarray | None
+    images: dict[str, int]
+    own_size: bool
+    parameters: int
+    quirks: list[str]
+    starts: list[Start]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts (K, K) of one validation: a row a label, a column a prediction."""
+
+    iteration: int
+    counts: np.ndarray
+    images: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder. lines: of log.jsonl, in order; written: seconds since 1970 of the last of them."""
+
+    folder: Path
+    about: About | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+    written: float | None = None
+    confusions: dict[str, Confusion] = field(default_factory=dict)
+    sheets: dict[str, tuple[Sheet, int]] = field(default_factory=dict)
+
+    def series(self, name: str) -> list[tuple[float, float]]:
+        """(iteration, value) of a number, where it was written and can be drawn."""
+        points = ((line["iteration"], line.get(name, math.nan)) for line in self.lines)
+        return [(x, y) for x, y in points if abs(y) < _HIGHEST]
+
+    def names(self, prefix: str) -> list[str]:
+        """What comes after the prefix in the names of numbers, in the order in which they first came."""
+        every = dict.fromkeys(name for line in self.lines for name in line)
+        return [name.removeprefix(prefix) for name in every if name.startswith(prefix)]
+
+    @property
+    def iteration(self) -> int:
+        """The last one that was written about."""
+        return max((int(line["iteration"]) for line in self.lines), default=0)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in train id order; of a run without about.json those that were scored."""
+        return self.about.classes if self.about else self.names("val/iou/")
+
+    @property
+    def colours(self) -> np.ndarray:
+        """(K, 3) uint8; grey where none are known."""
+        return self.about.colours if self.about else np.full((len(self.classes), 3), 128, dtype=np.uint8)
+
+
+def read_run(folder: Path) -> Run:
+    """What is there; FileNotFoundError if it is no run's folder, ValueError naming a file that is damaged."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give the folder of a run, as in logs/NAME")
+    paths = {name: folder / name for name in ("about.json", "options.yaml", "log.jsonl")}
+    there = {name for name, path in paths.items() if path.is_file()}
+    if not there:
+        raise FileNotFoundError(f"{folder}: holds no run, no {', '.join(paths)}; give another folder")
+    log = paths["log.jsonl"]
+    return Run(
+        folder,
+        _read(paths["about.json"], _about) if "about.json" in there else None,
+        _options(paths["options.yaml"]) if "options.yaml" in there else {},
+        read_log(log) if "log.jsonl" in there else [],
+        log.stat().st_mtime if "log.jsonl" in there else None,
+        {which: _read(path, _confusion) for which, path in _scores(folder).items() if path.is_file()},
+        {title: load_sheet(path) for title, path in _pictures(folder).items() if path.is_file()},
+    )
+
+
+def read_log(path: Path) -> list[Line]:
+    """The lines of a log.jsonl; ValueError for any other file. One that is being written is left out."""
+    try:
+        whole, newline, _ = _text(path).rpartition("\n")
+        return [_line(json.loads(line)) for line in (whole + newline).splitlines()]
+    except _DAMAGED:
+        pass
+    raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
+
+
+def _line(content: dict) -> Line:
+    if not all(isinstance(value, float | int) for value in content.values()):
+        raise ValueError("not numbers")
+    return {name: float(value) for name, value in content.items()} | {"iteration": int(content["iteration"])}
+
+
+def _scores(folder: Path) -> dict[str, Path]:
+    return {which: folder / f"scores_{which}.json" for which in ("best", "current")}
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    return {title: folder / "pictures" / f"{title}.png" for title in SHEETS}
+
+
+def _text(path: Path) -> str:
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"longer than {_LONGEST} characters")
+    return text
+
+
+def _read(path: Path, parse: Callable[[dict], Any]) -> Any:
+    """A JSON file of ours; ValueError naming it for any other."""
+    try:
+        return parse(json.loads(_text(path)))
+    except _DAMAGED:
+        raise ValueError(f"{path}: not what a training writes; remove it, the report does without") from None
+
+
+def _about(content: dict) -> About:
+    classes, starts = [str(name) for name in content["classes"]], content["starts"]
+    colours = np.array(content["colours"])
+    prior = None if content["prior"] is None else np.array(content["prior"], dtype=np.float64)
+    if not 0 < len(classes) <= _MOST_CLASSES or colours.shape != (len(classes), 3):
+        raise ValueError("classes and colours do not belong together")
+    if colours.dtype.kind != "i" or colours.min() < 0 or colours.max() > 255:
+        raise ValueError("colours are of bytes")
+    if prior is not None and (prior.shape != (len(classes),) or not np.isfinite(prior).all()):
+        raise ValueError("the prior is not of the classes")
+    return About(
+        str(content["stage"]),
+        int(content["iterations"]),
+        classes,
+        colours.astype(np.uint8),
+        prior,
+        {str(name): int(count) for name, count in content["images"].items()},
+        bool(content["own_size"]),
+        int(content["parameters"]),
+        [str(name) for name in content["quirks"]],
+        [Start(int(s["after"]), {k: str(v) for k, v in s.items() if k != "after"}) for s in starts],
+    )
+
+
+def _confusion(content: dict) -> Confusion:
+    counts = np.array(content["confusion"])
+    square = counts.ndim == 2 and counts.shape[0] == counts.shape[1] and 0 < len(counts) <= _MOST_CLASSES
+    if not square or counts.dtype.kind != "i" or counts.min() < 0:
+        raise ValueError("not counts of pairs of classes")
+    return Confusion(int(content["iteration"]), counts, int(content["images"]))
+
+
+def _options(path: Path) -> dict[str, Any]:
+    options = load_yaml(path)
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise ValueError(f"{path}: not the options of a training; remove it, the report does without")
+    return options
