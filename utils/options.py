@@ -687,6 +687,7 @@ def _printable(message: str) -> str:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main; expected errors become one line and exit code 1, others keep their traceback."""
+    sys.unraisablehook = _tell_unraisable
     try:
         main()
     except KeyboardInterrupt:
@@ -696,6 +697,12 @@ def run_script(main: Callable[[], None]) -> None:
         if message is None:
             raise
         sys.exit(f"error: {message}")
+
+
+def _tell_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Nothing of a lost loading process: torch says it wherever the program is, in a destructor too."""
+    if "DataLoader worker" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def one_line(error: Exception) -> str | None:

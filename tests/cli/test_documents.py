@@ -16,6 +16,8 @@ from test_readme_commands import README, WARM_UP
 DOCS = PROJECT / "docs"
 # A page with commands to type, and the file whose test runs all of them.
 RUN_BY = {
+    "looking.md": "tests/cli/test_looking.py",
+    "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
     "own_data.md": "tests/cli/test_own_data.py",
     "own_images.md": "tests/cli/test_own_images.py",
 }
@@ -97,12 +99,11 @@ def test_commands_in_sentences_exist_with_their_options(command, capsys, monkeyp
     options = [word for word in words if word.startswith("--")]
     is_module = words[0] == "-m"
     path = PROJECT / (words[1].replace(".", "/") if is_module else words[0])
-    assert any(p.is_file() for p in (path, path.with_suffix(".py"), path / "__main__.py")), command
+    script = next(p for p in (path, path.with_suffix(".py"), path / "__main__.py") if p.is_file())
     if options:
         monkeypatch.setattr(sys, "argv", [words[0], "--help"])
-        run = runpy.run_module if is_module else runpy.run_path
         with pytest.raises(SystemExit) as end:
-            run(words[1] if is_module else str(path), run_name="__main__")
+            runpy.run_path(str(script), run_name="__main__")
         assert end.value.code in (0, None)
         said = capsys.readouterr().out
         assert [option for option in options if option not in said] == []

@@ -1,4 +1,4 @@
-"""What a training leaves for people: TensorBoard events, pictures, scores, and the page made of them."""
+"""What a training leaves for people (docs/looking.md): events, pictures, scores, the page made of them."""
 
 from __future__ import annotations
 
