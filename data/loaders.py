@@ -291,7 +291,14 @@ class Guarded(Dataset):
 
 def read(loader: DataLoader) -> Iterator[Any]:
     """What a loader yields; an error met while loading is raised here, in the process that asked."""
-    for item in loader:
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError) as error:  # it went while handing a tensor over
+            raise RuntimeError(f"DataLoader worker was lost ({error})") from None
         if isinstance(item, Exception):
             raise item
         yield item

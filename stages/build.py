@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.check import check_sample
@@ -299,7 +300,7 @@ def _build_self_labeling(
 ) -> SelfLabelingStage:
     prototypes, path = load_prototypes(o, student.feat_channels)
     prior, told = starting_prior(o, draws.processes)
-    logger.info("prototypes: %s", path)
+    logger.info("prototypes: %s%s", path, absent_prototypes(prototypes, classes_of(o).names))
     logger.info(told)
     method = SelfLabelingSettings(
         self_labeling_weight=o.SL_lambda,
@@ -323,3 +324,11 @@ def _build_self_labeling(
     return SelfLabelingStage(
         student, prototypes.to(device), prior, optimisation, method, o.quirks_on, draws, compute
     )
+
+
+def absent_prototypes(prototypes: Tensor, names: Sequence[str]) -> str:
+    """What to say of prototypes without a direction: those of classes that the model never predicted."""
+    absent = [name for name, row in zip(names, prototypes, strict=True) if not row.any()]
+    if not absent:
+        return ""
+    return f" (never predicted, and so without a direction: {', '.join(absent)}; a longer warm-up helps)"

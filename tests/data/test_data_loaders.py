@@ -23,6 +23,7 @@ from data.loaders import (
     SourceSamples,
     TargetSamples,
     inference_loader,
+    read,
     training_loader,
 )
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
@@ -299,3 +300,15 @@ def test_inference_reads_whole_images_in_order(batch, target):
         wanted = plain.read_label(target.labels[i], SIZE, "cityscapes", K)
         np.testing.assert_array_equal(label.numpy(), np.asarray(wanted))
     assert all(part.label is None for part in inference_loader(target, False, 0))
+
+
+@pytest.mark.parametrize("lost", [ConnectionResetError(104, "reset"), EOFError()])
+def test_a_worker_lost_while_it_hands_over_is_named(lost):
+    def loader():
+        yield 1
+        raise lost
+
+    items = read(loader())
+    assert next(items) == 1
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        next(items)

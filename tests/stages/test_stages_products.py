@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from stages.build import absent_prototypes
 from stages.products import load_distribution
 from utils.options import parse
 
@@ -55,3 +57,10 @@ def test_other_arrays_are_refused(tmp_path, values):
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(ValueError, match=r"a\.npy"):
         load(tmp_path / "a.npy")
+
+
+def test_prototypes_of_classes_never_predicted_are_named():
+    prototypes = torch.tensor([[1.0, 0], [0, 0], [0, -2.0], [0, 0]])
+    told = absent_prototypes(prototypes, ["road", "train", "sky", "bus"])
+    assert "never predicted" in told and told.count("train, bus") == 1 and "road" not in told
+    assert absent_prototypes(prototypes[::2], ["road", "sky"]) == ""
