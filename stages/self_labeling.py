@@ -173,7 +173,10 @@ class SelfLabelingStage(Stage):
         labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": seen.label_weak}
         labels["training label"] = label
         self.view.add_target(images, labels, {"prediction": output.logits})
-        self.view.add_self_labeling(self, target, seen, pixels)
+        self.view.add_rectification(target.soft_quarter, seen.probs_weak)
+        self.view.add_assignments(self.self_labeling, target.whole, pixels, seen.feats.shape[2:])
+        self.view.add_queue(self.self_labeling.labels, len(self.prototypes))
+        self.view.add_prototypes(self.prototypes.detach(), self.prototypes_ema)
 
     @torch.no_grad()
     def teacher_view(self, target: TargetBatch) -> TeacherView:

@@ -5,19 +5,19 @@ Nothing here draws at random or changes what a stage computes with. Letters as i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from data.labels import IGNORE
-from data.loaders import SourceBatch, TargetBatch
+from data.loaders import SourceBatch
+from loss import RingQueue, SelfLabeling
 
-if TYPE_CHECKING:
-    from stages.self_labeling import SelfLabelingStage, TeacherView
+Size = Sequence[int]
 
 
 class Points(NamedTuple):
@@ -69,41 +69,37 @@ class View:
             self.confidences[_tag(name)] = maps.softmax(dim=1).amax(dim=1)
 
     @torch.no_grad()
-    def add_self_labeling(
-        self, stage: SelfLabelingStage, target: TargetBatch, seen: TeacherView, pixels: Tensor
-    ) -> None:
-        """What is stage 1's own: confidences of the labels, assignments, queues, prototypes."""
-        rectified = seen.probs_weak * target.soft_quarter
+    def add_rectification(self, soft_label: Tensor, weights: Tensor) -> None:
+        """Confidences of soft labels and of these rectified by weights ω; both (B, K, h, w)."""
+        rectified = weights * soft_label
         rectified = rectified / rectified.sum(dim=1, keepdim=True)
-        self.confidences["soft_label"] = target.soft_quarter.amax(dim=1)
+        self.confidences["soft_label"] = soft_label.amax(dim=1)
         self.confidences["rectified_label"] = rectified.amax(dim=1)
-        self._add_assignments(stage, target, seen, pixels)
-        self._add_queues(stage)
-        self._add_prototypes(stage.prototypes.detach(), stage.prototypes_ema)
 
-    def _add_assignments(
-        self, stage: SelfLabelingStage, target: TargetBatch, seen: TeacherView, pixels: Tensor
-    ) -> None:
-        """Of every image twice (M, K), by features and by predictions; the last P rows are its pixels'."""
-        every, prior = stage.self_labeling.kept, stage.self_labeling.prior
-        stage.self_labeling.kept = None
+    @torch.no_grad()
+    def add_assignments(self, module: SelfLabeling, images: Tensor, pixels: Tensor, grid: Size) -> None:
+        """What Sinkhorn has kept of every image twice (M, K), by features and by predictions.
+
+        The last P rows are those of pixels (B, P), flat positions of a grid (h, w) over images (B, 3, H, W).
+        """
+        every, module.kept = module.kept, None
         marginals = torch.stack([rows.mean(dim=0) for rows in every])  # (2·B, K)
         own = torch.stack([rows[-pixels.shape[1] :] for rows in every]).unflatten(0, (-1, 2))  # (B, 2, P, K)
-        self.per_class["sinkhorn/prior"] = prior
+        self.per_class["sinkhorn/prior"] = module.prior.clone()  # it may be refreshed in place
         self.per_class["sinkhorn/all_rows"] = marginals.mean(dim=0)
         self.per_class["sinkhorn/sampled_pixels"] = own.mean(dim=(0, 1, 2))
-        self.numbers["sinkhorn/distance_to_prior"] = 0.5 * (marginals - prior).abs().sum(dim=1).mean()
-        classes, grid = own.mean(dim=1).argmax(dim=2), tuple(seen.feats.shape[2:])
-        self.sheets["target"]["assignment"] = Points(target.whole, pixels, classes, grid)
+        self.numbers["sinkhorn/distance_to_prior"] = 0.5 * (marginals - module.prior).abs().sum(dim=1).mean()
+        classes = own.mean(dim=1).argmax(dim=2)
+        self.sheets["target"]["assignment"] = Points(images, pixels, classes, tuple(grid))
 
-    def _add_queues(self, stage: SelfLabelingStage) -> None:
-        queue = stage.self_labeling.labels
+    def add_queue(self, queue: RingQueue, n_class: int) -> None:
+        """Labels of the rows that are filled."""
         kept = queue.newest_first()[: queue.filled, 0].long()
-        self.per_class["queue/labels"] = shares(kept, len(stage.self_labeling.prior))
+        self.per_class["queue/labels"] = shares(kept, n_class)
         self.numbers["queue/ignored"] = (kept == IGNORE).float().mean()
         self.numbers["queue/fill"] = torch.full((), queue.filled / len(queue.rows), device=kept.device)
 
-    def _add_prototypes(self, prototypes: Tensor, ema: Tensor) -> None:
+    def add_prototypes(self, prototypes: Tensor, ema: Tensor) -> None:
         """nearest: the cosine of each with the one that is most like it; the pair shares the highest."""
         directions = F.normalize(prototypes, dim=1)
         others = (directions @ directions.t()).fill_diagonal_(-1.0)  # (K, K)

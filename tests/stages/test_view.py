@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks.step import STAGES, batches, build
+from loss import RingQueue
 from models import Compute
 from stages.pictures import Pictures
 from stages.view import Points, View, shares
@@ -87,7 +88,7 @@ def test_queue_and_prototypes_against_loops():
 
     view = View()
     online, ema = (torch.from_numpy(np.random.default_rng(s).normal(size=(K, 8))) for s in (0, 1))
-    view._add_prototypes(online, ema)
+    view.add_prototypes(online, ema)
     a, b = online.numpy(), ema.numpy()
 
     def cosine(x: np.ndarray, y: np.ndarray) -> float:
@@ -102,11 +103,9 @@ def test_queue_and_prototypes_against_loops():
 
 
 def test_a_queue_that_is_not_full_counts_what_it_holds():
-    learner, _, _, _ = stepped("stage1", False, 0)
-    queue, view = type(learner.self_labeling.labels)(10, 1), View()
-    learner.self_labeling.labels = queue
+    queue, view = RingQueue(10, 1), View()
     queue.enqueue_(torch.tensor([[3.0], [3.0], [250.0], [7.0]]))
-    view._add_queues(learner)
+    view.add_queue(queue, K)
     labels = view.per_class["queue/labels"]
     assert labels[3] == 0.5 and labels[7] == 0.25 and labels[0] == 0
     assert float(view.numbers["queue/ignored"]) == 0.25
