@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torchvision.datasets import Cityscapes
 
+from data.classes import known_classes
 from data.labels import class_names, encode, id_table, palette, supported_class_counts, thirteen_of_sixteen
 
 IGNORE = 250
@@ -86,3 +88,17 @@ def test_palette_is_that_of_cityscapes():
     for n_class in (16, 13):
         expected = [colours[name] for name in class_names(n_class)]
         assert [tuple(colour) for colour in palette(n_class).tolist()] == expected
+
+
+ABSENT = {19: (), 16: ("terrain", "truck", "train")}
+ABSENT[13] = (*ABSENT[16], "wall", "fence", "pole")
+
+
+@pytest.mark.parametrize("n_class", ABSENT)
+def test_names_colours_and_ids_are_those_of_torchvision(n_class):
+    known = sorted((c for c in Cityscapes.classes if 0 <= c.train_id < 19), key=lambda c: c.train_id)
+    kept = [c for c in known if c.name not in ABSENT[n_class]]
+    ours = known_classes(n_class)
+    assert list(ours.names) == [c.name.removeprefix("traffic ") for c in kept]
+    assert [tuple(colour) for colour in ours.palette.tolist()] == [c.color for c in kept]
+    assert ours.cityscapes_ids().tolist() == [c.id for c in kept]
