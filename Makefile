@@ -13,9 +13,9 @@ export OMP_WAIT_POLICY = passive
 demo: setup
 	$(RUN) reproduce.py --config configs/mini.yaml --seed $(SEED)
 
-# A process a core, each test file whole in one of them.
+# A process a core, each test file whole in one of them; the long ones, tests of the scripts, come first.
 test: setup-dev
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadscope
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadscope --no-loadscope-reorder
 
 test-slow: setup-dev
 	$(RUN) -m pytest -q -m slow

@@ -291,17 +291,13 @@ class Guarded(Dataset):
 
 def read(loader: DataLoader) -> Iterator[Any]:
     """What a loader yields; an error met while loading is raised here, in the process that asked."""
-    items = iter(loader)
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except (ConnectionError, EOFError) as error:  # it went while handing a tensor over
-            raise RuntimeError(f"DataLoader worker was lost ({error})") from None
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    try:
+        for item in loader:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    except (ConnectionError, EOFError) as error:  # it went while handing a tensor over
+        raise RuntimeError(f"DataLoader worker was lost ({error})") from None
 
 
 def begin_worker(_worker: int) -> None:

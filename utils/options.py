@@ -8,6 +8,7 @@ import os
 import reprlib
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -696,6 +697,8 @@ def run_script(main: Callable[[], None]) -> None:
         message = one_line(error)
         if message is None:
             raise
+        # A loader held by a frame would keep its processes, and those would keep this one from ending.
+        traceback.clear_frames(error.__traceback__)
         sys.exit(f"error: {message}")
 
 

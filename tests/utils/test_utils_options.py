@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 
@@ -351,6 +352,31 @@ def test_run_script_turns_expected_errors_into_one_line():
             run_script(fail(error))
     with pytest.raises(SystemExit, match="--bs"):
         run_script(fail(RuntimeError("CUDA out of memory. Tried …\nmore")))
+
+
+def test_nothing_that_a_frame_held_outlives_an_error():
+    """A loader that did would keep its processes, which this process would wait for in vain."""
+
+    class Held:
+        def __del__(self):
+            gone.append(True)
+
+    def main() -> None:
+        held = Held()  # noqa: F841
+        try:
+            raise ValueError("x")
+        except ValueError as error:
+            circle = error  # frame → error → traceback → frame
+            raise circle from None
+
+    gone = []
+    gc.disable()
+    try:
+        with pytest.raises(SystemExit):
+            run_script(main)
+        assert gone
+    finally:
+        gc.enable()
 
 
 def test_learning_rates_of_the_readme_are_exact():
