@@ -56,8 +56,8 @@ def main() -> None:
 def require_own_folders(recipes: list[Recipe], config: Path) -> None:
     """Refuse seeds whose runs would lie in one another's folders."""
     folders = [recipe.folder for recipe in recipes]
-    products = [step.product for recipe in recipes for step in recipe.steps if step.product is not None]
-    if len(set(folders)) < len(folders) or len(set(products)) < len(products):
+    products = [{step.product for step in recipe.steps if step.product is not None} for recipe in recipes]
+    if len(set(folders)) < len(folders) or len(set().union(*products)) < sum(map(len, products)):
         raise ValueError(
             f"{config}: its folders are the same for every seed; write {{seed}} into folder, log_dir and "
             "save_path, as in configs/mini.yaml"

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from data.choose import classes_of
-from data.cityscapes import SIZE
 from data.classes import Classes
 from data.folder import has_labels
 from data.labels import thirteen_of_sixteen
 from data.own_images import own_images, own_loader
+from stages.about import scored_as_published
 from stages.build import (
     inference_data,
     load_for_inference,
@@ -36,7 +36,7 @@ from utils.launch import joined
 from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
-from utils.published import as_published, published_rows
+from utils.published import published_rows
 from utils.render import save_prediction
 from utils.tables import plain_table, save_table
 
@@ -68,8 +68,7 @@ def score(o: Options, processes: Processes) -> None:
     if o.n_class == 16 and classes.built_in:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
     about = {"checkpoint": str(o.resume_path), **trained, "torch": torch.__version__}
-    own_size = data.name == "cityscapes" and data.size == data.size_on_disk() == SIZE
-    about["as_published"] = classes.built_in and as_published(o.backbone, scores["images"], own_size)
+    about["as_published"] = scored_as_published(o, data, scores["images"])
     scores = about | {"classes": list(classes.names)} | scores
     published = published_rows(o.n_class) if about["as_published"] else ()
     processes.say(plain_table(scores, published))

@@ -107,7 +107,8 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
 
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
-        add("target train", lambda: target_data(o, "train"), False, pseudo, o.stage == "stage1")
+        counted = o.stage == "stage1" and o.named_distribution == "labels"
+        add("target train", lambda: target_data(o, "train"), counted, pseudo, o.stage == "stage1")
     add("target val", lambda: validation_data(o)[0], True)
     return parts, problems
 
@@ -121,6 +122,13 @@ def repeated_names(part: Part) -> list[Problem]:
         if known != path:
             message = f"{path}: has the name of {known}"
             problems.append(Problem("image names that occur twice", message))
+    for name, path in first.items():
+        for ending in ("_color", "_conf"):
+            if name.removesuffix(ending) != name and name.removesuffix(ending) in first:
+                message = (
+                    f"{path}: would share a file of pseudo labels with {first[name.removesuffix(ending)]}"
+                )
+                problems.append(Problem("image names that occur twice", message))
     return problems
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from data.cityscapes import cityscapes
 from data.classes import Classes, folder_format, known_classes, named_format, own_classes
 from data.dataset import DataSet
-from data.folder import folder, has_labels
+from data.folder import folder
 from data.gta5 import gta5
 from data.image_cache import ImageCache
 from data.synthia import synthia
@@ -47,8 +47,12 @@ def validation_data(o: Options) -> tuple[DataSet | None, str]:
         if o.tgt_dataset != "folder" or not o.tgt_rootpath.is_dir():
             raise
         return None, str(error).partition("; ")[0]
-    if o.tgt_dataset == "folder" and not has_labels(data):
-        return None, f"{data.labels[0]}: missing, as are all labels of val"
+    missing = [label for label in data.labels if not label.is_file()] if o.tgt_dataset == "folder" else []
+    if missing and len(missing) == len(data):
+        return None, f"{missing[0]}: missing, as are all labels of val"
+    if missing:
+        told = f"missing, as are {len(missing)} of {len(data)} labels of val"
+        raise ValueError(f"{missing[0]}: {told}; add them, or name the others in a 'list' of --classes")
     return data, ""
 
 

@@ -81,6 +81,8 @@ def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> La
         values = [[i] for i in classes.cityscapes_ids().tolist()]
         ignore = None if ignore is None else (*ignore, *existing_ids("cityscapes"))
     where = f"'ignore' of {domain!r} in {file.path if file else '--classes FILE'}"
+    if twice := {value for each in values for value in each}.intersection(layout.ignore or ()):
+        raise ValueError(f"label {min(twice)} belongs to a class and to {where}; take it out of one")
     return value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
 
 

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader
 
+from data.cityscapes import SIZE
 from data.classes import Classes
 from data.dataset import DataSet
 from data.loaders import image_names
@@ -21,6 +22,7 @@ from stages.self_labeling import SelfLabelingStage
 from stages.stage import Stage
 from utils.files import save_json
 from utils.options import Options
+from utils.published import as_published, published_source
 
 FILE = "about.json"
 
@@ -38,25 +40,33 @@ def write_about(
     counted = dict(zip(("source", "target"), loaders, strict=True))
     images = {name: len(image_names(x)) for name, x in counted.items() if x is not None}
     prior = stage.self_labeling.prior.tolist() if isinstance(stage, SelfLabelingStage) else None
-    starts = _earlier_starts(folder / FILE, stage.iteration)
+    earlier = _earlier(folder / FILE, stage.iteration)
     content = {
-        "name": o.name,
         "stage": o.stage,
         "iterations": total,
         "classes": list(classes.names),
         "colours": classes.palette.tolist(),
-        "prior": prior,
+        "prior": earlier.get("prior", prior),  # that the run began with; a refreshed one is in the log
         "images": images | ({} if val is None else {"val": len(val)}),
-        "own_size": classes.built_in and val is not None and _is_cityscapes_at_its_size(val),
+        "as_published": val is not None and scored_as_published(o, val, len(val)),
         "parameters": sum(p.numel() for p in stage.student.parameters()),
         "quirks": list(o.quirks_on.active()),
-        "starts": [*starts, _start(stage)],
+        "starts": [*earlier.get("starts", []), _start(stage)],
     }
     save_json(content, folder / FILE)
 
 
-def _is_cityscapes_at_its_size(val: DataSet) -> bool:
-    return val.name == "cityscapes" and val.size == val.size_on_disk()
+def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
+    """Whether scores on `images` of val may be laid beside the published ones.
+
+    Where nothing says which source a checkpoint is of, it is taken to be the usual one.
+    """
+    own_classes = o.class_file is not None and bool(o.class_file.names)
+    usual = published_source(o.n_class)
+    source = o.src_dataset if o.given("src_dataset") else usual
+    own_size = val.name == "cityscapes" and val.size == val.size_on_disk() == SIZE
+    comparable = usual is not None and source == usual and not own_classes
+    return comparable and as_published(o.backbone, images, own_size)
 
 
 def _start(stage: Stage) -> dict:
@@ -78,11 +88,12 @@ def _start(stage: Stage) -> dict:
     }
 
 
-def _earlier_starts(path: Path, iteration: int) -> list:
-    """Those of a run that is continued."""
+def _earlier(path: Path, iteration: int) -> dict:
+    """What was written where a run that is continued began."""
     if iteration == 0:
-        return []
+        return {}
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["starts"])
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content["starts"], list) and "prior" in content else {}
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return []
+        return {}

@@ -99,6 +99,8 @@ def validation_loader(o: Options, logger: logging.Logger, processes: Processes) 
     if data is None:
         logger.info("no validation, and no 'best' checkpoint: %s", why)
         return None
+    if o.tgt_dataset == "folder" and data.images == target_data(o, "train").images:
+        logger.info("val has the images of train: 'best' is chosen on those that are trained on")
     return whole_images(o, data, processes, with_labels=True, again=True)
 
 

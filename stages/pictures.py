@@ -139,7 +139,7 @@ def _rounded(value: float) -> float:
 
 def _tile_size(shape: Sequence[int]) -> tuple[int, int]:
     """(h, w) of a tile for images of (H, W)."""
-    return max(1, round(TILE_WIDTH * shape[0] / shape[1])), TILE_WIDTH
+    return max(1, min(4 * TILE_WIDTH, round(TILE_WIDTH * shape[0] / shape[1]))), TILE_WIDTH
 
 
 def _fitting(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:

@@ -75,9 +75,15 @@ class ClassesFile:
     @property
     def digest(self) -> str:
         """Of what labels mean, wherever the file and the data lie."""
-        meant = [(each.kind, each.values, each.ignore) for each in map(self.layouts.get, _DOMAINS)]
+        layouts = map(self.layouts.get, _DOMAINS)
+        meant = [(each.kind, each.values, each.ignore, self._held_colours(each)) for each in layouts]
         said = repr((self.names, meant))
         return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    def _held_colours(self, layout: Layout) -> tuple[Colour | None, ...]:
+        """The classes' colours where they are what labels hold, not only what pictures show."""
+        held = layout.kind == "colours" and all(given is None for given in layout.values)
+        return self.colours if held else ()
 
 
 def read_classes_file(path: Path) -> ClassesFile:

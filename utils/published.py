@@ -42,6 +42,11 @@ def published_rows(n_class: int) -> Sequence[PublishedRow]:
     return _ROWS.get(n_class, ())
 
 
+def published_source(n_class: int) -> str | None:
+    """The source data set of the rows over so many classes."""
+    return {19: "gta5", 16: "synthia"}.get(n_class)
+
+
 def as_published(backbone: str, images: int, own_size: bool) -> bool:
     """Whether scores may be laid beside the published ones: ResNet-101 saw all of val at its own size."""
     return backbone == "resnet101" and images == VAL_IMAGES and own_size

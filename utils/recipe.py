@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoint import checkpoint_path
+from utils.classes_file import read_classes_file
 from utils.files import save_json
 from utils.options import OF_THE_MACHINE, build_parser, option_words
 from utils.yaml_file import is_scalar, leads_out, load_yaml
@@ -62,7 +63,6 @@ class Recipe:
 
     title: str
     folder: Path
-    n_class: int
     seed: int
     steps: tuple[Step, ...]
 
@@ -103,13 +103,13 @@ def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str,
     if len(content["steps"]) > _MOST_STEPS:
         raise ValueError(f"more than {_MOST_STEPS} steps")
     common = common | overrides | seed
-    title, n_class, seed = content.get("title", name), common.get("n_class", 19), common.get("seed", 6523)
-    if not isinstance(title, str) or not isinstance(n_class, int) or not isinstance(seed, int):
-        raise ValueError("'title' is a text, 'n_class' and 'seed' are whole numbers")
+    title, seed = content.get("title", name), common.get("seed", 6523)
+    if not isinstance(title, str) or not isinstance(seed, int):
+        raise ValueError("'title' is a text, 'seed' is a whole number")
     names = {"seed": str(seed)}
     names["folder"] = _substitute(folder, names)
     common = _substitute(common, names)
-    recipe = Recipe(title, Path(names["folder"]), n_class, seed, ())
+    recipe = Recipe(title, Path(names["folder"]), seed, ())
     steps: list[Step] = []
     for entry in content["steps"]:
         steps += _steps_of(_substitute(entry, names), common, recipe, overrides)
@@ -211,7 +211,7 @@ class Done:
     def holds(self, step: Step, previous: Step | None) -> bool:
         """Whether the step was done by this command, after the last time that the previous one was."""
         mine, before = self.read(step), self.read(previous) if previous else None
-        if mine is None or mine["command"] != step.shell():
+        if mine is None or mine["command"] != step.shell() or mine.get("classes") != _classes(step):
             return False
         if step.product is not None and not step.product.exists():
             return False
@@ -244,13 +244,21 @@ class Done:
 
     def _start(self, step: Step, previous: Step | None) -> dict:
         options = {name: str(value) for name, value in step.options.items() if name not in OF_THE_MACHINE}
-        return {"options": options, "after": self._origin(step, previous)["after"]}
+        origin = self._origin(step, previous)
+        return {"options": options, "classes": origin["classes"], "after": origin["after"]}
 
     def _origin(self, step: Step, previous: Step | None) -> dict:
         before = self.read(previous) if previous else None
-        return {"command": step.shell(), "after": before["finished"] if before else None}
+        after = before["finished"] if before else None
+        return {"command": step.shell(), "classes": _classes(step), "after": after}
 
     def write(self, step: Step, previous: Step | None, started: float, finished: float) -> None:
         """Note that a step is done."""
         times = {"finished": finished, "seconds": round(finished - started, 1)}
         save_json(self._origin(step, previous) | times, self._marker(step))
+
+
+def _classes(step: Step) -> str | None:
+    """What stands in a step's file of classes, which may change while its name does not."""
+    path = step.options.get("classes")
+    return read_classes_file(Path(path)).digest if path else None

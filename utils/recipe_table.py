@@ -74,7 +74,7 @@ def read_result(path: Path) -> dict:
         if (
             len(result["classes"]) == len(result["iou"])
             and all(isinstance(v, float | int) for v in [*values, result["images"]])
-            and all(isinstance(text, str) for text in texts)
+            and all(isinstance(text, str) and text.isprintable() for text in texts)
             and isinstance(result.get("iteration"), int | None)
         ):
             return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _LATEX = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
@@ -64,7 +66,7 @@ def save_table(scores: Mapping, path: Path, published: Sequence[PublishedRow] = 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
     """A Markdown table whose first columns, so many as `texts`, hold words and the others numbers."""
     lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
-    cells = ([cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines)
+    cells = ([re.sub(r"([\\|<*`\[])", r"\\\1", cell) for cell in line] for line in lines)
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 

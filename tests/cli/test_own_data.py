@@ -286,6 +286,26 @@ def test_no_ids_of_the_benchmark_for_other_classes(page, tmp_path, monkeypatch):
     assert "class 'pavement' is none of Cityscapes'" in refused_here(command, tmp_path, monkeypatch)
 
 
+def test_a_val_of_which_some_labels_are_missing(desk, monkeypatch):
+    next((desk / "town" / "labels" / "val" / "a").iterdir()).unlink()
+    line = refused_here(WARM_UP, desk, monkeypatch)
+    assert "1 of 2 labels of val" in line and "town/labels/val/a/" in line
+
+
+def test_val_that_is_train_is_said(desk, monkeypatch, capsys):
+    text = (desk / "streets.yaml").read_text()
+    layout = "target:\n  images: images/val\n  labels: labels/val\n"
+    (desk / "streets.yaml").write_text(text.replace("target:\n", layout))
+    assert "val has the images of train" in said(capsys, WARM_UP, desk, monkeypatch)
+
+
+def test_images_whose_pseudo_labels_would_share_a_file(desk, monkeypatch):
+    for image in list((desk / "town" / "images" / "train" / "a").iterdir())[:1]:
+        twin = image.name.replace("_leftImg8bit", "_color_leftImg8bit")
+        shutil.copy(image, image.with_name(twin))
+    assert "would share a file of pseudo labels with" in told_by_check(desk, monkeypatch)
+
+
 def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
     options = yaml.safe_load((desk / "common.yaml").read_text())
     steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "source_only"}}]

@@ -217,3 +217,27 @@ def test_known_classes_are_known_by_their_names(tmp_path, n_class):
 def test_no_cityscapes_ids_for_other_classes(tmp_path):
     with pytest.raises(ValueError, match="class 'lane' is none of Cityscapes'"):
         own_classes(file_of(tmp_path, "classes: [road, lane]")).cityscapes_ids()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "classes: [a, b, c]\ntarget: {ignore: [1]}",
+        "classes: [{name: a, colour: '#000001'}, {name: b, colour: '#000002'}]\n"
+        "target: {kind: colours, ignore: ['#000002']}",
+    ],
+)
+def test_a_label_is_not_a_class_and_ignored(tmp_path, text):
+    file = file_of(tmp_path, text)
+    with pytest.raises(ValueError, match=r"'ignore' of 'target' in .*my\.yaml"):
+        folder_format(file, "target", own_classes(file))
+
+
+def test_colours_that_labels_hold_decide(tmp_path):
+    text = "classes: [{name: a, colour: '#000001'}, {name: b, colour: '#000002'}]\nsource: {kind: KIND}"
+    digests = {}
+    for kind in ("colours", "ids"):
+        one = text.replace("KIND", kind)
+        other = one.replace("001", "003")
+        digests[kind] = [file_of(tmp_path, each).digest for each in (one, other)]
+    assert digests["colours"][0] != digests["colours"][1] and digests["ids"][0] == digests["ids"][1]

@@ -159,7 +159,7 @@ def _scores() -> bytes:
 
 
 def _about() -> bytes:
-    about = {"stage": "stage1", "iterations": 9, "classes": ["road", "sky"], "own_size": True}
+    about = {"stage": "stage1", "iterations": 9, "classes": ["road", "sky"], "as_published": True}
     about |= {"colours": [[1, 2, 3], [4, 5, 6]], "prior": [0.5, 0.5], "images": {"val": 3}, "parameters": 7}
     return json.dumps(about | {"quirks": ["x"], "starts": [{"after": 0, "torch": "2"}]}).encode()
 

@@ -53,7 +53,7 @@ def test_steps_in_order_with_a_test_after_the_training(path):
         "test_first_best",
         "labels",
     ]
-    assert recipe.title == "small" and recipe.n_class == 16
+    assert recipe.title == "small" and recipe.seed == 3
     assert [step.name for step in recipe.trainings] == ["first"]
 
 
@@ -196,7 +196,6 @@ def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_pa
         ('"{seed}"', '"{seed.__class__}"'),
         ("{folder}/data", "{folder:>99999999}/data"),
         ("title: small", "title: [small]"),
-        ("n_class: 16", "n_class: many"),
         ("seed: 3", "seed: three"),
         ("--source, 8]", "--source, [8]]"),
     ],
@@ -223,3 +222,21 @@ def test_a_note_of_another_kind_is_none(path):
     for content in ("[1]", "3", '{"command": "x"}', "[" * 10**5, "\xff"):
         (recipe.folder / "done" / "data.json").write_text(content, encoding="latin1")
         assert done.read(step) is None and not done.holds(step, None)
+
+
+def test_a_step_is_done_only_with_the_classes_it_was_done_with(path, tmp_path):
+    classes = tmp_path / "my.yaml"
+    classes.write_text("classes: [a, b]")
+    path.write_text(path.read_text().replace("  n_class: 16\n", f"  classes: {classes}\n"))
+    recipe = read_recipe(path, None, {})
+    done, step = Done(recipe.folder), steps(recipe)["test_first_last"]
+    step.product.parent.mkdir(parents=True)
+    step.product.write_text("{}")
+    done.write_begun(step, None)
+    done.write(step, None, 0.0, 1.0)
+    assert done.holds(step, None)
+    classes.write_text("classes: [b, a]")
+    assert not done.holds(step, None)
+    done.write_begun(step, None)
+    classes.write_text("classes: [a, b]")
+    assert not done.begun(step, None)

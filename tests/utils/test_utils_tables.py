@@ -99,7 +99,7 @@ def test_latex(tmp_path):
     assert head == "% checkpoint & " + " & ".join([*NAMES_16, "mIoU (16)", "mIoU (13)"]) + r" \\"
     assert row.endswith(r" \\")
     cells = row.removesuffix(r" \\").split(" & ")
-    assert cells[0] == r"logs/a\_b|50\%/best.pkl"
+    assert cells[0] == r"logs/a\_b\textbar{}50\%/best.pkl"
     check_percent(cells[1:17], EXPECTED_19[:15], "-")
     assert cells[17:] == ["8.8", "9.1"]
 

@@ -24,7 +24,7 @@ def thinned(points: Points, most: int = _MOST_POINTS) -> list[tuple[float, float
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """About `count` round numbers from at most `low` to at least `high`; low < high."""
-    rough = (high - low) / count
+    rough = max((high - low) / count, 1e-300)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

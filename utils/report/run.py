@@ -17,7 +17,8 @@ import numpy as np
 from utils.render import SHEETS, Sheet, load_sheet
 from utils.yaml_file import load_yaml
 
-_LONGEST = 2**26  # characters of a JSON file; a log of 90,000 iterations has some 5 million
+_LONGEST = 2**26  # characters of a JSON file
+_LONGEST_LINE = 2**20  # of a log's
 _MOST_CLASSES = 256
 _HIGHEST = 1e30  # that is drawn
 _DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, ArithmeticError)
@@ -34,7 +35,8 @@ class Start:
 
 @dataclass(frozen=True)
 class About:
-    """What about.json says; prior (K,) or None; images: how many by domain; own_size: of val."""
+    """What about.json says; prior (K,) or None; images: how many by domain; as_published: how val is
+    scored."""
 
     stage: str
     iterations: int
@@ -42,7 +44,7 @@ class About:
     colours: np.ndarray  # (K, 3) uint8
     prior: np.ndarray | None
     images: dict[str, int]
-    own_size: bool
+    as_published: bool
     parameters: int
     quirks: list[str]
     starts: list[Start]
@@ -117,9 +119,13 @@ def read_run(folder: Path) -> Run:
 
 def read_log(path: Path) -> list[Line]:
     """The lines of a log.jsonl; ValueError for any other file. One that is being written is left out."""
+    lines = []
     try:
-        whole, newline, _ = _text(path).rpartition("\n")
-        return [_line(json.loads(line)) for line in (whole + newline).splitlines()]
+        with open(path, encoding="utf-8") as file:
+            while (line := file.readline(_LONGEST_LINE)).endswith("\n"):
+                lines.append(_line(json.loads(line)))
+        if len(line) < _LONGEST_LINE:
+            return lines
     except _DAMAGED:
         pass
     raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
@@ -172,7 +178,7 @@ def _about(content: dict) -> About:
         colours.astype(np.uint8),
         prior,
         {str(name): int(count) for name, count in content["images"].items()},
-        bool(content["own_size"]),
+        bool(content["as_published"]),
         int(content["parameters"]),
         [str(name) for name in content["quirks"]],
         [Start(int(s["after"]), {k: str(v) for k, v in s.items() if k != "after"}) for s in starts],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from utils.published import PublishedRow, as_published, published_rows
+from utils.published import PublishedRow, published_rows
 from utils.report.charts import spark
 from utils.report.html import class_head, hexadecimal, table
 from utils.report.run import Line, Run
@@ -20,12 +20,8 @@ def validations(run: Run) -> tuple[Line | None, Line | None]:
 
 def published(run: Run) -> Sequence[PublishedRow]:
     """Figures to lay beside this run's scores: its stage's, or of SYNTHIA those after all stages."""
-    about, options = run.about, run.options
-    source = {19: "gta5", 16: "synthia"}.get(len(run.classes))
-    if not about or options.get("tgt_dataset") != "cityscapes" or options.get("src_dataset") != source:
-        return ()
-    backbone, images = str(options.get("backbone")), about.images.get("val", 0)
-    if not as_published(backbone, images, about.own_size):
+    about = run.about
+    if about is None or not about.as_published:
         return ()
     return [row for row in published_rows(len(run.classes)) if row.title in (about.stage, "SYNTHIA")]
 

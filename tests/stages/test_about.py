@@ -1,0 +1,49 @@
+"""When scores may stand beside the published ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from stages.about import scored_as_published
+from utils.options import parse
+
+OWN = (2048, 1024)
+
+
+def scored(words: str = "", images: int = 500, name: str = "cityscapes", size=OWN, on_disk=OWN) -> bool:
+    data = SimpleNamespace(name=name, size=size, size_on_disk=lambda: on_disk)
+    return scored_as_published(parse("test", "", words.split()), data, images)
+
+
+def test_all_of_val_at_its_own_size_by_resnet101():
+    assert scored() and scored("--src_dataset gta5")
+    assert scored("--n_class 16") and scored("--n_class 16 --src_dataset synthia")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"words": "--backbone mini"},
+        {"words": "--src_dataset synthia"},
+        {"words": "--n_class 16 --src_dataset gta5"},
+        {"words": "--n_class 13"},
+        {"images": 499},
+        {"name": "folder"},
+        {"size": (1024, 512)},
+        {"size": (256, 128), "on_disk": (256, 128)},
+    ],
+)
+def test_other_scores_stand_alone(other):
+    assert not scored(**other)
+
+
+def test_own_classes_of_the_same_names_stand_alone(tmp_path):
+    names = (
+        "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus"
+    )
+    (tmp_path / "my.yaml").write_text(
+        f"classes: [{', '.join([*names.split(), 'train', 'motorcycle', 'bicycle'])}]"
+    )
+    assert not scored(f"--classes {tmp_path}/my.yaml")
