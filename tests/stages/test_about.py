@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from data.labels import NAMES
 from stages.about import scored_as_published
 from utils.options import parse
 
@@ -40,10 +41,5 @@ def test_other_scores_stand_alone(other):
 
 
 def test_own_classes_of_the_same_names_stand_alone(tmp_path):
-    names = (
-        "road sidewalk building wall fence pole light sign vegetation terrain sky person rider car truck bus"
-    )
-    (tmp_path / "my.yaml").write_text(
-        f"classes: [{', '.join([*names.split(), 'train', 'motorcycle', 'bicycle'])}]"
-    )
+    (tmp_path / "my.yaml").write_text(f"classes: [{', '.join(NAMES)}]")
     assert not scored(f"--classes {tmp_path}/my.yaml")
