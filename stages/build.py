@@ -117,6 +117,8 @@ def training_loaders(
     names = [target.image_name(i) for i in range(len(target))] if target is not None else []
     pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     check_sample(o, processes)
+    if o.src_dataset == "synthia" and o.n_class == 19 and not o.class_file:
+        processes.say("SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out")
     if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
         raise ValueError(problem)
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
