@@ -29,7 +29,7 @@ def main() -> None:
     """Parse, run, report."""
     args = build_parser().parse_args()
     overrides = dict(map(_assignment, args.set))
-    recipes = [read_recipe(args.config, seed, overrides) for seed in args.seeds]
+    recipes = [read_recipe(args.config, seed, overrides) for seed in args.seeds or [args.seed]]
     require_own_folders(recipes, args.config)
     if args.table:
         written = write_tables(recipes)
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only", metavar="STEP", help="do this step alone, done or not")
     add("--dry_run", action="store_true", help="print the commands and do nothing")
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", dest="seeds", type=_one_seed, default=[None], help="instead of its own")
+    seeds.add_argument("--seed", type=int, help="instead of its own")
     seeds.add_argument(
         "--seeds",
         type=_seeds,
@@ -110,12 +110,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _one_seed(text: str) -> list[int]:
-    return [int(text)]
-
-
 def _seeds(text: str) -> list[int]:
-    seeds = [int(part) for part in text.split(",")]
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds, as in 0,1,2") from None
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
     return seeds

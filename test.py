@@ -18,7 +18,6 @@ from torch import Tensor
 from data.choose import classes_of
 from data.classes import Classes
 from data.folder import has_labels
-from data.labels import thirteen_of_sixteen
 from data.own_images import own_images, own_loader
 from stages.about import scored_as_published
 from stages.build import (
@@ -29,11 +28,10 @@ from stages.build import (
     whole_images,
 )
 from stages.own_images import Predictor, Products, predict_own_images
-from stages.predict import Prediction, evaluate
+from stages.predict import Prediction, add_mean_over_13, evaluate
 from utils.background import BackgroundWriter
 from utils.files import save_json
 from utils.launch import joined
-from utils.metrics import nan_mean
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
 from utils.published import published_rows
@@ -65,8 +63,7 @@ def score(o: Options, processes: Processes) -> None:
     with BackgroundWriter() as writer:
         write = _on_prediction(o, classes, writer)
         scores = evaluate(network, loader, o.n_class, device, write, processes, compute)
-    if o.n_class == 16 and classes.built_in:
-        scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
+    add_mean_over_13(scores, classes)
     about = {"checkpoint": str(o.resume_path), **trained, "torch": torch.__version__}
     about["as_published"] = scored_as_published(o, data, scores["images"])
     scores = about | {"classes": list(classes.names)} | scores

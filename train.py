@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from data.choose import classes_of
 from data.loaders import batch_files
 from stages.about import write_about
-from stages.build import build_stage, prepare_device, training_loaders, validation_data, validation_loader
+from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
 from stages.continuing import claim, continued, make_room
 from stages.guard import Guard
 from stages.pictures import Pictures
@@ -55,7 +55,10 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
         stage = build_stage(o, device, logger, processes)
         source, target = training_loaders(o, stage.target_parts, processes, start)
-        validation, classes = validation_loader(o, logger, processes), classes_of(o)
+        val, classes = validation_images(o, logger), classes_of(o)
+        validation = (
+            whole_images(o, val, processes, with_labels=True, again=True) if val is not None else None
+        )
         per_epoch = (source if target is None else target).batch_sampler.per_epoch
         total = o.train_iters
         if "epochs" in o.changed():  # the default of 128 only bounds the released loop
@@ -73,7 +76,7 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         del state  # as large as the networks
         if processes.first:
             save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
-            write_about(o, folder, stage, loaders, validation_data(o)[0], total, classes)
+            write_about(o, folder, stage, loaders, val, total, classes)
         with log:
             return training.run()
 

@@ -20,8 +20,7 @@ _SCHEMES = {"gta5": "cityscapes", "synthia": "synthia", "cityscapes": "cityscape
 
 def classes_of(o: Options) -> Classes:
     """The classes of --classes, else those that --n_class counts."""
-    own = o.class_file is not None and o.class_file.names
-    return own_classes(o.class_file) if own else known_classes(o.n_class)
+    return own_classes(o.class_file) if o.own_classes else known_classes(o.n_class)
 
 
 def source_data(o: Options) -> DataSet:
@@ -58,7 +57,7 @@ def validation_data(o: Options) -> tuple[DataSet | None, str]:
 
 def _known_count(o: Options) -> int:
     """--n_class; any known one where `_finished` puts classes of one's own in its place."""
-    return 19 if o.class_file and o.class_file.names else o.n_class
+    return 19 if o.own_classes else o.n_class
 
 
 def _folder(o: Options, domain: str, split: str, root: Path, option: str) -> DataSet:
@@ -72,7 +71,7 @@ def _folder(o: Options, domain: str, split: str, root: Path, option: str) -> Dat
 
 def _finished(o: Options, domain: str, data: DataSet) -> DataSet:
     """A known data set with the classes, the number of images and the cache that the options ask for."""
-    if o.class_file and o.class_file.names:
+    if o.own_classes:
         stored = named_format(data.stored, o.class_file, domain, data.name, _SCHEMES[data.name])
         data = replace(data, stored=stored)
     return data.first(o.max_images).with_cache(_cache(o))

@@ -5,7 +5,7 @@ from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
 from loss.prior import ClassCounter, class_shares
-from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label
+from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label, rectified_probs
 from loss.segmentation import (
     confidence_regulariser,
     cross_entropy,
@@ -33,6 +33,7 @@ __all__ = [
     "prototype_consistency",
     "queue_contrast",
     "rectified_label",
+    "rectified_probs",
     "reverse_cross_entropy",
     "sinkhorn",
     "summed",

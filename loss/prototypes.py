@@ -17,15 +17,19 @@ def cosines_to_prototypes(feats: Tensor, prototypes: Tensor) -> Tensor:
     return torch.einsum("bdhw,kd->bkhw", F.normalize(feats, dim=1), F.normalize(prototypes, dim=1))
 
 
+def rectified_probs(weights: Tensor, soft_label: Tensor) -> Tensor:
+    """ω·p: weights and soft_label (B, K, h, w) → their product, normalised over the classes."""
+    rectified = weights * soft_label
+    return rectified / rectified.sum(dim=1, keepdim=True)
+
+
 def rectified_label(weights: Tensor, soft_label: Tensor, threshold: float, ignore_index: int) -> Tensor:
     """Pseudo label of the soft label reweighted by the prototypes, ω·p.
 
     weights, soft_label (B, K, h, w) → (B, h, w) int64. Where the largest of ω·p, normalised to sum 1,
     is below the threshold the label is `ignore_index`.
     """
-    rectified = weights * soft_label
-    rectified = rectified / rectified.sum(dim=1, keepdim=True)
-    confidence, label = rectified.max(dim=1)
+    confidence, label = rectified_probs(weights, soft_label).max(dim=1)
     return label.masked_fill(confidence < threshold, ignore_index)
 
 

@@ -61,11 +61,10 @@ def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
 
     Where nothing says which source a checkpoint is of, it is taken to be the usual one.
     """
-    own_classes = o.class_file is not None and bool(o.class_file.names)
     usual = published_source(o.n_class)
     source = o.src_dataset if o.given("src_dataset") else usual
     own_size = val.name == "cityscapes" and val.size == val.size_on_disk() == SIZE
-    comparable = usual is not None and source == usual and not own_classes
+    comparable = usual is not None and source == usual and not o.own_classes
     return comparable and as_published(o.backbone, images, own_size)
 
 

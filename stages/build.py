@@ -93,15 +93,14 @@ def whole_images(
     return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
 
 
-def validation_loader(o: Options, logger: logging.Logger, processes: Processes) -> DataLoader | None:
-    """Labelled val images, gone through again and again; None, which is said, where there are none."""
+def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
+    """Labelled val images to choose checkpoints by; None, which is said, where there are none."""
     data, why = validation_data(o)
     if data is None:
         logger.info("no validation, and no 'best' checkpoint: %s", why)
-        return None
-    if o.tgt_dataset == "folder" and data.images == target_data(o, "train").images:
+    elif o.tgt_dataset == "folder" and data.images == target_data(o, "train").images:
         logger.info("val has the images of train: 'best' is chosen on those that are trained on")
-    return whole_images(o, data, processes, with_labels=True, again=True)
+    return data
 
 
 def training_loaders(
@@ -117,7 +116,7 @@ def training_loaders(
     names = [target.image_name(i) for i in range(len(target))] if target is not None else []
     pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     check_sample(o, processes)
-    if o.src_dataset == "synthia" and o.n_class == 19 and not o.class_file:
+    if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
         processes.say("SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out")
     if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
         raise ValueError(problem)
@@ -182,7 +181,7 @@ def load_with_record(
 
 def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
     """The options with backbone, classes and batch norm of a checkpoint."""
-    own = o.class_file is not None and len(o.class_file.names)
+    own = len(o.own_classes)
     if own and own != shape.num_classes:
         raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes, {o.classes} has {own}")
     if not own and shape.num_classes not in supported_class_counts():

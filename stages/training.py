@@ -11,18 +11,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.choose import classes_of
-from data.labels import thirteen_of_sixteen
 from data.loaders import image_names, read
 from stages.continuing import BEGIN_ANEW, released_path, scores_path
 from stages.guard import Guard
 from stages.pictures import Pictures
-from stages.predict import evaluate
+from stages.predict import add_mean_over_13, evaluate
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint
 from utils.files import save_json
 from utils.interruption import Interrupted, Interruption
 from utils.logger import RunLog
-from utils.metrics import nan_mean
 from utils.options import Options
 from utils.run_state import RunStates
 
@@ -178,8 +176,7 @@ class Training:
         )
         self.stage.train_mode()
         self.best = max(self.best, scores["miou"])
-        if self.o.n_class == 16 and self.classes.built_in:
-            scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])
+        add_mean_over_13(scores, self.classes)
         self.log.write_scores(self.stage.iteration, scores, self.best, list(self.classes.names))
         examples.draw(self.stage.iteration)
         return scores

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch
-from loss import RingQueue, SelfLabeling
+from loss import RingQueue, SelfLabeling, rectified_probs
 
 Size = Sequence[int]
 
@@ -71,10 +71,8 @@ class View:
     @torch.no_grad()
     def add_rectification(self, soft_label: Tensor, weights: Tensor) -> None:
         """Confidences of soft labels and of these rectified by weights ω; both (B, K, h, w)."""
-        rectified = weights * soft_label
-        rectified = rectified / rectified.sum(dim=1, keepdim=True)
         self.confidences["soft_label"] = soft_label.amax(dim=1)
-        self.confidences["rectified_label"] = rectified.amax(dim=1)
+        self.confidences["rectified_label"] = rectified_probs(weights, soft_label).amax(dim=1)
 
     @torch.no_grad()
     def add_assignments(self, module: SelfLabeling, images: Tensor, pixels: Tensor, grid: Size) -> None:

@@ -80,6 +80,11 @@ class Options(argparse.Namespace):
         values = {name: value for name, value in self.values().items() if name not in left_out}
         return values | ({"classes": f"of content {self.class_file.digest}"} if self.class_file else {})
 
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """Names of the classes that --classes lists; empty where they are those of --n_class."""
+        return self.class_file.names if self.class_file else ()
+
     def given(self, name: str) -> bool:
         """Whether the command line or --config sets the option, be it to its default."""
         return name in self._given
@@ -595,7 +600,7 @@ def _bad_number(o: Options) -> str | None:
 def _bad_choice(o: Options) -> str | None:
     """A value that is no number and cannot be."""
     width, height = o.rcrop
-    if o.n_class not in (19, 16, 13) and not (o.class_file and o.class_file.names):
+    if o.n_class not in (19, 16, 13) and not o.own_classes:
         return (
             f"--n_class {o.n_class}: ids are known for 19, 16 and 13 classes; give others as --classes FILE"
         )
