@@ -118,8 +118,7 @@ class Examples:
         """prediction (H, W): train ids."""
         if self.seen in self.chosen:
             self.size = self.size if self.rows else _tile_size(prediction.shape)
-            maps = [prediction] if item.label is None else [item.label, prediction]
-            drawn = [self.pictures.label_tile(label, self.size) for label in maps]
+            drawn = [self.pictures.label_tile(label, self.size) for label in (item.label, prediction)]
             self.rows.append([_photograph(item.image[0], self.size), *drawn])
             self.names.append(item.name)
         self.seen += 1
@@ -127,8 +126,7 @@ class Examples:
     def draw(self, iteration: int) -> None:
         """Into the log."""
         if self.rows:
-            columns = ["image", *(["label"] if len(self.rows[0]) == 3 else []), "prediction"]
-            sheet = Sheet(columns, self.names, self.rows)
+            sheet = Sheet(["image", "label", "prediction"], self.names, self.rows)
             self.pictures.log.write_look(iteration, {}, {"validation": sheet})
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from utils.files import save_json, save_text
 from utils.published import PublishedRow, published_rows
 from utils.recipe import CHECKPOINTS, Recipe
-from utils.tables import latex_row, markdown, means, one_line
+from utils.tables import latex_row, markdown, means, one_line, percent, published_values
 
 _NOTES = {
     "last": "last: the checkpoint of the last iteration",
@@ -111,9 +110,9 @@ def summary(rows: Sequence[Scored], seeds: Sequence[int]) -> str:
     if len(seeds) > 1:
         head.append("of each seed")
         for line, row in zip(lines, rows, strict=True):
-            line.append(" ".join(_percent(row.values()[:, -len(names)])))
+            line.append(" ".join(percent(100 * row.values()[:, -len(names)])))
     for row in _published(rows):
-        cells = _percent([row.means.get(count, math.nan) for count in means(rows[0].first)])
+        cells = percent(published_values(row, rows[0].first)[-len(names) :])
         lines.append([row.title, "published", "-", *cells, *[""] * (len(head) - 3 - len(cells))])
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return "\n".join(
@@ -154,24 +153,16 @@ def _summary_line(row: Scored) -> list[str]:
 
 def _cells(row: Scored) -> list[str]:
     mean, deviation = mean_and_deviation(row.values())
-    pairs = zip(_percent(mean), _percent(deviation), strict=True)
+    pairs = zip(percent(100 * mean), percent(100 * deviation), strict=True)
     return [value if spread == "-" else f"{value} ± {spread}" for value, spread in pairs]
 
 
-def _percent(values: Iterable[float], absent: str = "-") -> list[str]:
-    return [absent if math.isnan(value) else f"{100 * value:.1f}" for value in values]
-
-
-def _published(rows: Sequence[Scored]) -> list[PublishedRow]:
-    """The published rows that may stand beside these; as shares of 1."""
+def _published(rows: Sequence[Scored]) -> Sequence[PublishedRow]:
+    """The published rows that may stand beside these."""
     results = [result for row in rows for result in row.results.values()]
     if not all(result.get("as_published") for result in results):
-        return []
-    known = published_rows(len(rows[0].first["classes"]))
-    return [
-        PublishedRow(title, [x / 100 for x in iou], {count: x / 100 for count, x in of.items()})
-        for title, iou, of in known
-    ]
+        return ()
+    return published_rows(len(rows[0].first["classes"]))
 
 
 def _lines(rows: Sequence[Scored]) -> list[list[str]]:
@@ -187,9 +178,7 @@ def _lines(rows: Sequence[Scored]) -> list[list[str]]:
 
 
 def _published_line(row: PublishedRow, like: Scored) -> list[str]:
-    iou = row.iou or [math.nan] * len(like.first["classes"])
-    mean = [row.means.get(count, math.nan) for count in means(like.first)]
-    return [row.title, "published", "-", *_percent([*iou, *mean])]
+    return [row.title, "published", "-", *percent(published_values(row, like.first))]
 
 
 def _markdown(rows: Sequence[Scored]) -> str:
@@ -213,7 +202,7 @@ def _csv(rows: Sequence[Scored]) -> str:
         values, (mean, deviation) = row.values(), mean_and_deviation(row.values())
         kinds = [f"seed {seed}" for seed in row.results]
         for kind, numbers in zip([*kinds, "mean", "std"], [*values, mean, deviation], strict=True):
-            writer.writerow([row.training, row.which, kind, *_percent(numbers, "nan")])
+            writer.writerow([row.training, row.which, kind, *percent(100 * numbers, "nan")])
     return file.getvalue()
 
 

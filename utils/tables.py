@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from utils.files import save_text
@@ -121,15 +121,20 @@ def _columns(scores: Mapping) -> list[str]:
 def _rows(scores: Mapping, published: Sequence[PublishedRow], absent: str) -> list[list[str]]:
     """The row of the scores and those published, in percent. absent: stands for what there is no value of."""
     values = [100 * value for value in (*scores["iou"], *means(scores).values())]
-    rows = [[one_line(scores["checkpoint"]), *_percent(values, absent)]]
+    rows = [[one_line(scores["checkpoint"]), *percent(values, absent)]]
     for row in published:
-        iou = row.iou or [math.nan] * len(scores["classes"])
-        mean = [row.means.get(count, math.nan) for count in means(scores)]
-        rows.append([f"published {row.title}", *_percent([*iou, *mean], absent)])
+        rows.append([f"published {row.title}", *percent(published_values(row, scores), absent)])
     return rows
 
 
-def _percent(values: Sequence[float], absent: str) -> list[str]:
+def published_values(row: PublishedRow, like: Mapping) -> list[float]:
+    """IoU per class and means of a published row in the columns of scores `like`; nan where it has none."""
+    iou = row.iou or [math.nan] * len(like["classes"])
+    return [*iou, *(row.means.get(count, math.nan) for count in means(like))]
+
+
+def percent(values: Iterable[float], absent: str = "-") -> list[str]:
+    """Cells of values in percent. absent: stands for nan."""
     return [absent if math.isnan(value) else f"{value:.1f}" for value in values]
 
 

@@ -45,6 +45,13 @@ def succeed(command: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def draw_mini(words: str, cwd: Path) -> None:
+    """Run `python -m data.mini` in a folder that is not the project's."""
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    whole = [sys.executable, "-m", "data.mini", *words.split()]
+    subprocess.run(whole, cwd=cwd, env=environment, check=True, capture_output=True)
+
+
 def torchrun(processes: int, command: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run a script's command with several processes."""
     words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_tools import PROJECT, checkpoint_name, random_network, write_released
+from cli_tools import checkpoint_name, draw_mini, random_network, write_released
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,9 +26,7 @@ def signals_as_at_a_terminal() -> Iterator[None]:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with GTA5, SYNTHIA and cityscapes; nobody may change it."""
     out = tmp_path_factory.mktemp("drawn") / "dataset"
-    words = [str(out), "--size", "256,128", "--seed", "0", "--source", "4", "--target", "4", "--val", "2"]
-    env = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "data.mini", *words], env=env, check=True, capture_output=True)
+    draw_mini("dataset --size 256,128 --seed 0 --source 4 --target 4 --val 2", out.parent)
     return out
 
 

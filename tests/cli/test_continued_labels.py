@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROJECT, pixels, random_network, run_here, write_released
+from cli_tools import PROJECT, draw_mini, pixels, random_network, run_here, write_released
 from PIL import Image
 from test_processes import files, shared
 
@@ -28,15 +28,7 @@ COMMON = "--resume_path model.pkl --img_size 256,128 --num_workers 0 --device cp
 def whole(tmp_path_factory) -> Path:
     """A folder with target images, two models, and the labels of an uninterrupted run in whole/FORM."""
     folder = tmp_path_factory.mktemp("labels")
-    words = ["dataset", "--size", "256,128", "--source", "1", "--target", str(IMAGES), "--val", "1"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    subprocess.run(
-        [sys.executable, "-m", "data.mini", *words],
-        cwd=folder,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    draw_mini(f"dataset --size 256,128 --source 1 --target {IMAGES} --val 1", folder)
     write_released(folder / "model.pkl", random_network("mini"))
     write_released(folder / "other.pkl", random_network("mini", seed=1))
     with pytest.MonkeyPatch.context() as patch:

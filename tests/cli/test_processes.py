@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import MINI, PROJECT, load, start, torchrun
+from cli_tools import MINI, PROJECT, draw_mini, load, start, torchrun
 
 SMALL = "--img_size 256,128 --num_workers 0 --device cpu"
 CHECKPOINT = "from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
@@ -29,15 +29,7 @@ def shared(processes: int, command: str, cwd: Path) -> str:
 def seven(tmp_path_factory, networks) -> Path:
     """A folder with seven target images, seven of val, and what one process makes of them, in ./one."""
     folder = tmp_path_factory.mktemp("seven")
-    words = ["dataset", "--size", "256,128", "--source", "8", "--target", "8", "--val", "7"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "data.mini", *words],
-        cwd=folder,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    draw_mini("dataset --size 256,128 --source 8 --target 8 --val 7", folder)
     (folder / "model.pkl").symlink_to(networks / "k19.pkl")
     for command in commands("one"):
         done = start(f"python {command}", folder)
