@@ -70,9 +70,8 @@ def strong(image: Image.Image, record: StrongRecord) -> Image.Image:
     for name, value in record.operations:
         image = _operate(image, name, value)
     if record.cutout is not None:
-        x0, y0, x1, y1 = record.cutout
         image = image.copy()
-        ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), fill=GREY)
+        ImageDraw.Draw(image).rectangle(record.cutout, fill=GREY)
     return image
 
 

@@ -42,7 +42,8 @@ class StrongRecord:
 
     jitter: (order of the four adjustments, brightness, contrast, saturation, hue) or None.
     operations: (name, value) in the order applied; shears as slopes, translations in pixels of the crop,
-    rotation in degrees counter-clockwise. cutout: box (x0, y0, x1, y1) or None.
+    rotation in degrees counter-clockwise. cutout: box (x0, y0, x1, y1) or None; the image loses column x1 and
+    row y1 too, maps do not.
     """
 
     flip: bool = False
@@ -114,7 +115,8 @@ def strong_image(image: Image.Image, record: StrongRecord) -> Image.Image:
     for name, value in record.operations:
         image = _operate(image, name, value)
     if record.cutout is not None:
-        image = _fill_box(image, record.cutout)
+        image = image.copy()
+        ImageDraw.Draw(image).rectangle(record.cutout, fill=GREY)  # with column x1 and row y1, as Pillow does
     return image
 
 
@@ -198,11 +200,3 @@ def _operate(image: Image.Image, name: str, value: float) -> Image.Image:
         case _:
             coefficients = affine_coefficients(name, value)
             return image.transform(image.size, Image.Transform.AFFINE, coefficients, bilinear, fillcolor=GREY)
-
-
-def _fill_box(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    x0, y0, x1, y1 = box
-    image = image.copy()
-    if x1 > x0 and y1 > y0:
-        ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), fill=GREY)
-    return image

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms import functional as TF
 
+from data.replay import replay_strong
 from data.strong_augment import StrongRecord, affine_coefficients, draw_strong, strong_image
 
 CROP = (160, 96)  # (W, H)
@@ -217,12 +219,23 @@ def test_coefficients_are_in_pillows_sense():
     assert affine_coefficients("TranslateY", 7) == (1, 0, 0, 0, 1, 7)
 
 
-def test_cutout_is_grey_inside_and_untouched_outside():
-    out = pixels(StrongRecord(cutout=(10, 20, 42, 52)))
-    assert (out[20:52, 10:42] == 127).all()
+@pytest.mark.parametrize("box", [(10, 20, 42, 52), (0, 0, 32, 32), (140, 80, 160, 96)])
+def test_cutout_is_grey_inside_and_untouched_outside(box):
+    """Column x1 and row y1 are inside, where the image has them."""
+    x0, y0, x1, y1 = box
     expected = np.asarray(picture()).copy()
-    expected[20:52, 10:42] = 127
-    np.testing.assert_array_equal(out, expected)
+    assert expected.shape == (96, 160, 3)
+    expected[y0 : y1 + 1, x0 : x1 + 1] = 127
+    np.testing.assert_array_equal(pixels(StrongRecord(cutout=box)), expected)
+
+
+def test_cutout_of_the_papers_crop():
+    """171×171 pixels of the image are grey, 170×170 of the map are ignored."""
+    grey = np.asarray(strong_image(Image.new("RGB", (896, 512)), StrongRecord(cutout=(100, 200, 270, 370))))
+    assert (grey == 127).all(axis=2).sum() == 171 * 171
+    maps = torch.zeros(1, 512, 896, dtype=torch.int64)
+    replayed = replay_strong(maps, [StrongRecord(cutout=(100, 200, 270, 370))], 1, 250)
+    assert (replayed == 250).sum() == 170 * 170
 
 
 def test_cutout_comes_last():
