@@ -19,10 +19,10 @@ from utils.quirks import Quirks
 
 @dataclass(frozen=True)
 class DistillationSettings:
-    """replay_labels: labels follow the strong view (`--S_pseudo` above 0)."""
+    """train_on_strong: the student sees the strong view, which its labels follow (`--S_pseudo` above 0)."""
 
     distillation_weight: float = 0.0
-    replay_labels: bool = True
+    train_on_strong: bool = True
     symmetric: bool = False
     rce_alpha: float = 0.1
     rce_beta: float = 1.0
@@ -31,9 +31,10 @@ class DistillationSettings:
 
 
 class DistillationStage(Stage):
-    """The student sees the strong view only; the teacher, in eval mode, the same."""
+    """The student sees the strong view with replayed labels, or the weak view with labels as they are.
 
-    target_parts = frozenset({"strong", "label"})
+    The teacher, in eval mode, sees what the student does; with Q10 always the strong view.
+    """
 
     def __init__(
         self,
@@ -49,11 +50,30 @@ class DistillationStage(Stage):
         self.teacher = compute.prepare(teacher.requires_grad_(False).eval())
         self.method = method
 
+    @property
+    def target_parts(self) -> frozenset[str]:
+        """The parts of a target sample that the stage looks at."""
+        views = {self.student_view}
+        if self.method.distillation_weight > 0:
+            views.add(self.teacher_view)
+        return frozenset(views | {"label"})
+
+    @property
+    def student_view(self) -> str:
+        """The view that the student learns from, "weak" or "strong"."""
+        return "strong" if self.method.train_on_strong else "weak"
+
+    @property
+    def teacher_view(self) -> str:
+        """The view whose probabilities the teacher gives."""
+        return "strong" if self.quirks.unreplayed_labels else self.student_view
+
     def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
-        """Pseudo labels and the teacher's probabilities, both on the strong view."""
+        """Pseudo labels and the teacher's probabilities."""
         source_loss = self.learn_source(source)
-        size = quarter(target.strong.shape[2:])
-        output = self.compute(self.learner, target.strong)
+        image = getattr(target, self.student_view)
+        size = quarter(image.shape[2:])
+        output = self.forward(self.learner, image)
         student_logits = resize_logits(output.logits, size)  # (B, K, H/4, W/4)
         label = self.training_label(target)
 
@@ -62,7 +82,8 @@ class DistillationStage(Stage):
         seen = {"prediction": student_logits}
         if self.method.distillation_weight > 0:
             with torch.no_grad():
-                teacher_logits = resize_logits(self.compute(self.teacher, target.strong).logits, size)
+                output = self.compute(self.teacher, getattr(target, self.teacher_view))
+                teacher_logits = resize_logits(output.logits, size)
             seen["teacher"] = teacher_logits
             divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)
             losses["distill"] = divergence / self.processes.size
@@ -72,7 +93,7 @@ class DistillationStage(Stage):
             total = total + self.method.regulariser_weight * regulariser / self.processes.size
         self.backward(total)
         if self.view:
-            self.view.add_target({"strong view": target.strong}, {"pseudo label": label}, seen)
+            self.view.add_target({f"{self.student_view} view": image}, {"pseudo label": label}, seen)
         return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
 
     def state(self) -> dict:
@@ -94,11 +115,9 @@ class DistillationStage(Stage):
         return mark
 
     def training_label(self, target: TargetBatch) -> Tensor:
-        """Hard pseudo labels at a quarter (B, H/4, W/4), where the strong view shows them."""
+        """Hard pseudo labels at a quarter (B, H/4, W/4), as the student's view shows them."""
         label = target.label[:, ::4, ::4]
-        if not self.method.replay_labels and self.quirks.unreplayed_labels:
-            return label
-        return self.replay(label, target.strong_records)
+        return self.replay(label, target.strong_records) if self.method.train_on_strong else label
 
     def self_train(self, logits: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy or symmetric cross-entropy on the pseudo labels."""

@@ -434,7 +434,12 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     add("--gan", default="LS", choices=["Vanilla", "LS"], help="adversarial loss of the warm-up")
     add("--adv", type=float, default=0.01, help="weight of the adversarial loss")
     add("--S_pseudo_src", type=float, default=0.0, help="warm-up on the strong source image, loss times this")
-    add("--S_pseudo", type=float, default=0.0, help="above 0: train on the strong target image")
+    add(
+        "--S_pseudo",
+        type=float,
+        default=0.0,
+        help="above 0: the student trains on the strong target image, else on the weak",
+    )
     add("--rce", action="store_true", help="symmetric cross-entropy on pseudo labels")
     add("--rce_alpha", type=float, default=0.1, help="weight of the cross-entropy in it")
     add("--rce_beta", type=float, default=1.0, help="weight of the reverse cross-entropy in it")

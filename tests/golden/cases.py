@@ -188,10 +188,10 @@ def queues_of(stage: SelfLabelingStage) -> dict[str, RingQueue]:
     return {"q": queues.features, "ql": queues.labels, "qo": queues.predictions}
 
 
-def distillation_stage(quirks: Quirks, replay_labels: bool = True) -> DistillationStage:
-    """Stage 2; replay_labels: with --S_pseudo."""
+def distillation_stage(quirks: Quirks, strong: bool = True) -> DistillationStage:
+    """Stage 2; strong: with --S_pseudo."""
     settings = OptimisationSettings(6e-4, 10.0, 90000)
-    method = DistillationSettings(1.0, replay_labels)
+    method = DistillationSettings(1.0, strong)
     return DistillationStage(small_network(), small_network("teacher."), settings, method, quirks)
 
 
