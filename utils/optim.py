@@ -29,24 +29,31 @@ class RepeatedSGD(torch.optim.Optimizer):
             with_grad = [p for p in group["params"] if p.grad is not None]
             fresh = [p for p in with_grad if "momentum_buffer" not in self.state[p]]
             known = [p for p in with_grad if "momentum_buffer" in self.state[p]]
-            for _ in range(group["repeats"]):
-                if fresh:
-                    self._start(fresh, group)
-                if known:
-                    self._continue(known, group)
+            for p in fresh:
+                self.state[p]["momentum_buffer"] = torch.empty_like(p)
+            self._update(fresh, group, first=True)
+            self._update(known, group, first=False)
 
-    def _start(self, params: list[Tensor], group: dict) -> None:
-        decayed = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
-        for p, buffer in zip(params, decayed, strict=True):
-            self.state[p]["momentum_buffer"] = buffer
-        torch._foreach_add_(params, decayed, alpha=-group["lr"])
-
-    def _continue(self, params: list[Tensor], group: dict) -> None:
+    def _update(self, params: list[Tensor], group: dict, first: bool) -> None:
+        """Apply all repetitions, each in one fused pass over the numbers instead of four."""
+        if not params:
+            return
+        for p in params:  # a state may have been saved with channels first and go on with channels last
+            self.state[p]["momentum_buffer"] = _laid_out_as(p, self.state[p]["momentum_buffer"])
         buffers = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_mul_(buffers, group["momentum"])
-        torch._foreach_add_(buffers, [p.grad for p in params])
-        torch._foreach_add_(buffers, params, alpha=group["weight_decay"])
-        torch._foreach_add_(params, buffers, alpha=-group["lr"])
+        gradients = [_laid_out_as(p, p.grad) for p in params]
+        constants = {name: group[name] for name in ("weight_decay", "momentum", "lr")}
+        constants |= {"dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": first}
+        for _ in range(group["repeats"]):
+            torch._fused_sgd_(params, gradients, buffers, **constants)
+
+
+def _laid_out_as(p: Tensor, x: Tensor) -> Tensor:
+    """x in the memory order of p, which the fused update takes for granted."""
+    formats = (torch.contiguous_format, torch.channels_last) if p.ndim == 4 else (torch.contiguous_format,)
+    if any(p.is_contiguous(memory_format=f) and x.is_contiguous(memory_format=f) for f in formats):
+        return x
+    return torch.empty_like(p).copy_(x)
 
 
 def parameter_groups(network: nn.Module, lr: float, head_multiple: float, repeated: bool) -> list[dict]:

@@ -140,6 +140,37 @@ def test_scaled_gradients_give_the_same_steps_and_an_overflow_is_skipped():
     assert_paths(path, plain_loop(3, 20))
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+@pytest.mark.parametrize("parameter_layout", LAYOUTS)
+@pytest.mark.parametrize("gradient_layout", LAYOUTS)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_twenty_float32_steps_whatever_the_memory_order(parameter_layout, gradient_layout, kernel):
+    """Of a convolution's weights; halfway the momentum comes from a state in the other order."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4, 6, kernel, kernel, generator=generator)
+    p = nn.Parameter(start.to(memory_format=parameter_layout))
+    optimizer, values, buffer = RepeatedSGD([p], LR, repeats=3), start.double(), torch.zeros(0)
+    for step in range(20):
+        gradient = torch.randn(start.shape, generator=generator)
+        p.grad = gradient.to(memory_format=gradient_layout)
+        optimizer.step()
+        if step == 10:
+            state = copy.deepcopy(optimizer.state_dict())
+            other = LAYOUTS[parameter_layout == LAYOUTS[0]]
+            state["state"][0]["momentum_buffer"] = state["state"][0]["momentum_buffer"].to(
+                memory_format=other
+            )
+            optimizer.load_state_dict(state)
+        for _ in range(3):
+            decayed = gradient.double() + DECAY * values
+            buffer = decayed if step == 0 else MOMENTUM * buffer + decayed
+            values = values - LR * buffer
+        deviation = (p.detach().double() - values).abs().max()
+        assert deviation <= 1e-6 * values.abs().max(), step
+
+
 def test_gradients_are_not_changed():
     p = parameter()
     p.grad = torch.ones(5, dtype=torch.float64)
