@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_PAIRS_AT_ONCE = 2**22  # of anchors and queue rows: 16 MB of logits
+# Anchors times queue rows. About five float32 matrices of that size are in memory at a time: 1.3 GB. The
+# 1,024 anchors of 4 images against 65,536 rows are one piece; smaller pieces launch more operations.
+_PAIRS_AT_ONCE = 2**26
 
 
 def queue_contrast(

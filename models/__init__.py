@@ -4,7 +4,6 @@ from models.batch_norm import freeze_batch_norm, share_batch_norm
 from models.compute import Compute
 from models.deeplabv2 import DeepLabV2, SegmentationOutput, deeplabv2
 from models.discriminator import FCDiscriminator
-from models.dropout import draw_dropout_from
 from models.ema import ema_copy, ema_update_
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "FCDiscriminator",
     "SegmentationOutput",
     "deeplabv2",
-    "draw_dropout_from",
     "ema_copy",
     "ema_update_",
     "freeze_batch_norm",

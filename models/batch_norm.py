@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -25,12 +26,28 @@ def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
+        if type(module) is BatchNorm2d:
             module.__class__ = SharedBatchNorm2d  # the same parameters and buffers, another forward
     return network
 
 
-class SharedBatchNorm2d(nn.BatchNorm2d):
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that does not count its batches: `count_batch` counts for all norms of a network at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+
+
+@torch.no_grad()
+def count_batch(network: nn.Module) -> None:
+    """Count a batch in every norm that takes its statistics from it, in one operation on the device."""
+    norms = (m for m in network.modules() if isinstance(m, BatchNorm2d) and m.training)
+    if counts := [norm.num_batches_tracked for norm in norms]:
+        torch._foreach_add_(counts, 1)
+
+
+class SharedBatchNorm2d(BatchNorm2d):
     """Batch norm over the batches of all processes, on any device; torch's SyncBatchNorm refuses CPU tensors.
 
     In eval mode it is its parent. Every process must hold a batch of the same shape.
@@ -48,7 +65,6 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
         scale = self.weight * (var + self.eps).rsqrt()
         return ((x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]).to(given)
 

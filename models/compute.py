@@ -33,10 +33,12 @@ class Compute:
             network.compile()
         return network
 
-    def __call__(self, network: nn.Module, images: Tensor) -> SegmentationOutput:
-        """The network's output for images (B, 3, H, W)."""
+    def __call__(
+        self, network: nn.Module, images: Tensor, dropout: Tensor | None = None
+    ) -> SegmentationOutput:
+        """The network's output for images (B, 3, H, W); dropout (B, D): see DeepLabV2."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
-            feats, logits = network(images)
+            feats, logits = network(images, dropout)
         return SegmentationOutput(feats.to(images.dtype), logits.to(images.dtype))

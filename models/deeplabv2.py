@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from models.dropout import BatchDropout2d
+from models.batch_norm import BatchNorm2d, count_batch
 
 
 class SegmentationOutput(NamedTuple):
@@ -35,16 +35,16 @@ class Bottleneck(nn.Module):
         super().__init__()
         outputs = width * self.expansion
         self.conv1 = nn.Conv2d(inputs, width, 1, stride=stride, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
+        self.bn3 = BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if project:
             self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), BatchNorm2d(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class ASPPHead(nn.Module):
             nn.Conv2d(joined, feat_channels, 3, padding=1),
             nn.GroupNorm(32, feat_channels),
         )
-        self.head = nn.Sequential(BatchDropout2d(0.1), nn.Conv2d(feat_channels, num_classes, 1, bias=False))
+        self.head = nn.Sequential(nn.Dropout2d(0.1), nn.Conv2d(feat_channels, num_classes, 1, bias=False))
 
     @staticmethod
     def _branch(inputs: int, outputs: int, kernel: int, dilation: int, padding: int) -> nn.Sequential:
@@ -96,10 +96,14 @@ class ASPPHead(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, x: Tensor) -> SegmentationOutput:
+    def forward(self, x: Tensor, dropout: Tensor | None = None) -> SegmentationOutput:
+        dropout_layer, classifier = self.head
         joined = torch.cat([branch(x) for branch in self.conv2d_list], dim=1)  # (B, 5D, h, w)
-        feats = self.head[0](self.bottleneck(joined))  # (B, D, h, w)
-        return SegmentationOutput(feats, self.head[1](feats))
+        feats = self.bottleneck(joined)  # (B, D, h, w)
+        factors = None if dropout is None else dropout[:, :, None, None].to(feats.dtype)  # (B, D, 1, 1)
+        feats = dropout_layer(feats) if factors is None else feats * factors
+        with torch.autocast(x.device.type, enabled=False):  # scores of bf16 would tie too often
+            return SegmentationOutput(feats, classifier(feats.to(classifier.weight.dtype)))
 
 
 class DeepLabV2(nn.Module):
@@ -107,7 +111,8 @@ class DeepLabV2(nn.Module):
 
     num_classes: K. layers: blocks per stage. width: channels of the stem. feat_channels: D, a multiple of
     32. pretrain_norm: a batch norm (`bn_pretrain`) between backbone and head (`--bn_clr`, `--ema_bn`).
-    Images (B, 3, H, W) in [0, 1] → `SegmentationOutput` at stride 8 (512×896 gives 65×113).
+    Images (B, 3, H, W) in [0, 1] → `SegmentationOutput` at stride 8 (512×896 gives 65×113). dropout (B, D):
+    factor of each feature channel (`dropout_factors`); without it the network draws for itself in training.
     """
 
     def __init__(
@@ -120,7 +125,7 @@ class DeepLabV2(nn.Module):
     ):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
         channels = width
@@ -131,7 +136,7 @@ class DeepLabV2(nn.Module):
             stage = self._stage(channels, stage_width, blocks, stride, dilation)
             setattr(self, f"layer{index + 1}", stage)
             channels = stage_width * Bottleneck.expansion
-        self.bn_pretrain = nn.BatchNorm2d(channels) if pretrain_norm else None
+        self.bn_pretrain = BatchNorm2d(channels) if pretrain_norm else None
         self.layer5 = ASPPHead(channels, feat_channels, num_classes)
         self.num_classes, self.feat_channels = num_classes, feat_channels
         self.recompute = False  # blocks keep their input alone and are computed again in the backward pass
@@ -149,13 +154,19 @@ class DeepLabV2(nn.Module):
                 nn.init.normal_(module.weight, 0.0, 0.01)
         nn.init.zeros_(self.layer5.bottleneck[1].bias)
 
-    def forward(self, image: Tensor) -> SegmentationOutput:
+    def dropout_factors(self, uniform: Tensor) -> Tensor:
+        """Random numbers (B, D) in [0, 1) → factors: 0 with the dropout's probability p, else 1 / (1 − p)."""
+        rate = self.layer5.head[0].p
+        return (uniform >= rate) / (1.0 - rate)
+
+    def forward(self, image: Tensor, dropout: Tensor | None = None) -> SegmentationOutput:
+        count_batch(self)
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))  # stride 4
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):  # stride 8 from layer2 on
             x = self._through(stage, x)
         if self.bn_pretrain is not None:
             x = self.bn_pretrain(x)
-        return self.layer5(x)
+        return self.layer5(x, dropout)
 
     def _through(self, stage: nn.Sequential, x: Tensor) -> Tensor:
         if not (self.recompute and torch.is_grad_enabled()):
@@ -167,21 +178,21 @@ class DeepLabV2(nn.Module):
 
 
 def _once_and_again(block: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of a block's forward pass and of its recomputation, which must not count in its statistics."""
-    return nullcontext(), _without_counting(block)
+    """Contexts of a block's forward pass and of its recomputation, which must not move its statistics."""
+    return nullcontext(), _statistics_stay(block)
 
 
 @contextmanager
-def _without_counting(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+def _statistics_stay(block: nn.Module) -> Iterator[None]:
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 BACKBONES = {

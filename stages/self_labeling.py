@@ -28,7 +28,7 @@ from loss import (
     symmetric_cross_entropy,
     take_pixels,
 )
-from models import Compute, SegmentationOutput, draw_dropout_from, ema_copy, ema_update_
+from models import Compute, SegmentationOutput, ema_copy, ema_update_
 from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
 from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
@@ -101,7 +101,6 @@ class SelfLabelingStage(Stage):
         extra = [own] if method.learn_prototypes else []
         super().__init__(student, optimisation, quirks, extra, draws, compute)
         compute.prepare(self.ema)
-        draw_dropout_from(self.ema, draws.uniform)
         self.self_labeling = SelfLabeling(
             prior,
             prototypes.shape[1],
@@ -136,27 +135,38 @@ class SelfLabelingStage(Stage):
         seen = self.teacher_view(target)
         if self.counter is not None:
             self.counter.add_(seen.logits)
-        weak, strong = self.forward_target(source, target, box)
         label = self.training_label(source, target, seen, box)
+        image = self.training_image(source, target, box)
+        # Drawn before the pixels, for both views.
+        dropout = self.dropout(self.learner, image)
+        apart = self.method.consistency_weight > 0 and not self.method.train_on_strong
+        strong_dropout = self.dropout(self.learner, target.strong) if apart else None
 
-        pixels = self.sampled_pixels(seen.feats)
-        queue_labels = self.queue_labels(target, seen, pixels)
-        losses = {"CTS": self.self_train(weak, label)}
-        self.self_labeling.kept = [] if self.view else None
-        losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
-        losses["contrast"] = losses["SL"].new_zeros(())
-        if box is None and queue_was_full:
-            losses["contrast"] = self.contrast(weak, seen, label)
-        losses["consist"] = self.consistency(strong, seen, target)
-        if self.method.regulariser_weight > 0:
-            regulariser = confidence_regulariser(weak.logits, self.method.regulariser)
-            losses["regular"] = regulariser / self.processes.size
-        total = self.weigh(losses)
-        self.backward(total)
+        with self.accumulating(apart):
+            output = self.compute(self.learner, image, dropout)
+            pixels = self.sampled_pixels(seen.feats)
+            queue_labels = self.queue_labels(target, seen, pixels)
+            losses = {"CTS": self.self_train(output, label)}
+            self.self_labeling.kept = [] if self.view else None
+            losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
+            losses["contrast"] = losses["SL"].new_zeros(())
+            if box is None and queue_was_full:
+                losses["contrast"] = self.contrast(output, seen, label)
+            if self.method.regulariser_weight > 0:
+                losses["regular"] = self.regulariser(output, label)
+            if not apart:
+                losses["consist"] = self.consistency(output, seen, target)
+            self.backward(self.weigh(losses))
+        if apart:  # the weak view's activations are gone before those of the strong view come
+            strong = self.compute(self.learner, target.strong, strong_dropout)
+            losses["consist"] = self.consistency(strong, seen, target)
+            # The classifier takes no part; the 0 tells DistributedDataParallel that its gradient is complete.
+            self.backward(self.weigh({"consist": losses["consist"]}) + 0 * strong.logits.sum())
         self._sum_prototype_gradients()
         if self.view:
-            self._show(source, target, seen, weak, label, pixels, box)
-        return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+            self._show(source, target, seen, output, label, pixels, box)
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        return {"total": self.weigh(losses)} | losses | {"source": source_loss}
 
     def _show(
         self,
@@ -181,7 +191,7 @@ class SelfLabelingStage(Stage):
     @torch.no_grad()
     def teacher_view(self, target: TargetBatch) -> TeacherView:
         """EMA features of the whole image, and the weak crop's labels rectified by them (section 3.2)."""
-        feats, logits = self.compute(self.ema, target.whole)
+        feats, logits = self.forward(self.ema, target.whole)
         feats_weak = full_to_weak(
             feats, target.weak_records, tuple(target.whole.shape[2:])
         )  # (B, D, H/4, W/4)
@@ -192,17 +202,6 @@ class SelfLabelingStage(Stage):
     def _prototype_probs(self, feats: Tensor) -> Tensor:
         """ω: softmax over the K cosines to the EMA prototypes."""
         return (cosines_to_prototypes(feats, self.prototypes_ema) / self.method.temperature).softmax(dim=1)
-
-    def forward_target(
-        self, source: SourceBatch, target: TargetBatch, box: Box | None
-    ) -> tuple[SegmentationOutput, SegmentationOutput | None]:
-        """Outputs to self-train on and on the strong view."""
-        output = self.compute(self.learner, self.training_image(source, target, box))
-        if self.method.train_on_strong:
-            return output, output
-        if self.method.consistency_weight <= 0:
-            return output, None
-        return output, self.compute(self.learner, target.strong)
 
     def training_image(self, source: SourceBatch, target: TargetBatch, box: Box | None) -> Tensor:
         """What the student self-trains on: the weak view with CutMix; or the strong view, never mixed."""
@@ -267,11 +266,14 @@ class SelfLabelingStage(Stage):
         loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
         return loss / self.processes.size
 
-    def consistency(
-        self, strong: SegmentationOutput | None, seen: TeacherView, target: TargetBatch
-    ) -> Tensor:
+    def regulariser(self, output: SegmentationOutput, label: Tensor) -> Tensor:
+        """ProDA's regulariser of the target's logits, at the size of the label (`--regular_w`)."""
+        logits = resize_logits(output.logits, label.shape[1:])
+        return confidence_regulariser(logits, self.method.regulariser) / self.processes.size
+
+    def consistency(self, strong: SegmentationOutput, seen: TeacherView, target: TargetBatch) -> Tensor:
         """The student's cosines on the strong view follow the EMA model's, moved as the view was."""
-        if strong is None or self.method.consistency_weight <= 0:
+        if self.method.consistency_weight <= 0:
             return seen.feats.new_zeros(())
         replayed = self.replay(seen.probs_weak, target.strong_records)
         mask = replayed != IGNORE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +16,13 @@ from data.loaders import SourceBatch, TargetBatch
 from data.replay import replay_strong
 from data.strong_augment import StrongRecord
 from loss import cross_entropy
-from models import Compute, SegmentationOutput, draw_dropout_from, freeze_batch_norm
+from models import Compute, SegmentationOutput, freeze_batch_norm
 from stages.view import View
 from utils.checkpoint import NETWORK
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
 from utils.processes import ALONE, Processes
 from utils.quirks import Quirks
+from utils.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Stage:
     """A student trained from a source and a target batch an iteration; see the subclasses' `learn`.
 
     Where several processes share the batch, each holds its part; losses are shares (see loss.shares) and the
-    gradients of all are added up once, in the last backward pass.
+    gradients of all are added up once, in the last backward pass; those before it are in `accumulating`.
     """
 
     target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `learn` looks at
@@ -117,7 +118,6 @@ class Stage:
         self.iteration = 0  # iterations done
         self.view: View | None = None  # what an iteration that is watched saw
         self.train_mode()
-        draw_dropout_from(student, self.draws.uniform)
         # Called to learn; `student` itself is what is stored. It adds up gradients while they are computed.
         self.learner = student if self.processes.size == 1 else _synchronised(student)
         groups = parameter_groups(student, settings.lr, settings.head_multiple, quirks.repeated_updates)
@@ -173,13 +173,28 @@ class Stage:
 
         last: no other backward pass follows in this iteration.
         """
-        with nullcontext() if last or self.processes.size == 1 else self.learner.no_sync():
-            output = self.compute(self.learner, source.image)
+        with self.accumulating(not last):
+            output = self.forward(self.learner, source.image)
             loss = self.source_loss(output, source.label)
             self.backward(loss)
         if self.view:
             self.view.add_source(source, output.logits)
         return loss.detach()
+
+    def forward(self, network: nn.Module, images: Tensor) -> SegmentationOutput:
+        """The network's output for images (B, 3, H, W), with a new draw of its dropout in training mode."""
+        return self.compute(network, images, self.dropout(network, images))
+
+    def dropout(self, network: nn.Module, images: Tensor) -> Tensor | None:
+        """Factors (B, D) of the feature channels of images (B, 3, H, W); None in eval mode."""
+        if not network.training:
+            return None
+        uniform = self.draws.uniform(len(images), self.student.feat_channels)
+        return sent(self.student.dropout_factors(uniform), images.device)
+
+    def accumulating(self, more: bool = True) -> AbstractContextManager:
+        """Around forward and backward pass: more of them follow, so gradients stay on this process yet."""
+        return self.learner.no_sync() if more and self.processes.size > 1 else nullcontext()
 
     def source_loss(self, output: SegmentationOutput, label: Tensor) -> Tensor:
         """Cross-entropy of the logits, up to the size of the label (B, H, W)."""

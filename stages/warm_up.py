@@ -57,7 +57,7 @@ class WarmUpStage(Stage):
         """The segmenter against the frozen discriminator, then the discriminator."""
         self.discriminator.requires_grad_(False)
         source_logits, source_loss = self._see_source(source)
-        target_logits = resize_logits(self.compute(self.learner, target.weak).logits, target.weak.shape[2:])
+        target_logits = resize_logits(self.forward(self.learner, target.weak).logits, target.weak.shape[2:])
         source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
 
         deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan) / self.processes.size
@@ -81,9 +81,9 @@ class WarmUpStage(Stage):
         """Logits up to the crop (B, K, H, W) and the supervised loss."""
         size = source.label.shape[1:]
         if self.strong_source_weight <= 0:
-            logits = resize_logits(self.compute(self.learner, source.image).logits, size)
+            logits = resize_logits(self.forward(self.learner, source.image).logits, size)
             return logits, cross_entropy(logits, source.label, IGNORE, self.processes.sum)
-        logits = self.compute(self.learner, source.strong).logits  # (B, K, h, w)
+        logits = self.forward(self.learner, source.strong).logits  # (B, K, h, w)
         label = self._replayed_source_label(source, logits.shape[2:])
         loss = self.strong_source_weight * cross_entropy(logits, label, IGNORE, self.processes.sum)
         return resize_logits(logits, size), loss

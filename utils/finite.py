@@ -26,8 +26,11 @@ class Bad(NamedTuple):
 
 def finite(tensors: Iterable[Tensor]) -> Tensor:
     """0-d bool, on their device: whether all numbers of all tensors (one at least) are."""
-    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
-    return torch.stack([norm.double() for norm in norms]).sum().isfinite()
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
+    sums = [torch.stack(torch._foreach_norm(same)).double().sum() for same in by_dtype.values()]
+    return sum(sums).isfinite()
 
 
 class FiniteWatch:

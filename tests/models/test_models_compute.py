@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import Compute, DeepLabV2, ema_copy, freeze_batch_norm
+from models import Compute, DeepLabV2, deeplabv2, ema_copy, freeze_batch_norm
 from tests.golden import inputs
 
 COMPILING = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
@@ -83,6 +83,18 @@ def test_bf16_is_near_and_what_leaves_the_network_is_float32():
     assert all(value.dtype == plain[name].dtype for name, value in other.items())
 
 
+def test_the_classifier_stays_in_float32_under_bf16():
+    net, x = network(dtype=torch.float32).eval(), inputs.uniform("x", 2, 3, 48, 64)
+    given = {}
+    net.layer5.head[1].register_forward_hook(lambda layer, x, out: given.update(feats=x[0], logits=out))
+    logits = Compute(torch.bfloat16)(net, x).logits
+    assert given["feats"].dtype == given["logits"].dtype == torch.float32
+    exact = torch.einsum(
+        "bdhw,kd->bkhw", given["feats"].double(), net.layer5.head[1].weight[:, :, 0, 0].double()
+    )
+    torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 @COMPILING
 def test_names_stay_as_they_are():
     net = network()
@@ -90,6 +102,20 @@ def test_names_stay_as_they_are():
     Compute(torch.bfloat16, channels_last=True, compiled=True, recompute=True).prepare(net)
     assert list(net.state_dict()) == names
     assert list(ema_copy(net).state_dict()) == names
+
+
+@COMPILING
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["student", "EMA model", "teacher"])
+def test_compiling_sees_one_graph(kind, dtype):
+    """The student with its dropout drawn, an EMA model in train mode (Q2), a teacher in eval mode."""
+    torch._dynamo.reset()
+    net = deeplabv2("mini", 5, pretrain_norm=True).train(kind != "teacher")
+    net = net if kind == "student" else ema_copy(net)
+    dropout = None if kind == "teacher" else net.dropout_factors(torch.rand(2, net.feat_channels))
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        found = torch._dynamo.explain(net)(torch.rand(2, 3, 48, 64), dropout)
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
 
 
 @COMPILING

@@ -125,12 +125,12 @@ def test_labels_of_the_strong_view(quirks: Quirks) -> None:
     source, target = batches()
     stage = self_labeling(method=replace(METHOD, train_on_strong=True), quirks=quirks)
     seen = stage.teacher_view(target)
-    weak, strong = stage.forward_target(source, target, None)
-    assert weak is strong
-    seen_by_student = []
-    stage.student.register_forward_pre_hook(lambda _, images: seen_by_student.append(images[0]))
-    stage.forward_target(source, target, (8, 32, 8, 40))  # CutMix pastes into weak images alone
-    assert torch.equal(seen_by_student[0], target.strong)
+    for box in (None, (8, 32, 8, 40)):  # CutMix pastes into weak images alone
+        assert stage.training_image(source, target, box) is target.strong
+    forwards = []
+    stage.student.register_forward_pre_hook(lambda _, given: forwards.append(given[0]))
+    stage.step(source, target)
+    assert [image is target.strong for image in forwards] == [False, True]  # source, then target, once
     flags = (quirks.flat_replay, quirks.translate_by_height)
     replayed = replay_strong(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
     expected = seen.label_weak if quirks.unreplayed_labels else replayed
@@ -151,7 +151,7 @@ def test_cutmix_pastes_the_source_label_at_full_resolution() -> None:
                 expected = source.label[image, 4 * y, 4 * x] if inside else seen.label_weak[image, y, x]
                 assert label[image, y, x] == expected
     before = target.weak.clone()
-    stage.forward_target(source, target, box)
+    stage.training_image(source, target, box)
     assert torch.equal(before, target.weak)  # the batch itself is left alone
 
 
@@ -165,15 +165,47 @@ def test_source_loss_of_the_strong_image_carries_its_weight() -> None:
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
 
-def test_distillation_labels_follow_the_strong_view_when_asked() -> None:
-    _, target = batches()
+@pytest.mark.parametrize(
+    ("strong", "quirks", "student_view", "teacher_view"),
+    [
+        (True, Quirks(), "strong", "strong"),
+        (True, NONE, "strong", "strong"),
+        (False, Quirks(), "weak", "strong"),  # Q10
+        (False, NONE, "weak", "weak"),
+    ],
+)
+def test_distillation_views(strong: bool, quirks: Quirks, student_view: str, teacher_view: str) -> None:
+    """The labels fit the student's view: replayed for the strong one, as they are for the weak one."""
+    source, target = batches()
     quarter = target.label[:, ::4, ::4]
-    for replay, quirks, moved in ((True, Quirks(), True), (False, Quirks(), False), (False, NONE, True)):
-        stage = DistillationStage(
-            network(), network(), OPTIMISATION, DistillationSettings(1.0, replay), quirks
-        )
-        assert torch.equal(stage.training_label(target), quarter) != moved
-        assert not stage.teacher.training
+    stage = DistillationStage(network(), network(), OPTIMISATION, DistillationSettings(1.0, strong), quirks)
+    assert stage.target_parts == {student_view, teacher_view, "label"}
+    assert torch.equal(stage.training_label(target), quarter) != strong
+    images: dict[str, list[Tensor]] = {"student": [], "teacher": []}
+    for name, net in (("student", stage.student), ("teacher", stage.teacher)):
+        net.register_forward_pre_hook(lambda _, given, name=name: images[name].append(given[0]))
+    stage.step(source, target)
+    assert images["student"][1] is getattr(target, student_view)
+    assert images["teacher"] == [getattr(target, teacher_view)]
+    assert not stage.teacher.training
+
+
+def test_without_distillation_only_the_view_of_the_student_is_loaded() -> None:
+    stage = DistillationStage(network(), network(), OPTIMISATION, DistillationSettings(0.0, False), Quirks())
+    assert stage.target_parts == {"weak", "label"}
+
+
+@pytest.mark.parametrize("kind", ["MRKLD", "MRENT"])
+def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
+    source, target = batches()
+    stage = self_labeling(method=replace(METHOD, regulariser_weight=0.5, regulariser=kind))
+    outputs: list[Tensor] = []
+    stage.student.register_forward_hook(lambda _, __, output: outputs.append(output.logits.detach()))
+    got = float(stage.step(source, target)["regular"])
+    logits = torch.nn.functional.interpolate(outputs[1], (12, 16), mode="bilinear", align_corners=True)
+    log_probs = logits.double().log_softmax(dim=1)
+    by_hand = -log_probs.mean() if kind == "MRKLD" else (log_probs.exp() * log_probs).sum(dim=1).mean()
+    assert got == pytest.approx(float(by_hand), rel=1e-5)
 
 
 def test_cutmix_boxes_have_half_the_area_and_come_half_of_the_time() -> None:
