@@ -20,7 +20,9 @@ from utils.interruption import passed_on, start_apart
 from utils.options import Options, one_line
 from utils.processes import Processes
 
-PATIENCE = timedelta(minutes=30)  # the longest that one process may keep the others waiting
+PATIENCE = timedelta(minutes=30)  # the longest that a message between GPUs may take
+# Hosts wait for whoever is slower: to download, to write, to predict its share. `_Watch` finds who is lost.
+HOST_PATIENCE = timedelta(days=1)
 SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
 _GRACE = 10.0  # seconds that a copy has for ending
 _LOST = (
@@ -58,17 +60,16 @@ def joined(o: Options) -> Iterator[Processes]:
 
 def _join(o: Options) -> Processes:
     """Meet the others: over NCCL on GPUs, over gloo on CPUs."""
-    local_rank, device = int(os.environ["LOCAL_RANK"]), torch.device("cpu")
+    local_rank = int(os.environ["LOCAL_RANK"])
     if o.on_gpu:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"{local_rank + 1} processes for {torch.cuda.device_count()} GPUs; start one a GPU"
             )
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    host = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Processes(dist.get_rank(), dist.get_world_size(), device, local_rank, host)
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if o.on_gpu else "gloo", timeout=PATIENCE)
+    host = dist.new_group(backend="gloo", timeout=HOST_PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, host)
 
 
 class _Watch:
