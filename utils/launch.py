@@ -36,15 +36,15 @@ _LOST = (
 
 
 @contextmanager
-def joined(o: Options) -> Iterator[Processes]:
+def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
     """The processes that share this run, around all its work.
 
     Under torchrun those that it started. Otherwise one for each GPU that is visible and --gpus admits: with
-    more than one, this process only starts copies of itself and ends as they end.
+    more than one, this process only starts copies of itself and ends as they end. batch: images that they
+    must share evenly, if any.
     """
     if "LOCAL_RANK" not in os.environ:
-        gpus = torch.cuda.device_count() if o.on_gpu else 0
-        count = min(gpus, o.gpus or gpus)
+        count = _usable_gpus(o, batch)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
     if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
@@ -56,6 +56,16 @@ def joined(o: Options) -> Iterator[Processes]:
         yield processes
         processes.wait()  # nobody leaves before all have written what they have
     dist.destroy_process_group()
+
+
+def _usable_gpus(o: Options, batch: int | None) -> int:
+    """How many GPUs take part; says so where the batch leaves some idle."""
+    visible = torch.cuda.device_count() if o.on_gpu else 0
+    admitted = min(visible, o.gpus or visible)
+    count = max((n for n in range(1, admitted + 1) if batch is None or batch % n == 0), default=0)
+    if count < admitted:
+        print(f"uses {count} of {admitted} GPUs, the most that divide --bs {batch}", flush=True)
+    return count
 
 
 def _join(o: Options) -> Processes:
