@@ -49,7 +49,7 @@ class Processes:
         return items[self.rank * own : (self.rank + 1) * own]
 
     def wait(self) -> None:
-        """Until all have come so far."""
+        """Return when all processes have come this far."""
         self.any(False)
 
     @contextmanager
