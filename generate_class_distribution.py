@@ -35,7 +35,7 @@ def count(o: Options, processes: Processes) -> None:
     loader = whole_images(o, data, processes)
     for item in predict(network, loader, device, "class distribution", processes=processes, compute=compute):
         counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)
-    counts = processes.sum(counts).cpu().numpy()
+    counts = processes.sum(counts.cpu()).numpy()
     if processes.first:
         write(o, counts, len(data))
 

@@ -36,7 +36,7 @@ from utils.processes import Processes
 def main() -> None:
     """Parse, build, loop."""
     o = parse("train", __doc__)
-    with joined(o) as processes, Interruption() as interruption:
+    with joined(o, o.bs) as processes, Interruption() as interruption:
         done = run(o, processes, interruption)
     if not done:
         sys.exit(CAN_CONTINUE)

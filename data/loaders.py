@@ -249,8 +249,7 @@ class EpochBatches(Sampler):
         if batch % size:
             fits = max(n for n in range(1, size) if batch % n == 0)
             raise ValueError(
-                f"--bs {batch} does not divide among {size} processes; "
-                f"use {fits} (--gpus {fits}) or another --bs"
+                f"--bs {batch} does not divide among {size} processes; start {fits} or give another --bs"
             )
         if size > 1 and not drop_last and length % batch:
             raise ValueError(f"--no_droplast with {size} processes: the last batch is smaller; leave it out")

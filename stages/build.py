@@ -252,7 +252,7 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
     """The stage that --stage names, on the device."""
     student = build_student(o, logger, processes).to(device)
     if processes.size > 1 and o.bn == "sync_bn":
-        student = share_batch_norm(student, device)
+        student = share_batch_norm(student, device, logger.info)
     head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0
     optimisation = OptimisationSettings(o.lr, head_multiple, o.train_iters, o.freeze_bn)
     draws, (compute, told) = BatchDraws(o.seed, processes), computing(o, device)

@@ -20,7 +20,9 @@ from utils.interruption import passed_on, start_apart
 from utils.options import Options, one_line
 from utils.processes import Processes
 
-PATIENCE = timedelta(minutes=30)  # the longest that one process may keep the others waiting
+PATIENCE = timedelta(minutes=30)  # the longest that a message between GPUs may take
+# Hosts wait for whoever is slower: to download, to write, to predict its share. `_Watch` finds who is lost.
+HOST_PATIENCE = timedelta(days=1)
 SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
 _GRACE = 10.0  # seconds that a copy has for ending
 _LOST = (
@@ -34,15 +36,15 @@ _LOST = (
 
 
 @contextmanager
-def joined(o: Options) -> Iterator[Processes]:
+def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
     """The processes that share this run, around all its work.
 
     Under torchrun those that it started. Otherwise one for each GPU that is visible and --gpus admits: with
-    more than one, this process only starts copies of itself and ends as they end.
+    more than one, this process only starts copies of itself and ends as they end. batch: images that they
+    must share evenly, if any.
     """
     if "LOCAL_RANK" not in os.environ:
-        gpus = torch.cuda.device_count() if o.on_gpu else 0
-        count = min(gpus, o.gpus or gpus)
+        count = _usable_gpus(o, batch)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
     if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
@@ -56,19 +58,28 @@ def joined(o: Options) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
+def _usable_gpus(o: Options, batch: int | None) -> int:
+    """How many GPUs take part; says so where the batch leaves some idle."""
+    visible = torch.cuda.device_count() if o.on_gpu else 0
+    admitted = min(visible, o.gpus or visible)
+    count = max((n for n in range(1, admitted + 1) if batch is None or batch % n == 0), default=0)
+    if count < admitted:
+        print(f"uses {count} of {admitted} GPUs, the most that divide --bs {batch}", flush=True)
+    return count
+
+
 def _join(o: Options) -> Processes:
     """Meet the others: over NCCL on GPUs, over gloo on CPUs."""
-    local_rank, device = int(os.environ["LOCAL_RANK"]), torch.device("cpu")
+    local_rank = int(os.environ["LOCAL_RANK"])
     if o.on_gpu:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"{local_rank + 1} processes for {torch.cuda.device_count()} GPUs; start one a GPU"
             )
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    host = dist.new_group(backend="gloo", timeout=PATIENCE)
-    return Processes(dist.get_rank(), dist.get_world_size(), device, local_rank, host)
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if o.on_gpu else "gloo", timeout=PATIENCE)
+    host = dist.new_group(backend="gloo", timeout=HOST_PATIENCE)
+    return Processes(dist.get_rank(), dist.get_world_size(), local_rank, host)
 
 
 class _Watch:

@@ -25,8 +25,8 @@ class ConfusionMatrix:
         self.images += len(label)
 
     def add_up(self, processes: Processes) -> None:
-        """Count what all processes have counted."""
-        self.counts = processes.sum(self.counts)
+        """Count what all processes have counted; between hosts, which wait long for one that is slower."""
+        self.counts = processes.sum(self.counts.cpu())
         self.images = int(processes.sum(torch.tensor(self.images)))
 
     def scores(self) -> dict:

@@ -268,7 +268,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--name", default="gta2city", help="name of the run; its files go to LOG_DIR/NAME")
     add("--log_dir", type=_path, default=Path("logs"), help="folder of all runs")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="auto: a GPU if there is one")
-    add("--gpus", type=int, metavar="N", help="use at most N GPUs of this machine; default: all visible ones")
+    add("--gpus", type=int, metavar="N", help="use at most N GPUs (training: that divide --bs); default: all")
     add("--seed", type=int, default=6523, help="the same seed gives the same run (on GPUs up to rounding)")
     add("--num_workers", type=int, default=6, help="processes that load data; no result depends on it")
     add("--infer_bs", type=int, default=1, help="whole images at once in scripts and validation")

@@ -11,22 +11,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-CPU = torch.device("cpu")
-
 
 @dataclass(frozen=True)
 class Processes:
     """Process `rank` of `size`. A batch is cut into `size` equal parts, in the order of the ranks.
 
-    `Processes()` is one process alone: nothing is sent. device: through which tensors travel (NCCL knows only
-    its GPU); results come back on the device of what was given. local_rank: among those of this
-    machine. host: the same processes over a channel between CPUs, for what must not wait for a GPU.
-    Every method but `say` and `part` must be called by all processes.
+    `Processes()` is one process alone: nothing is sent. local_rank: among those of this machine. host: the
+    same processes over a channel between CPUs, which waits for the others but for no GPU; None: the default
+    channel is such a one. Tensors of a GPU travel between GPUs, where a message is only queued, and those of
+    a CPU between hosts. Every method but `say` and `part` must be called by all processes, with tensors of
+    one shape.
     """
 
     rank: int = 0
     size: int = 1
-    device: torch.device = CPU
     local_rank: int = 0
     host: dist.ProcessGroup | None = None
 
@@ -51,9 +49,8 @@ class Processes:
         return items[self.rank * own : (self.rank + 1) * own]
 
     def wait(self) -> None:
-        """Until all have come so far."""
-        if self.size > 1:
-            dist.all_reduce(torch.zeros((), device=self.device))
+        """Return when all processes have come this far."""
+        self.any(False)
 
     @contextmanager
     def one_before_the_others(self) -> Iterator[None]:
@@ -74,20 +71,20 @@ class Processes:
 
     def sum(self, x: Tensor) -> Tensor:
         """Summed over the processes, without gradient; `x` is left alone."""
-        if self.size == 1:
+        if self.size == 1 or not x.numel():
             return x
-        summed = x.detach().to(self.device, copy=True)
-        dist.all_reduce(summed)
-        return summed.to(x.device)
+        summed = x.detach().clone()
+        dist.all_reduce(summed, group=self._channel(x))
+        return summed
 
     def gather(self, x: Tensor) -> Tensor:
         """(b, …) of each → (b·size, …) in the order of the ranks, without gradient."""
         if self.size == 1:
             return x
-        sent = x.detach().to(self.device).contiguous()
-        parts = [torch.empty_like(sent) for _ in range(self.size)]
-        dist.all_gather(parts, sent)
-        return torch.cat(parts).to(x.device)
+        every = x.new_empty(self.size * len(x), *x.shape[1:])
+        if every.numel():
+            dist.all_gather_into_tensor(every, x.detach().contiguous(), group=self._channel(x))
+        return every
 
     def gather_dealt(self, x: Tensor, count: int) -> Tensor:
         """Rows of each, where row j of all `count` was dealt to process j % size → (count, …) in order."""
@@ -102,7 +99,8 @@ class Processes:
         """Overwrite tensors by those of the first process."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                if tensor.numel():
+                    dist.broadcast(tensor, src=0, group=self._channel(tensor))
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the gradients of all processes, in one message."""
@@ -110,9 +108,12 @@ class Processes:
         if self.size == 1 or not gradients:
             return
         summed = torch.cat([g.flatten() for g in gradients])
-        dist.all_reduce(summed)
+        dist.all_reduce(summed, group=self._channel(summed))
         for gradient, total in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(total.view_as(gradient))
+
+    def _channel(self, x: Tensor) -> dist.ProcessGroup | None:
+        return self.host if x.device.type == "cpu" else None
 
 
 ALONE = Processes()

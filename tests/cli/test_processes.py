@@ -101,7 +101,7 @@ def test_training_with_two_processes_is_training_with_one(seven):
 def test_a_batch_that_does_not_divide_is_refused_once(seven):
     done = torchrun(2, f"{TRAIN} --name odd --bs 3", seven)
     assert done.returncode != 0
-    assert done.stderr.count("--bs 3 does not divide among 2 processes; use 1 (--gpus 1)") == 1
+    assert done.stderr.count("--bs 3 does not divide among 2 processes; start 1 or give another --bs") == 1
     assert 'Traceback (most recent call last):\n  File "' + str(PROJECT) not in done.stderr
 
 

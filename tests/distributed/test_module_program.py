@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
 from tests.distributed.module_program import STEPS, run
-
-PROJECT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("module_program.py")
+from tests.distributed.programs import run_program
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of two processes ends in."""
     out = tmp_path_factory.mktemp("module")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    env |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen([sys.executable, PROGRAM, out], env=env | {"RANK": str(rank)}) for rank in range(2)
-    ]
-    assert [process.wait(120) for process in running] == [0, 0]
+    run_program("module_program.py", out, 2)
     return [torch.load(out / f"2_{rank}.pt", weights_only=True) for rank in range(2)]
 
 

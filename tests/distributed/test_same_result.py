@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
+from tests.distributed.programs import run_program
 from tests.distributed.shared_cases import CASES, MAIN_CASES
 
-PROJECT = Path(__file__).parents[2]
-PROGRAM = Path(__file__).with_name("shared_cases.py")
 RUNS = [(case, 2) for case in CASES] + [(case, 4) for case in MAIN_CASES]
 
 
@@ -24,16 +17,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
     """By number of processes."""
     out = tmp_path_factory.mktemp("shared")
     for size in (1, 2, 4):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-        shared |= {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-        running = [
-            subprocess.Popen([sys.executable, PROGRAM, out], env=os.environ | shared | {"RANK": str(rank)})
-            for rank in range(size)
-        ]
-        assert [process.wait(300) for process in running] == [0] * size
+        run_program("shared_cases.py", out, size)
     return {size: torch.load(out / f"{size}.pt") for size in (1, 2, 4)}
 
 

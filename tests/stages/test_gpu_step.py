@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
 from benchmarks.step import STAGES, batches, build
 from loss import ClassCounter
-from models import Compute
+from models import Compute, share_batch_norm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,3 +59,33 @@ def test_nothing_waits_for_the_device(stage, way):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(loss) for row in losses for loss in row.values())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_shared_norm_of_one_process_is_a_norm_and_waits_for_nothing(tmp_path: Path, dtype, layout):
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        plain = nn.Sequential(nn.BatchNorm2d(8)).cuda()
+        shared = share_batch_norm(copy.deepcopy(plain), torch.device("cuda"))
+        x = torch.randn(4, 8, 17, 33, device="cuda").to(dtype).contiguous(memory_format=layout)
+        (shared(x).float() ** 3).sum().backward()  # starts NCCL
+        (plain(x).float() ** 3).sum().backward()
+        own, expected = (x.clone().requires_grad_(True) for _ in range(2))
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            output = shared(own)
+            (output.float() ** 3).sum().backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        (plain(expected).float() ** 3).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert output.dtype == dtype and output.is_contiguous(memory_format=layout)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(own.grad, expected.grad, **tolerance)
+    torch.testing.assert_close(dict(shared.named_buffers()), dict(plain.named_buffers()), **tolerance)
+    for one, other in zip(shared.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.options import parse
-from utils.recipe import Done, Recipe, read_recipe
+from utils.recipe import PROJECT, Done, Recipe, read_recipe
 
 TEXT = """
 title: small
@@ -240,3 +240,8 @@ def test_a_step_is_done_only_with_the_classes_it_was_done_with(path, tmp_path):
     done.write_begun(step, None)
     classes.write_text("classes: [a, b]")
     assert not done.begun(step, None)
+
+
+def test_the_demo_computes_on_the_cpu_wherever_it_runs():
+    for step in read_recipe(PROJECT / "configs" / "mini.yaml", None, {}).steps:
+        assert ("--device cpu" in step.shell()) == bool(step.script), step.name

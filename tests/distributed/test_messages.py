@@ -1,0 +1,54 @@
+"""What processes tell one another where a message between GPUs is only queued, as with NCCL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.programs import run_program
+from utils.logger import RunLog, silent_logger
+from utils.processes import Processes
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """By rank."""
+    out = tmp_path_factory.mktemp("messages")
+    run_program("messages_program.py", out, 2)
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("how", ["wait", "only the others"])
+def test_waiting_lasts_until_the_slower_process_has_come(both, how):
+    assert [one["found"][how] for one in both] == [True, True]
+
+
+def test_values_of_the_host_travel_between_hosts(both):
+    for one in both:
+        found = one["found"]
+        assert found["queued"] == []
+        assert found["sum"].tolist() == [[3, 10]]
+        assert found["gather"].tolist() == [[1, 5], [2, 5]]
+        assert found["dealt"].tolist() == [0, 1, 2]
+        assert found["copied"].tolist() == [[1, 5]]
+
+
+def test_nothing_is_sent_of_empty_tensors(both):
+    for one in both:
+        empty = one["empty"]
+        assert empty["sent"] == []
+        assert {name: tuple(empty[name].shape) for name in ("gather", "sum", "dealt")} == {
+            "gather": (2, 0),
+            "sum": (1, 0),
+            "dealt": (0, 0),
+        }
+
+
+def test_the_state_of_a_log_without_losses_sends_nothing(tmp_path: Path):
+    """No process group is there to send by."""
+    log = RunLog(tmp_path, silent_logger(), 1, 1, 1, Processes(0, 2))
+    state = log.state()
+    assert state["sums"].shape == (2, 0)
+    log.load_state(state)
