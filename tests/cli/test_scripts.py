@@ -30,6 +30,7 @@ from cli_tools import (
     train_stems,
 )
 
+from calc_prototype import class_means
 from utils.options import parse
 
 MODEL = f"--resume_path models/{checkpoint_name()}"
@@ -282,7 +283,48 @@ def test_images_read_at_another_size_than_they_have_are_told(desk):
     assert "are read at" not in succeed(f"python generate_class_distribution.py {MODEL} {MINI} {SMALL}", desk)
 
 
-# --- calc_prototype.py ------------------------------------------------------------------------------------
+# --- calc_prototype.py, generate_class_distribution.py ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script", ["calc_prototype", "calc_prototype --source", "generate_class_distribution"]
+)
+def test_the_host_waits_once_and_not_for_each_image(desk, monkeypatch, script):
+    """Calls that make the host wait for a GPU are as many for one image as for two."""
+    name, *words = script.split()
+    calls = []
+    for owner, call in ((torch, "bincount"), *((torch.Tensor, c) for c in ("cpu", "item", "tolist"))):
+        plain = getattr(owner, call)
+        monkeypatch.setattr(owner, call, lambda *a, _plain=plain, **k: calls.append(1) or _plain(*a, **k))
+    counts = []
+    for images in (1, 2):
+        calls.clear()
+        command = f"python {name}.py {MODEL} {MINI} {SMALL} --max_images {images} {' '.join(words)}"
+        run_here(command, desk, monkeypatch)
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_class_means_equal_plain_loops():
+    """Bit for bit: a sum takes a class's pixels in their order."""
+    generator = torch.Generator().manual_seed(0)
+    k, d, (h, w) = 4, 3, GRID
+    feats, logits = (torch.randn(1, n, h, w, generator=generator) for n in (d, k))
+    label = torch.randint(0, k + 1, (h, w), generator=generator, dtype=torch.uint8)
+    label[label == k] = 250
+    logits[0, 3, :, 2:] = -9.0  # class 3 has fewer than 10 pixels where the label agrees
+    for agreeing in (None, label):
+        sums, counts = torch.zeros(k, d), [0] * k
+        for y, x in np.ndindex(h, w):
+            c = int(logits[0, :, y, x].argmax())
+            if agreeing is None or int(agreeing[y, x]) == c:
+                sums[c] += feats[0, :, y, x]
+                counts[c] += 1
+        means, present = class_means(feats, logits, agreeing)
+        assert torch.equal(means, sums / torch.tensor(counts).clamp(min=1)[:, None])
+        assert present.tolist() == [n >= 10 for n in counts]
+    assert present.tolist() == [True, True, True, False]
+    class_means(*(x.to("meta") for x in (feats, logits, label)))  # needs no value on the host
 
 
 def test_prototypes_of_the_source(desk):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from benchmarks.step import STAGES, batches, build
+from calc_prototype import class_means
 from loss import ClassCounter
 from models import Compute
+from utils.metrics import ConfusionMatrix
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,6 +40,20 @@ def test_refreshing_the_prior_waits_for_nothing():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
+
+
+def test_counting_predictions_waits_for_nothing():
+    matrix, logits = ConfusionMatrix(19, "cuda"), torch.randn(1, 19, 17, 33, device="cuda")
+    label = torch.randint(0, 255, (17, 33), device="cuda")
+    feats = torch.randn(1, 64, 17, 33, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        matrix.update(label[None], logits.argmax(dim=1))
+        class_means(feats, logits, label)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert int(matrix.counts.sum()) == int((label < 19).sum())
 
 
 @pytest.mark.parametrize("stage", STAGES)
