@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.step import STAGES, batches, build
 from calc_prototype import class_means
-from loss import ClassCounter
+from loss import ClassBalancedSelfLabeling, ClassCounter
 from models import Compute
 from utils.metrics import ConfusionMatrix
 
@@ -40,6 +40,20 @@ def test_refreshing_the_prior_waits_for_nothing():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
+
+
+def test_the_method_as_a_module_waits_for_nothing():
+    prior = torch.full((19,), 1 / 19)
+    module = ClassBalancedSelfLabeling(torch.eye(19, 64), prior, pixels=16, queue_length=32).to("cuda")
+    feats, logits = (torch.randn(2, n, 17, 33, device="cuda") for n in (64, 19))
+    module(feats, logits)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = module(feats, logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(value)
 
 
 def test_counting_predictions_waits_for_nothing():
