@@ -45,7 +45,7 @@ def prepare_device(o: Options) -> torch.device:
     for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
     """
     torch.manual_seed(o.seed)
-    # Measured once a shape; crops and whole images have always the same.
+    # Measured once a shape: crops and the whole images of stage 1 have one each (stages.predict: the others).
     torch.backends.cudnn.benchmark = True
     cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
@@ -78,9 +78,7 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     """The target domain's split; says where its images are read at another size than they have."""
     data = target_data(o, split)
     found = data.size_on_disk()
-    if data.size is None:  # cudnn measures once a shape, which images of many sizes would make a loss
-        torch.backends.cudnn.benchmark = False
-    elif found != data.size and not o.given("img_size"):
+    if data.size is not None and found != data.size and not o.given("img_size"):
         sizes = [f"{width}×{height}" for width, height in (found, data.size)]
         processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
     return data

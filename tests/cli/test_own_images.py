@@ -22,6 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.classes import known_classes
+from stages.own_images import Predictor
 from utils.options import build_parser, parse
 
 SMALL = "--num_workers 0 --device cpu"
@@ -72,6 +73,17 @@ def three(place: Path) -> dict[str, np.ndarray]:
     files = {"a.png": (61, 45), "sub/b.jpg": (80, 37), "sub/deep/c.d.JPEG": (33, 70)}
     drawn = {name: draw(place / "in" / name, *size, seed) for seed, (name, size) in enumerate(files.items())}
     return {name.rpartition(".")[0]: image for name, image in drawn.items()}
+
+
+@pytest.mark.parametrize(("words", "measured"), [("", False), ("--img_size 64,32", True)])
+def test_cudnn_measures_no_images_of_many_sizes(place, three, monkeypatch, words, measured):
+    seen, plain = [], Predictor.__call__
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda *a: seen.append(torch.backends.cudnn.benchmark) or plain(*a)
+    )
+    run_here(f"{RUN} --images in --save_dir out {words}", place, monkeypatch)
+    assert seen == 3 * [measured] and torch.backends.cudnn.benchmark
 
 
 @torch.no_grad()
