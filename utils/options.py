@@ -517,7 +517,11 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
         for short, option in (("--im", "--img_size"), ("--o", "--on_nonfinite")):
             parser._option_string_actions[short] = parser._option_string_actions[option]
     if script == "prototypes":
-        add("--source", action="store_true", help="centroids of source features, only where the label agrees")
+        add(
+            "--source",
+            action="store_true",
+            help="centroids of source features, only where the label agrees; stage 1 does not look for them",
+        )
     if script in ("pseudo_label", "distribution"):
         add("--save_path", type=_path, default=Path("./Pseudo"), help="folder of the products")
         labels = script == "pseudo_label"

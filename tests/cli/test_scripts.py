@@ -327,13 +327,14 @@ def test_class_means_equal_plain_loops():
     class_means(*(x.to("meta") for x in (feats, logits, label)))  # needs no value on the host
 
 
-def test_prototypes_of_the_source(desk):
-    output = succeed(
-        f"python calc_prototype.py {MODEL} {MINI} {SMALL} --source --prototypes source.pth", desk
-    )
-    assert "source.pth" in output
-    prototypes = load(desk / "source.pth")
-    assert prototypes.shape == (19, 64) and prototypes.isfinite().all()
+def test_prototypes_of_the_source_leave_those_of_the_target_alone(desk, monkeypatch, capsys):
+    command = f"python calc_prototype.py {MODEL} {MINI} {SMALL} --source"
+    files = {"": "models/prototypes_on_gta5_from_deeplabv2", "--prototypes source.pth": "source.pth"}
+    for words, name in files.items():
+        run_here(f"{command} {words}", desk, monkeypatch)
+        assert f"images to {name}" in capsys.readouterr().out
+        prototypes = load(desk / name)
+        assert prototypes.shape == (19, 64) and prototypes.isfinite().all()
     assert not (desk / "models" / "prototypes_on_cityscapes_from_deeplabv2").exists()
 
 
