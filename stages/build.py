@@ -233,14 +233,16 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
     return network
 
 
-def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
-    """The frozen teacher of stages 2 and 3."""
+def build_teacher(o: Options, device: torch.device, logger: logging.Logger) -> DeepLabV2 | None:
+    """The frozen teacher of stages 2 and 3; None where nothing is distilled."""
+    if o.distillation == 0:
+        return None
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
     _require_same_classes(o, content.get("classes"))
     teacher = deeplabv2(o.backbone, o.n_class, o.ema_bn)
     load_network(teacher, content[NETWORK]["model_state"], str(o.resume_path))
     logger.info("teacher: every tensor loaded from %s", o.resume_path)
-    return teacher
+    return teacher.to(device)
 
 
 # --- stages -----------------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
-    teacher = build_teacher(o, logger).to(device)
+    teacher = build_teacher(o, device, logger)
     return DistillationStage(student, teacher, optimisation, method, o.quirks_on, draws, compute)
 
 

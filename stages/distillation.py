@@ -31,14 +31,17 @@ class DistillationSettings:
 
 
 class DistillationStage(Stage):
-    """The student sees the strong view only; the teacher, in eval mode, the same."""
+    """The student sees the strong view only; the teacher, in eval mode, the same.
+
+    teacher: needed where the distillation has a weight.
+    """
 
     target_parts = frozenset({"strong", "label"})
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         optimisation: OptimisationSettings,
         method: DistillationSettings,
         quirks: Quirks,
@@ -46,8 +49,9 @@ class DistillationStage(Stage):
         compute: Compute = PLAIN,
     ):
         super().__init__(student, optimisation, quirks, draws=draws, compute=compute)
-        self.teacher = compute.prepare(teacher.requires_grad_(False).eval())
         self.method = method
+        distils = method.distillation_weight > 0
+        self.teacher = compute.prepare(teacher.requires_grad_(False).eval()) if distils else None
 
     def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
         """Pseudo labels and the teacher's probabilities, both on the strong view."""
@@ -60,7 +64,7 @@ class DistillationStage(Stage):
         losses = {"CTS": self.self_train(student_logits, label)}
         losses["distill"] = losses["CTS"].new_zeros(())
         seen = {"prediction": student_logits}
-        if self.method.distillation_weight > 0:
+        if self.teacher is not None:
             with torch.no_grad():
                 teacher_logits = resize_logits(self.compute(self.teacher, target.strong).logits, size)
             seen["teacher"] = teacher_logits
@@ -86,8 +90,10 @@ class DistillationStage(Stage):
         super().load_state(state)
 
     @cached_property
-    def _teacher_mark(self) -> int:
-        """A checksum of all its tensors."""
+    def _teacher_mark(self) -> int | None:
+        """A checksum of all its tensors; None without a teacher."""
+        if self.teacher is None:
+            return None
         mark = 0
         for tensor in self.teacher.state_dict().values():
             mark = zlib.crc32(tensor.cpu().contiguous().numpy(), mark)

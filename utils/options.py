@@ -367,7 +367,7 @@ def _add_products(group: argparse._ArgumentGroup) -> None:
         "--resume_path",
         type=_path,
         default=default,
-        help="checkpoint to start from (stage 2, 3: also the teacher)",
+        help="checkpoint to start from (stage 2, 3: also the teacher, if there is one)",
     )
     add("--no_resume", action="store_true", help="the student does not start from --resume_path")
     soft = Path("./Pseudo/gta2citylabv2_warmup_soft")
@@ -441,7 +441,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     add("--regular_w", type=float, default=0.0, help="weight of a regulariser on the target logits")
     add("--regular_type", default="MRKLD", choices=["MRENT", "MRKLD"], help="which regulariser")
     add("--proto_consistW", type=float, default=1.0, help="weight of the prototype consistency")
-    add("--distillation", type=float, default=0.0, help="weight of the distillation from the teacher")
+    add("--distillation", type=float, default=0.0, help="weight of the distillation; 0: without a teacher")
     add("--SL_lambda", type=float, default=0.1, help="weight of the self-labeling loss")
     add("--contrast_lambda", type=float, default=0.001, help="weight of the contrast with the queue")
     add("--fbs", type=int, default=256, help="pixels sampled per image")

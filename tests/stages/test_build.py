@@ -1,0 +1,43 @@
+"""From options to stages: what is built and loaded, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import FCDiscriminator, deeplabv2
+from stages.build import build_stage
+from stages.stage import Stage
+from utils.checkpoint import DISCRIMINATOR, NETWORK
+from utils.logger import silent_logger
+from utils.options import parse
+from utils.processes import ALONE
+
+MINI = ["--backbone", "mini", "--device", "cpu"]
+
+
+def built(words: str) -> Stage:
+    o = parse("train", "", [*MINI, *words.split()])
+    return build_stage(o, torch.device("cpu"), silent_logger(), ALONE)
+
+
+@pytest.fixture
+def warm_up(tmp_path: Path) -> Path:
+    """A checkpoint of a warm-up."""
+    states = {NETWORK: deeplabv2("mini", 19), DISCRIMINATOR: FCDiscriminator(19, 16)}
+    content = {name: {"model_state": part.state_dict()} for name, part in states.items()}
+    torch.save(content | {"iter": 1, "best_iou": 0.0}, tmp_path / "warm_up.pkl")
+    return tmp_path / "warm_up.pkl"
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_only_distillation_needs_a_teacher(tmp_path, warm_up, weight):
+    fresh = f"--stage stage2 --no_resume --distillation {weight} --resume_path"
+    assert (built(f"{fresh} {warm_up}").teacher is None) == (weight == 0)
+    if weight == 0:
+        built(f"{fresh} {tmp_path}/missing.pkl")
+    for words in ([fresh] if weight else []) + [fresh.replace("--no_resume", "")]:
+        with pytest.raises(FileNotFoundError, match=r"missing\.pkl"):
+            built(f"{words} {tmp_path}/missing.pkl")
