@@ -26,7 +26,7 @@ from stages.products import load_prototypes, require_pseudo_labels
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.checkpoint import DISCRIMINATOR, NETWORK, is_state, load_checkpoint, load_file, without_module
+from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_module
 from utils.options import Options, crop_problem
 from utils.processes import ALONE, Processes
 from utils.quirks import recorded_quirks
@@ -281,13 +281,7 @@ def _build_warm_up(
 ) -> WarmUpStage:
     width = 16 if o.backbone == "mini" else 64
     discriminator = FCDiscriminator(o.n_class, width).to(device)
-    if not o.no_resume:
-        content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
-        if DISCRIMINATOR in content:
-            load_network(discriminator, content[DISCRIMINATOR]["model_state"], str(o.resume_path))
-            logger.info("discriminator: loaded from %s", o.resume_path)
-        else:
-            logger.info("discriminator: random weights (%s has none)", o.resume_path)
+    logger.info("discriminator: new, with random weights")
     weights = o.adv, o.gan, o.S_pseudo_src, o.disc_lr
     return WarmUpStage(student, discriminator, optimisation, o.quirks_on, *weights, draws, compute)
 

@@ -41,3 +41,11 @@ def test_only_distillation_needs_a_teacher(tmp_path, warm_up, weight):
     for words in ([fresh] if weight else []) + [fresh.replace("--no_resume", "")]:
         with pytest.raises(FileNotFoundError, match=r"missing\.pkl"):
             built(f"{words} {tmp_path}/missing.pkl")
+
+
+def test_a_warm_up_begins_with_a_new_discriminator(warm_up):
+    states = torch.load(warm_up, weights_only=True)
+    stage = built(f"--stage warm_up --resume_path {warm_up}")
+    student, old = (states[name]["model_state"] for name in (NETWORK, DISCRIMINATOR))
+    assert torch.equal(stage.student.conv1.weight, student["conv1.weight"])
+    assert not torch.equal(stage.discriminator.conv1.weight, old["conv1.weight"])
