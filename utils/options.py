@@ -46,7 +46,7 @@ OF_THE_MACHINE = (
 )
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
-    *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
+    *("src_rootpath", "tgt_rootpath", "root", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo", "classes"),
 )
 DISTRIBUTIONS = ("uniform", "labels", "source_labels")  # --class_distribution without a file
@@ -316,6 +316,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         default=Path("./dataset/cityscapes"),
         help="folder of the target data set",
     )
+    add("--root", type=_path, metavar="DIR", help=_COMPATIBLE)
     add("--n_class", type=int, default=19, help="number of classes: 19, 16 or 13; of others see --classes")
     add(
         "--classes",
