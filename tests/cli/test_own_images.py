@@ -123,8 +123,7 @@ def test_three_images_in_folders(place, three, monkeypatch, capsys):
             colours[label == train_id] = colour
             ids[label == train_id] = label_id
         assert np.isin(label, list(CITYSCAPES)).all()
-        with Image.open(place / "out" / f"{name}_color.png") as picture:
-            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours)
+        np.testing.assert_array_equal(pixels(place / "out" / f"{name}_color.png"), colours)
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_labelIds.png"), ids)
         half = (image.astype(int) + colours) // 2
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_overlay.png"), half)

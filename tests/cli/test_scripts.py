@@ -31,6 +31,7 @@ from cli_tools import (
 )
 
 from calc_prototype import class_means
+from data.labels import palette
 from utils.options import parse
 
 MODEL = f"--resume_path models/{checkpoint_name()}"
@@ -233,7 +234,7 @@ def test_scores_and_predictions(desk):
         predictions.append(pixels(desk / "out" / "predictions" / f"{stem}.png"))
         assert predictions[-1].shape == IMAGE_SIZE[::-1]
         colours = pixels(desk / "out" / "predictions" / f"{stem}_color.png")
-        np.testing.assert_array_equal(colours, predictions[-1])  # a palette picture of the same ids
+        np.testing.assert_array_equal(colours, palette(19)[predictions[-1]])
     ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
     right = sum(
         (label == ids[c]) & (p == c) for label, p in zip(labels, predictions, strict=True) for c in range(19)
