@@ -55,18 +55,18 @@ def prepare_device(o: Options) -> torch.device:
 def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
     """What --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
 
-    auto: bf16 and channels last on a GPU that computes in it, else fp32. tf32: a GPU multiplies float32 with
-    a mantissa of 10 bits, in the losses too; with bf16 only in the discriminator's convolutions.
+    auto: what torch itself does, fp32 whose convolutions a GPU multiplies in TF32 (a mantissa of 10 bits).
+    tf32: all its products, in the losses too. bf16: autocast, and on a GPU channels last.
     """
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = o.precision
-    if precision == "auto":
-        precision = "bf16" if fast else "fp32"
-    channels_last = o.channels_last or (o.precision == "auto" and fast)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    dtype = torch.bfloat16 if precision == "bf16" else None
-    words = [f"networks in {precision}", *(["channels last"] if channels_last else [])]
+    on_gpu, bf16 = device.type == "cuda", o.precision == "bf16"
+    channels_last = o.channels_last or (bf16 and on_gpu)
+    torch.backends.cuda.matmul.allow_tf32 = o.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = o.precision != "fp32"
+    numbers, dtype = ("bf16", torch.bfloat16) if bf16 else ("fp32", None)
+    in_tf32 = {"auto": "convolutions", "tf32": "all products"}.get(o.precision)
+    if in_tf32 and on_gpu and torch.cuda.is_tf32_supported():
+        numbers += f" ({in_tf32} in TF32)"
+    words = [f"networks in {numbers}", *(["channels last"] if channels_last else [])]
     words += [name for name in ("compile", "recompute") if getattr(o, name)]
     return Compute(dtype, channels_last, o.compile, o.recompute), ", ".join(words)
 

@@ -287,8 +287,9 @@ def _add_computing(group: argparse._ArgumentGroup) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "tf32", "bf16"],
-        help="numbers of the networks; bf16: losses stay in fp32; tf32: all products of fp32 on a GPU; auto: "
-        "bf16 and channels last on a GPU that has it, else fp32",
+        help="numbers of the networks; auto: fp32 as torch computes it, on a GPU with convolutions in TF32; "
+        "fp32: without TF32; tf32: all products of a GPU in TF32; bf16: the fast way on a GPU, autocast and "
+        "channels last, while losses stay in fp32",
     )
     add("--channels_last", action="store_true", help="channels side by side in memory")
     add("--compile", action="store_true", help="networks through torch.compile (minutes at the start)")
