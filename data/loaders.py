@@ -319,7 +319,7 @@ def image_names(loader: DataLoader) -> list[str]:
 
 
 def of_one_size(loader: DataLoader) -> bool:
-    """Whether an inference loader reads all images at one size."""
+    """True if an inference loader reads all images at one size."""
     return loader.dataset.samples.dataset.data.size is not None
 
 

@@ -53,7 +53,7 @@ def prepare_device(o: Options) -> torch.device:
 
 
 def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
-    """What --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
+    """The way that --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
 
     auto: what torch itself does, fp32 whose convolutions a GPU multiplies in TF32 (a mantissa of 10 bits).
     tf32: all its products, in the losses too. bf16: autocast, and on a GPU channels last.

@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 @contextmanager
 def shapes(one: bool) -> Iterator[None]:
-    """Images of one shape, or of many: cudnn measures its kernels anew for each, which then costs time."""
+    """Let cudnn measure its kernels only if all images have one shape: it measures anew for each shape."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = before and one
     try:
