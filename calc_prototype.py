@@ -2,7 +2,8 @@
 
     python calc_prototype.py --resume_path CHECKPOINT
 
-Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2.
+Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2, from which stage 1
+starts; with --source prototypes_on_gta5_from_deeplabv2, which it starts from only if given as --prototypes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from data.choose import source_data
 from data.dataset import DataSet
+from loss import occurrences
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import prototype_path
@@ -36,15 +38,14 @@ def calculate(o: Options, processes: Processes) -> None:
     device = prepare_device(o)
     o, network, compute = load_for_inference(o, device, processes)
     data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
-    means = [torch.zeros(0, o.n_class, network.feat_channels)]
-    present = [torch.zeros(0, o.n_class, dtype=torch.bool)]
     loader = whole_images(o, data, processes, with_labels=o.source)
-    for item in predict(network, loader, device, "prototypes", processes=processes, compute=compute):
-        mean, found = class_means(item.output.feats, item.output.logits, item.label)
-        means.append(mean.cpu()[None])
-        present.append(found.cpu()[None])
-    every_mean = processes.gather_dealt(torch.cat(means), len(data))
-    every_present = processes.gather_dealt(torch.cat(present), len(data))
+    own = len(loader.dataset)
+    means = torch.zeros(own, o.n_class, network.feat_channels, device=device)
+    present = torch.zeros(own, o.n_class, dtype=torch.bool, device=device)
+    items = predict(network, loader, device, "prototypes", processes=processes, compute=compute)
+    for i, item in enumerate(items):
+        means[i], present[i] = class_means(item.output.feats, item.output.logits, item.label)
+    every_mean, every_present = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, present))
     if processes.first:
         write(o, *running_centroids(every_mean, every_present), len(data))
 
@@ -71,10 +72,9 @@ def class_means(feats: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Te
     flat = feats[0].flatten(1).t()  # (h·w, D)
     if label is not None:
         small = F.interpolate(label[None, None].float(), size=logits.shape[2:], mode="nearest").flatten()
-        agrees = small.long() == predicted
-        predicted, flat = predicted[agrees], flat[agrees]
-    counts = torch.bincount(predicted, minlength=n_class)
-    sums = flat.new_zeros(n_class, flat.shape[1]).index_add_(0, predicted, flat)
+        predicted = predicted.where(small.long() == predicted, n_class)  # the others: one class more
+    counts = occurrences(predicted, n_class + 1)[:n_class]
+    sums = flat.new_zeros(n_class + 1, flat.shape[1]).index_add_(0, predicted, flat)[:n_class]
     return sums / counts.clamp(min=1)[:, None], counts >= MIN_PIXELS
 
 

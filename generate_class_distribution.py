@@ -8,9 +8,9 @@ Writes SAVE_PATH/class_distribution.npy, (K,) float64 summing to 1.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from data.choose import classes_of
+from loss import ClassCounter
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.predict import predict
 from stages.products import distribution_path, save_distribution
@@ -31,11 +31,11 @@ def count(o: Options, processes: Processes) -> None:
     device = prepare_device(o)
     o, network, compute = load_for_inference(o, device, processes)
     data = inference_data(o, "train", processes)
-    counts = torch.zeros(o.n_class, dtype=torch.int64, device=device)
+    counter = ClassCounter(o.n_class).to(device)
     loader = whole_images(o, data, processes)
     for item in predict(network, loader, device, "class distribution", processes=processes, compute=compute):
-        counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=o.n_class)
-    counts = processes.sum(counts.cpu()).numpy()
+        counter.add_(item.output.logits)
+    counts = processes.sum(counter.counts.cpu()).numpy()
     if processes.first:
         write(o, counts, len(data))
 

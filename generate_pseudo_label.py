@@ -92,7 +92,8 @@ def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
     sizes = {data.image_name(i): data.size_of(i) for i in range(len(data))}
     if o.soft or raw:
         sizes = {name: grid_size(*size) for name, size in sizes.items()}
-    return KeptLabels(PseudoLabels(o.save_path / o.name, o.n_class), o.soft, sizes, dtype, made_by)
+    labels, colours = PseudoLabels(o.save_path / o.name, o.n_class), classes_of(o).palette
+    return KeptLabels(labels, o.soft, sizes, dtype, made_by, colours)
 
 
 def hard_scores(item: Prediction, grid: bool) -> Tensor:

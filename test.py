@@ -28,7 +28,7 @@ from stages.build import (
     whole_images,
 )
 from stages.own_images import Predictor, Products, predict_own_images
-from stages.predict import Prediction, add_mean_over_13, evaluate
+from stages.predict import Prediction, add_mean_over_13, evaluate, shapes
 from utils.background import BackgroundWriter
 from utils.files import save_json
 from utils.launch import joined
@@ -78,8 +78,6 @@ def score(o: Options, processes: Processes) -> None:
 def predict_files(o: Options, processes: Processes) -> None:
     """Every process its share of the user's own images; ValueError in the end if any was left out."""
     device = prepare_device(o)
-    # Measured once a shape, which images of many sizes would make a loss.
-    torch.backends.cudnn.benchmark = o.img_size is not None
     images = own_images(o.images, o.img_size, o.max_images)
     o, network, compute = load_for_inference(o, device, processes)
     classes = classes_of(o)
@@ -88,7 +86,8 @@ def predict_files(o: Options, processes: Processes) -> None:
     products.require_room(images, o.images)
     predictor = Predictor(network, device, o.scales, o.flip, compute)
     loader = own_loader(images, o.num_workers, processes, o.on_gpu)
-    failed = predict_own_images(predictor, loader, products, processes)
+    with shapes(one=o.img_size is not None):
+        failed = predict_own_images(predictor, loader, products, processes)
     processes.say(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
     if failed:
         raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from data.dataset import DataSet, intact_size, opened
@@ -23,6 +22,7 @@ from data.resize import Size
 from utils.files import load_array, remove_unfinished, save_json
 from utils.parallel_map import parallel_map
 from utils.processes import Processes
+from utils.render import colourise
 
 MISSING, DAMAGED, WHOLE = range(3)
 
@@ -31,7 +31,7 @@ MISSING, DAMAGED, WHOLE = range(3)
 class KeptLabels:
     """One folder's labels. sizes: (w, h) of each by name; dtype: of probabilities, or of confidences.
 
-    made_by: everything that changes their numbers, as values that JSON holds.
+    made_by: everything that changes their numbers, as values that JSON holds. colours: (K, 3) of the classes.
     """
 
     labels: PseudoLabels
@@ -39,6 +39,7 @@ class KeptLabels:
     sizes: Mapping[str, Size]
     dtype: str
     made_by: dict
+    colours: np.ndarray
 
     @property
     def record(self) -> Path:
@@ -83,15 +84,15 @@ class KeptLabels:
         return load_array(self.labels.files(name, True)[0]).dtype == self.dtype
 
     def _hard_is_whole(self, name: str) -> bool:
-        """Label and colours must show the same classes, and the confidence must be in this form alone."""
+        """Label and picture must show the same classes, and the confidence must be in this form alone."""
         if self.labels.verify_hard(name) != self.sizes[name]:
             return False
-        label, colours, array, picture = self.labels.files(name, False)
-        intact_size(colours)
-        with opened(label) as first, opened(colours) as second:
-            same = second.mode == "P" and np.array_equal(_pixels(first), _pixels(second))
-        kept, other = (array, picture) if self.dtype == "float16" else (picture, array)
-        right = kept == picture or load_array(kept).dtype == self.dtype
+        label, coloured, array, steps = self.labels.files(name, False)
+        intact_size(coloured)
+        with opened(label) as first, opened(coloured) as second:
+            same = np.array_equal(colourise(np.asarray(first), self.colours), np.asarray(second))
+        kept, other = (array, steps) if self.dtype == "float16" else (steps, array)
+        right = kept == steps or load_array(kept).dtype == self.dtype
         return same and right and kept.is_file() and not other.exists()
 
     def _read_record(self) -> dict | None:
@@ -124,7 +125,3 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image)

@@ -317,6 +317,11 @@ def image_names(loader: DataLoader) -> list[str]:
     return list(data.names) or [image.name for image in data.images]
 
 
+def of_one_size(loader: DataLoader) -> bool:
+    """True if an inference loader reads all images at one size."""
+    return loader.dataset.samples.dataset.data.size is not None
+
+
 def keep_freed_memory() -> None:
     """Let the memory of one sample serve the next one, in a loading process.
 

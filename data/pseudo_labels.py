@@ -1,7 +1,7 @@
 """Pseudo labels on disk, written by label generation, read by stages 1 to 3.
 
     soft   X.npy float32 (K, h, w) probabilities at grid resolution; or float16
-    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png for looking;
+    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png in RGB for looking;
            or X_conf.png instead of X_conf.npy, confidence in whole steps
 X is the image's file name without its ending; of a data set of one's own with the folders it lies in.
 """
@@ -19,7 +19,7 @@ from data.dataset import crossings, intact_size, load_rows, nearest_crossings, o
 from data.labels import IGNORE
 from data.resize import Size
 from utils.files import load_array, save_array, save_image
-from utils.render import palette_picture
+from utils.render import save_prediction
 
 SOFT_ENDINGS = (".npy",)
 HARD_ENDINGS = (".png", "_color.png", "_conf.npy", "_conf.png")  # the first is written last
@@ -209,5 +209,4 @@ def write_hard(
     else:
         save_array(confidence.astype(np.float16), kept)
     other.unlink(missing_ok=True)
-    save_image(palette_picture(label, colours), folder / f"{name}_color.png")
-    save_image(Image.fromarray(label.astype(np.uint8)), folder / f"{name}.png")
+    save_prediction(folder, name, label.astype(np.uint8), colours)

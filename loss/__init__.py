@@ -4,7 +4,7 @@ from loss.adversarial import SOURCE, TARGET, domain_loss
 from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
-from loss.prior import ClassCounter, class_shares
+from loss.prior import ClassCounter, class_shares, occurrences
 from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label, rectified_probs
 from loss.segmentation import (
     confidence_regulariser,
@@ -30,6 +30,7 @@ __all__ = [
     "cross_entropy",
     "distillation_loss",
     "domain_loss",
+    "occurrences",
     "prototype_consistency",
     "queue_contrast",
     "rectified_label",

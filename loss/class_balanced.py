@@ -100,7 +100,9 @@ class ClassBalancedSelfLabeling(nn.Module):
                 f"labels {tuple(labels.shape)} and logits {tuple(logits.shape)} differ in grid or "
                 "images; resize the labels to the grid of the features, nearest"
             )
-        pixels = self._draw(len(feats), feats[0, 0].numel()).to(feats.device)
+        pixels = self._draw(len(feats), feats[0, 0].numel())
+        pixels = pixels.pin_memory() if feats.is_cuda else pixels  # a copy of other memory waits for the GPU
+        pixels = pixels.to(feats.device, non_blocking=True)
         feats, logits, labels = (
             gathered(take_pixels(maps, pixels), self.process_group)
             for maps in (feats.to(self.prototypes), logits.to(self.prototypes), labels[:, None])

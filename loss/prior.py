@@ -20,6 +20,14 @@ def class_shares(counts: Tensor, least: float = LEAST_SHARE) -> Tensor:
     return (shares / shares.sum()).float()
 
 
+def occurrences(values: Tensor, bins: int) -> Tensor:
+    """values (n,) int64 in [0, bins) → how often each occurs (bins,) int64.
+
+    As torch.bincount, which makes the host wait for a GPU.
+    """
+    return values.new_zeros(bins).scatter_add_(0, values, torch.ones_like(values))
+
+
 class ClassCounter(nn.Module):
     """Counts how often each of K classes is predicted. State: `counts` (K,) int64.
 
@@ -35,10 +43,7 @@ class ClassCounter(nn.Module):
     @torch.no_grad()
     def add_(self, logits: Tensor) -> None:
         """Count the largest of logits (B, K, h, w) at each position."""
-        label = logits.argmax(dim=1).flatten()
-        new = torch.zeros_like(self.counts)
-        new.scatter_add_(0, label, torch.ones_like(label))  # bincount would wait for the device
-        self.counts += self.total(new)
+        self.counts += self.total(occurrences(logits.argmax(dim=1).flatten(), len(self.counts)))
 
     @torch.no_grad()
     def take_(self) -> Tensor:

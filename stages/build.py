@@ -26,7 +26,7 @@ from stages.products import load_prototypes, require_pseudo_labels
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.checkpoint import DISCRIMINATOR, NETWORK, is_state, load_checkpoint, load_file, without_module
+from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_module
 from utils.options import Options, crop_problem
 from utils.processes import ALONE, Processes
 from utils.quirks import recorded_quirks
@@ -45,7 +45,7 @@ def prepare_device(o: Options) -> torch.device:
     for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
     """
     torch.manual_seed(o.seed)
-    # Measured once a shape; crops and whole images have always the same.
+    # Measured once a shape: crops and the whole images of stage 1 have one each (stages.predict: the others).
     torch.backends.cudnn.benchmark = True
     cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
@@ -53,20 +53,20 @@ def prepare_device(o: Options) -> torch.device:
 
 
 def computing(o: Options, device: torch.device) -> tuple[Compute, str]:
-    """What --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
+    """The way that --precision, --channels_last, --compile and --recompute ask for, and a line that says it.
 
-    auto: bf16 and channels last on a GPU that computes in it, else fp32. tf32: a GPU multiplies float32 with
-    a mantissa of 10 bits, in the losses too; with bf16 only in the discriminator's convolutions.
+    auto: what torch itself does, fp32 whose convolutions a GPU multiplies in TF32 (a mantissa of 10 bits).
+    tf32: all its products, in the losses too. bf16: autocast, and on a GPU channels last.
     """
-    fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = o.precision
-    if precision == "auto":
-        precision = "bf16" if fast else "fp32"
-    channels_last = o.channels_last or (o.precision == "auto" and fast)
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
-    dtype = torch.bfloat16 if precision == "bf16" else None
-    words = [f"networks in {precision}", *(["channels last"] if channels_last else [])]
+    on_gpu, bf16 = device.type == "cuda", o.precision == "bf16"
+    channels_last = o.channels_last or (bf16 and on_gpu)
+    torch.backends.cuda.matmul.allow_tf32 = o.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = o.precision != "fp32"
+    numbers, dtype = ("bf16", torch.bfloat16) if bf16 else ("fp32", None)
+    in_tf32 = {"auto": "convolutions", "tf32": "all products"}.get(o.precision)
+    if in_tf32 and on_gpu and torch.cuda.is_tf32_supported():
+        numbers += f" ({in_tf32} in TF32)"
+    words = [f"networks in {numbers}", *(["channels last"] if channels_last else [])]
     words += [name for name in ("compile", "recompute") if getattr(o, name)]
     return Compute(dtype, channels_last, o.compile, o.recompute), ", ".join(words)
 
@@ -78,9 +78,7 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     """The target domain's split; says where its images are read at another size than they have."""
     data = target_data(o, split)
     found = data.size_on_disk()
-    if data.size is None:  # cudnn measures once a shape, which images of many sizes would make a loss
-        torch.backends.cudnn.benchmark = False
-    elif found != data.size and not o.given("img_size"):
+    if data.size is not None and found != data.size and not o.given("img_size"):
         sizes = [f"{width}×{height}" for width, height in (found, data.size)]
         processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
     return data
@@ -235,14 +233,16 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
     return network
 
 
-def build_teacher(o: Options, logger: logging.Logger) -> DeepLabV2:
-    """The frozen teacher of stages 2 and 3."""
+def build_teacher(o: Options, device: torch.device, logger: logging.Logger) -> DeepLabV2 | None:
+    """The frozen teacher of stages 2 and 3; None where nothing is distilled."""
+    if o.distillation == 0:
+        return None
     content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
     _require_same_classes(o, content.get("classes"))
     teacher = deeplabv2(o.backbone, o.n_class, o.ema_bn)
     load_network(teacher, content[NETWORK]["model_state"], str(o.resume_path))
     logger.info("teacher: every tensor loaded from %s", o.resume_path)
-    return teacher
+    return teacher.to(device)
 
 
 # --- stages -----------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
-    teacher = build_teacher(o, logger).to(device)
+    teacher = build_teacher(o, device, logger)
     return DistillationStage(student, teacher, optimisation, method, o.quirks_on, draws, compute)
 
 
@@ -281,13 +281,7 @@ def _build_warm_up(
 ) -> WarmUpStage:
     width = 16 if o.backbone == "mini" else 64
     discriminator = FCDiscriminator(o.n_class, width).to(device)
-    if not o.no_resume:
-        content = load_checkpoint(o.resume_path, _RESUME_REMEDY)
-        if DISCRIMINATOR in content:
-            load_network(discriminator, content[DISCRIMINATOR]["model_state"], str(o.resume_path))
-            logger.info("discriminator: loaded from %s", o.resume_path)
-        else:
-            logger.info("discriminator: random weights (%s has none)", o.resume_path)
+    logger.info("discriminator: new, with random weights")
     weights = o.adv, o.gan, o.S_pseudo_src, o.disc_lr
     return WarmUpStage(student, discriminator, optimisation, o.quirks_on, *weights, draws, compute)
 

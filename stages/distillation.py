@@ -33,13 +33,14 @@ class DistillationSettings:
 class DistillationStage(Stage):
     """The student sees the strong view with replayed labels, or the weak view with labels as they are.
 
-    The teacher, in eval mode, sees what the student does; with Q10 always the strong view.
+    teacher: needed where the distillation has a weight. In eval mode, it sees what the student does; with Q10
+    always the strong view.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         optimisation: OptimisationSettings,
         method: DistillationSettings,
         quirks: Quirks,
@@ -47,14 +48,15 @@ class DistillationStage(Stage):
         compute: Compute = PLAIN,
     ):
         super().__init__(student, optimisation, quirks, draws=draws, compute=compute)
-        self.teacher = compute.prepare(teacher.requires_grad_(False).eval())
         self.method = method
+        distils = method.distillation_weight > 0
+        self.teacher = compute.prepare(teacher.requires_grad_(False).eval()) if distils else None
 
     @property
     def target_parts(self) -> frozenset[str]:
         """The parts of a target sample that the stage looks at."""
         views = {self.student_view}
-        if self.method.distillation_weight > 0:
+        if self.teacher is not None:
             views.add(self.teacher_view)
         return frozenset(views | {"label"})
 
@@ -80,7 +82,7 @@ class DistillationStage(Stage):
         losses = {"CTS": self.self_train(student_logits, label)}
         losses["distill"] = losses["CTS"].new_zeros(())
         seen = {"prediction": student_logits}
-        if self.method.distillation_weight > 0:
+        if self.teacher is not None:
             with torch.no_grad():
                 output = self.compute(self.teacher, getattr(target, self.teacher_view))
                 teacher_logits = resize_logits(output.logits, size)
@@ -107,8 +109,10 @@ class DistillationStage(Stage):
         super().load_state(state)
 
     @cached_property
-    def _teacher_mark(self) -> int:
-        """A checksum of all its tensors."""
+    def _teacher_mark(self) -> int | None:
+        """A checksum of all its tensors; None without a teacher."""
+        if self.teacher is None:
+            return None
         mark = 0
         for tensor in self.teacher.state_dict().values():
             mark = zlib.crc32(tensor.cpu().contiguous().numpy(), mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from data.classes import Classes
 from data.labels import thirteen_of_sixteen
-from data.loaders import read
+from data.loaders import of_one_size, read
 from models import Compute, SegmentationOutput
 from stages.stage import PLAIN, resize_logits
 from utils.metrics import ConfusionMatrix, nan_mean
@@ -32,6 +33,17 @@ class Prediction(NamedTuple):
     mirrored: SegmentationOutput | None
 
 
+@contextmanager
+def shapes(one: bool) -> Iterator[None]:
+    """Let cudnn measure its kernels only if all images have one shape: it measures anew for each shape."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before and one
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 @torch.no_grad()
 def predict(
     network: nn.Module,
@@ -47,12 +59,13 @@ def predict(
     Progress goes to the terminal.
     """
     network.eval()
-    total = len(loader.dataset)
+    total, one_size = len(loader.dataset), of_one_size(loader)
     with tqdm.tqdm(desc=title, total=total, unit="img", leave=False, disable=processes.no_bar) as bar:
         for batch in read(loader):
             batch = batch.to(device)
-            output = compute(network, batch.image)
-            mirrored = compute(network, batch.image.flip(3)) if mirror else None
+            with shapes(one_size):
+                output = compute(network, batch.image)
+                mirrored = compute(network, batch.image.flip(3)) if mirror else None
             for i, name in enumerate(batch.names):
                 label = None if batch.label is None else batch.label[i]
                 yield Prediction(name, batch.image[i : i + 1], label, _one(output, i), _one(mirrored, i))

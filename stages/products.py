@@ -31,19 +31,22 @@ def _model_words(o: Options) -> str:
     return words + (" --bn_clr" if (o.bn_clr if o.stage == "stage1" else o.ema_bn) else "")
 
 
-def prototype_file_name(o: Options) -> str:
+def prototype_file_name(o: Options, data_set: str) -> str:
     """The released name, without an ending."""
-    return f"prototypes_on_{o.tgt_dataset}_from_{o.model_name}"
+    return f"prototypes_on_{data_set}_from_{o.model_name}"
 
 
 def prototype_path(o: Options) -> Path:
     """Where calc_prototype writes: beside the checkpoint, unless --prototypes says otherwise."""
-    return o.prototypes or o.resume_path.parent / prototype_file_name(o)
+    data_set = o.tgt_dataset
+    if o.source:  # two data sets in folders have one name
+        data_set = o.src_dataset if o.src_dataset != o.tgt_dataset else "source"
+    return o.prototypes or o.resume_path.parent / prototype_file_name(o, data_set)
 
 
 def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     """(K, D) raw centroids and the file that held them."""
-    name = prototype_file_name(o)
+    name = prototype_file_name(o, o.tgt_dataset)
     beside = o.resume_path.parent / name
     places = [
         beside,

@@ -20,8 +20,9 @@ class ConfusionMatrix:
     def update(self, label: Tensor, prediction: Tensor) -> None:
         """label and prediction (B, H, W) of integers; labels outside 0..K−1 do not count."""
         valid = (label >= 0) & (label < self.n_class)
-        index = label[valid].long() * self.n_class + prediction[valid].long()
-        self.counts += torch.bincount(index, minlength=self.n_class**2).view_as(self.counts)
+        pair = torch.where(valid, label.long() * self.n_class + prediction.long(), 0)
+        # An ignored pixel adds 0 to the first pair: to leave it out would wait for the device.
+        self.counts.view(-1).scatter_add_(0, pair.flatten(), valid.flatten().long())
         self.images += len(label)
 
     def add_up(self, processes: Processes) -> None:

@@ -46,7 +46,7 @@ OF_THE_MACHINE = (
 )
 # Where files lie, which may have moved when a run is continued.
 _PLACES = (
-    *("src_rootpath", "tgt_rootpath", "resume_path", "path_soft", "path_LP", "prototypes"),
+    *("src_rootpath", "tgt_rootpath", "root", "resume_path", "path_soft", "path_LP", "prototypes"),
     *("class_distribution", "used_save_pseudo", "classes"),
 )
 DISTRIBUTIONS = ("uniform", "labels", "source_labels")  # --class_distribution without a file
@@ -287,8 +287,9 @@ def _add_computing(group: argparse._ArgumentGroup) -> None:
         "--precision",
         default="auto",
         choices=["auto", "fp32", "tf32", "bf16"],
-        help="numbers of the networks; bf16: losses stay in fp32; tf32: all products of fp32 on a GPU; auto: "
-        "bf16 and channels last on a GPU that has it, else fp32",
+        help="numbers of the networks; auto: fp32 as torch computes it, on a GPU with convolutions in TF32; "
+        "fp32: without TF32; tf32: all products of a GPU in TF32; bf16: the fast way on a GPU, autocast and "
+        "channels last, while losses stay in fp32",
     )
     add("--channels_last", action="store_true", help="channels side by side in memory")
     add("--compile", action="store_true", help="networks through torch.compile (minutes at the start)")
@@ -316,6 +317,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         default=Path("./dataset/cityscapes"),
         help="folder of the target data set",
     )
+    add("--root", type=_path, metavar="DIR", help=_COMPATIBLE)
     add("--n_class", type=int, default=19, help="number of classes: 19, 16 or 13; of others see --classes")
     add(
         "--classes",
@@ -367,7 +369,7 @@ def _add_products(group: argparse._ArgumentGroup) -> None:
         "--resume_path",
         type=_path,
         default=default,
-        help="checkpoint to start from (stage 2, 3: also the teacher)",
+        help="checkpoint to start from (stage 2, 3: also the teacher, if there is one)",
     )
     add("--no_resume", action="store_true", help="the student does not start from --resume_path")
     soft = Path("./Pseudo/gta2citylabv2_warmup_soft")
@@ -446,7 +448,7 @@ def _add_method(group: argparse._ArgumentGroup) -> None:
     add("--regular_w", type=float, default=0.0, help="weight of a regulariser on the target logits")
     add("--regular_type", default="MRKLD", choices=["MRENT", "MRKLD"], help="which regulariser")
     add("--proto_consistW", type=float, default=1.0, help="weight of the prototype consistency")
-    add("--distillation", type=float, default=0.0, help="weight of the distillation from the teacher")
+    add("--distillation", type=float, default=0.0, help="weight of the distillation; 0: without a teacher")
     add("--SL_lambda", type=float, default=0.1, help="weight of the self-labeling loss")
     add("--contrast_lambda", type=float, default=0.001, help="weight of the contrast with the queue")
     add("--fbs", type=int, default=256, help="pixels sampled per image")
@@ -522,7 +524,11 @@ def _add_script(parser: argparse.ArgumentParser, script: str) -> None:
         for short, option in (("--im", "--img_size"), ("--o", "--on_nonfinite")):
             parser._option_string_actions[short] = parser._option_string_actions[option]
     if script == "prototypes":
-        add("--source", action="store_true", help="centroids of source features, only where the label agrees")
+        add(
+            "--source",
+            action="store_true",
+            help="centroids of source features, only where the label agrees; stage 1 does not look for them",
+        )
     if script in ("pseudo_label", "distribution"):
         add("--save_path", type=_path, default=Path("./Pseudo"), help="folder of the products")
         labels = script == "pseudo_label"

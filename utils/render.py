@@ -24,17 +24,10 @@ def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return table[label]
 
 
-def palette_picture(label: np.ndarray, colours: np.ndarray) -> Image.Image:
-    """The same as a palette picture (mode P), whose pixels still are the train ids."""
-    picture = Image.fromarray(label.astype(np.uint8))
-    picture.putpalette(colours.tobytes() + bytes(3 * (256 - len(colours))))
-    return picture
-
-
 def save_prediction(folder: Path, name: str, label: np.ndarray, colours: np.ndarray) -> None:
-    """Write NAME.png, the train ids (H, W) uint8, and NAME_color.png, the same as a palette picture."""
+    """Write NAME_color.png, the train ids (H, W) uint8 in RGB, and last NAME.png, the ids themselves."""
+    save_image(Image.fromarray(colourise(label, colours)), folder / f"{name}_color.png")
     save_image(Image.fromarray(label), folder / f"{name}.png")
-    save_image(palette_picture(label, colours), folder / f"{name}_color.png")
 
 
 class Sheet(NamedTuple):

@@ -224,7 +224,7 @@ def test_checkpoint_of_another_backbone(desk, monkeypatch):
 
 def test_norm_in_the_teacher_needs_its_option(desk, networks, monkeypatch):
     shutil.copy(networks / "bn.pkl", desk / MODEL)
-    line = refused_here(f"{STAGE2} --stage stage3 --bn_clr", desk, monkeypatch)
+    line = refused_here(f"{STAGE2} --stage stage3 --bn_clr --distillation 1", desk, monkeypatch)
     assert MODEL in line and "--ema_bn" in line
 
 

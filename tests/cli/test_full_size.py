@@ -50,7 +50,7 @@ def test_hard_labels(folder):
     label, confidence = pixels(files[".png"]), np.load(files["_conf.npy"])
     assert (label.dtype, label.shape) == (np.uint8, FULL) and label.max() < 19
     assert (confidence.dtype, confidence.shape) == (np.float16, FULL)
-    assert pixels(files["_color.png"]).shape == FULL  # a palette picture
+    assert pixels(files["_color.png"]).shape == (*FULL, 3)
 
 
 def test_prototypes(folder):

@@ -109,8 +109,8 @@ def test_hard_labels_have_the_images_sizes_and_the_files_colours(page, folder):
         label = pixels(page / "Pseudo" / folder / f"{name}.png")
         assert label.shape == size[::-1] and label.max() < 5
         with Image.open(page / "Pseudo" / folder / f"{name}_color.png") as picture:
-            assert picture.mode == "P"
-            coloured = np.asarray(picture.convert("RGB"))
+            assert picture.mode == "RGB"
+            coloured = np.asarray(picture)
         for train_id, colour in enumerate(COLOURS):
             assert (coloured[label == train_id] == colour).all()
 
@@ -150,8 +150,7 @@ def test_own_images_get_the_files_colours(page):
     assert len(predictions) == 2
     for path in predictions:
         label = pixels(path)
-        with Image.open(path.with_name(f"{path.stem}_color.png")) as picture:
-            coloured = np.asarray(picture.convert("RGB"))
+        coloured = pixels(path.with_name(f"{path.stem}_color.png"))
         for train_id, colour in enumerate(COLOURS):
             assert (coloured[label == train_id] == colour).all()
 

@@ -22,6 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.classes import known_classes
+from stages.own_images import Predictor
 from utils.options import build_parser, parse
 
 SMALL = "--num_workers 0 --device cpu"
@@ -74,6 +75,17 @@ def three(place: Path) -> dict[str, np.ndarray]:
     return {name.rpartition(".")[0]: image for name, image in drawn.items()}
 
 
+@pytest.mark.parametrize(("words", "measured"), [("", False), ("--img_size 64,32", True)])
+def test_cudnn_measures_no_images_of_many_sizes(place, three, monkeypatch, words, measured):
+    seen, plain = [], Predictor.__call__
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda *a: seen.append(torch.backends.cudnn.benchmark) or plain(*a)
+    )
+    run_here(f"{RUN} --images in --save_dir out {words}", place, monkeypatch)
+    assert seen == 3 * [measured] and torch.backends.cudnn.benchmark
+
+
 @torch.no_grad()
 def logits_of(image: np.ndarray) -> torch.Tensor:
     """What the network of model.pkl says to an image (H, W, 3) in 0 to 255, at the grid."""
@@ -111,8 +123,7 @@ def test_three_images_in_folders(place, three, monkeypatch, capsys):
             colours[label == train_id] = colour
             ids[label == train_id] = label_id
         assert np.isin(label, list(CITYSCAPES)).all()
-        with Image.open(place / "out" / f"{name}_color.png") as picture:
-            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), colours)
+        np.testing.assert_array_equal(pixels(place / "out" / f"{name}_color.png"), colours)
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_labelIds.png"), ids)
         half = (image.astype(int) + colours) // 2
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_overlay.png"), half)

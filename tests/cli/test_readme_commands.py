@@ -205,7 +205,7 @@ def check_hard_labels(folder: Path, names: list[str]) -> None:
     for name in names:
         with Image.open(folder / f"{name}.png") as label, Image.open(folder / f"{name}_color.png") as colours:
             assert (label.mode, label.size) == ("L", IMAGE_SIZE)
-            assert (colours.mode, colours.size) == ("P", IMAGE_SIZE)
+            assert (colours.mode, colours.size) == ("RGB", IMAGE_SIZE)
             assert np.asarray(label).max() < 19
         confidence = np.load(folder / f"{name}_conf.npy")
         assert (confidence.dtype, confidence.shape) == (np.float16, IMAGE_SIZE[::-1])

@@ -30,6 +30,8 @@ from cli_tools import (
     train_stems,
 )
 
+from calc_prototype import class_means
+from data.labels import palette
 from utils.options import parse
 
 MODEL = f"--resume_path models/{checkpoint_name()}"
@@ -232,7 +234,7 @@ def test_scores_and_predictions(desk):
         predictions.append(pixels(desk / "out" / "predictions" / f"{stem}.png"))
         assert predictions[-1].shape == IMAGE_SIZE[::-1]
         colours = pixels(desk / "out" / "predictions" / f"{stem}_color.png")
-        np.testing.assert_array_equal(colours, predictions[-1])  # a palette picture of the same ids
+        np.testing.assert_array_equal(colours, palette(19)[predictions[-1]])
     ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
     right = sum(
         (label == ids[c]) & (p == c) for label, p in zip(labels, predictions, strict=True) for c in range(19)
@@ -282,16 +284,58 @@ def test_images_read_at_another_size_than_they_have_are_told(desk):
     assert "are read at" not in succeed(f"python generate_class_distribution.py {MODEL} {MINI} {SMALL}", desk)
 
 
-# --- calc_prototype.py ------------------------------------------------------------------------------------
+# --- calc_prototype.py, generate_class_distribution.py ----------------------------------------------------
 
 
-def test_prototypes_of_the_source(desk):
-    output = succeed(
-        f"python calc_prototype.py {MODEL} {MINI} {SMALL} --source --prototypes source.pth", desk
-    )
-    assert "source.pth" in output
-    prototypes = load(desk / "source.pth")
-    assert prototypes.shape == (19, 64) and prototypes.isfinite().all()
+@pytest.mark.parametrize(
+    "script", ["calc_prototype", "calc_prototype --source", "generate_class_distribution"]
+)
+def test_the_host_waits_once_and_not_for_each_image(desk, monkeypatch, script):
+    """Calls that make the host wait for a GPU are as many for one image as for two."""
+    name, *words = script.split()
+    calls = []
+    for owner, call in ((torch, "bincount"), *((torch.Tensor, c) for c in ("cpu", "item", "tolist"))):
+        plain = getattr(owner, call)
+        monkeypatch.setattr(owner, call, lambda *a, _plain=plain, **k: calls.append(1) or _plain(*a, **k))
+    counts = []
+    for images in (1, 2):
+        calls.clear()
+        command = f"python {name}.py {MODEL} {MINI} {SMALL} --max_images {images} {' '.join(words)}"
+        run_here(command, desk, monkeypatch)
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
+
+
+def test_class_means_equal_plain_loops():
+    """Bit for bit: a sum takes a class's pixels in their order."""
+    generator = torch.Generator().manual_seed(0)
+    k, d, (h, w) = 4, 3, GRID
+    feats, logits = (torch.randn(1, n, h, w, generator=generator) for n in (d, k))
+    label = torch.randint(0, k + 1, (h, w), generator=generator, dtype=torch.uint8)
+    label[label == k] = 250
+    logits[0, 3, :, 2:] = -9.0  # class 3 has fewer than 10 pixels where the label agrees
+    for agreeing in (None, label):
+        sums, counts = torch.zeros(k, d), [0] * k
+        for y, x in np.ndindex(h, w):
+            c = int(logits[0, :, y, x].argmax())
+            if agreeing is None or int(agreeing[y, x]) == c:
+                sums[c] += feats[0, :, y, x]
+                counts[c] += 1
+        means, present = class_means(feats, logits, agreeing)
+        assert torch.equal(means, sums / torch.tensor(counts).clamp(min=1)[:, None])
+        assert present.tolist() == [n >= 10 for n in counts]
+    assert present.tolist() == [True, True, True, False]
+    class_means(*(x.to("meta") for x in (feats, logits, label)))  # needs no value on the host
+
+
+def test_prototypes_of_the_source_leave_those_of_the_target_alone(desk, monkeypatch, capsys):
+    command = f"python calc_prototype.py {MODEL} {MINI} {SMALL} --source"
+    files = {"": "models/prototypes_on_gta5_from_deeplabv2", "--prototypes source.pth": "source.pth"}
+    for words, name in files.items():
+        run_here(f"{command} {words}", desk, monkeypatch)
+        assert f"images to {name}" in capsys.readouterr().out
+        prototypes = load(desk / name)
+        assert prototypes.shape == (19, 64) and prototypes.isfinite().all()
     assert not (desk / "models" / "prototypes_on_cityscapes_from_deeplabv2").exists()
 
 

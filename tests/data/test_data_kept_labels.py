@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.kept_labels import DAMAGED, MISSING, WHOLE, KeptLabels, states
 from data.labels import palette
@@ -19,7 +20,7 @@ SIZE = (8, 6)
 
 def kept(folder: Path, soft: bool, model: str) -> KeptLabels:
     sizes, dtype = dict.fromkeys(NAMES, SIZE), "float32" if soft else "float16"
-    return KeptLabels(PseudoLabels(folder, 19), soft, sizes, dtype, {"model": model})
+    return KeptLabels(PseudoLabels(folder, 19), soft, sizes, dtype, {"model": model}, palette(19))
 
 
 def write(folder: Path, soft: bool, name: str) -> None:
@@ -40,6 +41,23 @@ def test_states(tmp_path, soft):
     last.write_bytes(last.read_bytes()[:-20])
     for workers in (0, 1):
         assert states(labels, NAMES, workers, ALONE).tolist() == [WHOLE, DAMAGED, MISSING]
+
+
+def test_colours_are_those_of_the_label_in_rgb(tmp_path):
+    """What earlier versions wrote, a palette picture, is made again."""
+    labels = kept(tmp_path, False, "one")
+    write(tmp_path, False, "a")
+    label, colours = labels.labels.files("a", False)[:2]
+    assert labels.state("a") == WHOLE
+    with Image.open(label) as first, Image.open(colours) as second:
+        ids, picture = first.copy(), second.copy()
+    as_palette = ids.copy()
+    as_palette.putpalette(palette(19).tobytes())
+    for other in (as_palette, picture.rotate(180), ids):
+        other.save(colours)
+        assert labels.state("a") == DAMAGED
+    picture.save(colours)
+    assert labels.state("a") == WHOLE
 
 
 @pytest.mark.parametrize("soft", [True, False])

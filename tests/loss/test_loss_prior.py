@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss import ClassCounter, class_shares
+from loss import ClassCounter, class_shares, occurrences
 
 B, K, H, W = 2, 5, 3, 4
 
@@ -25,6 +25,12 @@ def test_counts_equal_plain_loops():
     assert expected.min() > 0
     np.testing.assert_allclose(counter.take_().numpy(), expected / expected.sum(), rtol=1e-6)
     assert not counter.counts.any()
+
+
+def test_counting_asks_the_device_for_nothing():
+    """A meta tensor has no values: what needs one on the host fails."""
+    occurrences(torch.zeros(7, dtype=torch.int64, device="meta"), K)
+    ClassCounter(K).to("meta").add_(logits(0).to("meta"))
 
 
 def test_processes_are_added_up():

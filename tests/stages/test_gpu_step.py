@@ -12,8 +12,10 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.step import STAGES, batches, build
-from loss import ClassCounter
+from calc_prototype import class_means
+from loss import ClassBalancedSelfLabeling, ClassCounter
 from models import Compute, share_batch_norm
+from utils.metrics import ConfusionMatrix
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,6 +44,34 @@ def test_refreshing_the_prior_waits_for_nothing():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
+
+
+def test_the_method_as_a_module_waits_for_nothing():
+    prior = torch.full((19,), 1 / 19)
+    module = ClassBalancedSelfLabeling(torch.eye(19, 64), prior, pixels=16, queue_length=32).to("cuda")
+    feats, logits = (torch.randn(2, n, 17, 33, device="cuda") for n in (64, 19))
+    module(feats, logits)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value = module(feats, logits)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(value)
+
+
+def test_counting_predictions_waits_for_nothing():
+    matrix, logits = ConfusionMatrix(19, "cuda"), torch.randn(1, 19, 17, 33, device="cuda")
+    label = torch.randint(0, 255, (17, 33), device="cuda")
+    feats = torch.randn(1, 64, 17, 33, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        matrix.update(label[None], logits.argmax(dim=1))
+        class_means(feats, logits, label)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert int(matrix.counts.sum()) == int((label < 19).sum())
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -208,6 +208,20 @@ def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
     assert got == pytest.approx(float(by_hand), rel=1e-5)
 
 
+def test_without_distillation_there_is_no_teacher() -> None:
+    """Its state goes on in a stage without one, and not in one that has a teacher."""
+    first, second = (
+        DistillationStage(network(), None, OPTIMISATION, DistillationSettings(), NONE) for _ in range(2)
+    )
+    losses = first.step(*batches())
+    assert losses["distill"] == 0 and losses["total"] == losses["CTS"]
+    second.load_state(first.state())
+    assert all(map(torch.equal, first.student.parameters(), second.student.parameters()))
+    taught = DistillationStage(network(), network(), OPTIMISATION, DistillationSettings(1.0), NONE)
+    with pytest.raises(ValueError, match="another teacher"):
+        taught.load_state(first.state())
+
+
 def test_cutmix_boxes_have_half_the_area_and_come_half_of_the_time() -> None:
     draws, again = BatchDraws(5), BatchDraws(5)
     boxes = [draws.cutmix_box(512, 896) for _ in range(2000)]

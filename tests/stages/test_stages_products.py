@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stages.build import absent_prototypes
-from stages.products import load_distribution
+from stages.products import load_distribution, prototype_path
 from utils.options import parse
 
 SHARES = np.arange(1.0, 20) / 190
@@ -57,6 +57,23 @@ def test_other_arrays_are_refused(tmp_path, values):
     np.save(tmp_path / "a.npy", values)
     with pytest.raises(ValueError, match=r"a\.npy"):
         load(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "prototypes_on_cityscapes_from_deeplabv2"),
+        ("--source", "prototypes_on_gta5_from_deeplabv2"),
+        ("--source --src_dataset synthia --model_name other", "prototypes_on_synthia_from_other"),
+        ("--source --src_dataset folder", "prototypes_on_folder_from_deeplabv2"),
+        ("--tgt_dataset folder", "prototypes_on_folder_from_deeplabv2"),
+        ("--source --src_dataset folder --tgt_dataset folder", "prototypes_on_source_from_deeplabv2"),
+    ],
+)
+def test_prototypes_of_source_and_target_have_names_of_their_own(words, name):
+    o = parse("prototypes", "", ["--resume_path", "models/a.pkl", *words.split()])
+    assert prototype_path(o) == Path("models") / name
+    assert prototype_path(o.replaced(prototypes=Path("b.pth"))) == Path("b.pth")
 
 
 def test_prototypes_of_classes_never_predicted_are_named():

@@ -21,7 +21,7 @@ from utils.files import (
     save_json,
     save_text,
 )
-from utils.render import colourise, contact_sheet, palette_picture
+from utils.render import colourise, contact_sheet
 
 
 def write_half(path: Path) -> None:
@@ -124,15 +124,6 @@ def test_colours_of_classes_and_black_for_the_rest():
     picture = colourise(np.array([[0, 1], [250, 2]], dtype=np.uint8), colours)
     assert picture.tolist() == [[[1, 2, 3], [4, 5, 6]], [[0, 0, 0], [0, 0, 0]]]
     assert picture.dtype == np.uint8
-
-
-def test_a_palette_picture_keeps_the_ids_and_shows_the_same_colours():
-    colours = np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8)
-    ids = np.array([[0, 1], [250, 2]], dtype=np.uint8)
-    picture = palette_picture(ids, colours)
-    assert picture.mode == "P"
-    assert np.asarray(picture).tolist() == ids.tolist()
-    assert np.asarray(picture.convert("RGB")).tolist() == colourise(ids, colours).tolist()
 
 
 def test_a_contact_sheet_shows_every_panel_once():

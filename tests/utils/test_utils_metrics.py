@@ -56,6 +56,14 @@ def test_scores_equal_the_plain_loops():
     assert int(matrix.counts.sum()) == sum(0 <= y < K for y, _ in pairs)
 
 
+def test_counting_asks_the_device_for_nothing():
+    """A meta tensor has no values: what needs one on the host fails."""
+    matrix = ConfusionMatrix(K, "meta")
+    for label, prediction in (maps(0), maps(1)):
+        matrix.update(label.to("meta"), prediction.to("meta"))
+    assert matrix.images == 4
+
+
 def test_rows_are_labels_and_columns_predictions():
     matrix = ConfusionMatrix(3)
     matrix.update(torch.tensor([[[0, 1, 1, 250]]]), torch.tensor([[[2, 1, 0, 1]]]))

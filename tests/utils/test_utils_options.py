@@ -126,6 +126,17 @@ def test_no_other_option_begins_with_resume():
         assert [name for name in names if name.startswith("--resume")] == ["--resume_path"]
 
 
+@pytest.mark.parametrize("script", ["train", "test", "prototypes", "pseudo_label", "distribution", "check"])
+def test_root_is_accepted_without_effect(script):
+    before = parse(script, "", STAGE1)
+    after = parse(script, "", [*STAGE1, "--root", "/data/sets"])
+    assert after.decisive() == before.decisive()
+    assert after.src_rootpath == before.src_rootpath and after.tgt_rootpath == before.tgt_rootpath
+    names = [s for a in build_parser(script)._actions for s in a.option_strings]
+    assert [name for name in names if name.startswith("--ro")] == ["--root"]  # takes no abbreviation away
+    assert len([name for name in names if name.startswith("--r")]) > 2
+
+
 def test_synthia_has_its_own_default_folder():
     arguments = [*STAGE1, "--src_dataset", "synthia", "--n_class", "16"]
     assert parse("train", "", arguments).src_rootpath == Path("./dataset/SYNTHIA")
