@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +17,9 @@ from benchmarks.step import STAGES, batches, build
 from loss import ClassCounter
 from models import Compute
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
-]
+PROJECT = Path(__file__).parents[2]
+gpu = pytest.mark.gpu
+visible = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 WAYS = {
     "fp32": Compute(),
     "bf16": Compute(torch.bfloat16, channels_last=True),
@@ -28,30 +33,59 @@ def small(stage: str) -> Namespace:
     )
 
 
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """torch raises where the host would wait for the GPU."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*debug mode is a prototype feature")  # once in a process
+            torch._C._cuda_set_sync_debug_mode(2)
+        yield
+    finally:
+        torch._C._cuda_set_sync_debug_mode(0)
+
+
+def test_the_mode_neither_warns_nor_stays():
+    """In a process of its own: torch warns once."""
+    program = """
+import pytest, torch
+from tests.stages.test_gpu_step import waiting_is_an_error
+with pytest.raises(KeyError), waiting_is_an_error():
+    assert torch._C._cuda_get_sync_debug_mode() == 2
+    raise KeyError
+assert torch._C._cuda_get_sync_debug_mode() == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@gpu
+@visible
 def test_refreshing_the_prior_waits_for_nothing():
     counter, logits = ClassCounter(19).to("cuda"), torch.randn(2, 19, 17, 33, device="cuda")
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         counter.add_(logits)
         shares = counter.take_()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
 
 
+@gpu
+@visible
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_waits_for_the_device(stage, way):
-    """torch raises where the host would wait for the GPU."""
     device, o = torch.device("cuda"), small(stage)
     learner, (source, target) = build(o, WAYS[way], device), batches(o, device)
     for _ in range(2):  # allocates, tunes, starts momentum
         learner.step(source, target)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         losses = [learner.step(source, target) for _ in range(2)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(loss) for row in losses for loss in row.values())
