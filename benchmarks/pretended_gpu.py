@@ -69,6 +69,7 @@ class PretendedGPU(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.backward = Backward()
         self.may_wait = False
         self.waits: list[Wait] = []
         self.messages: Counter[str] = Counter()  # collectives, by name
@@ -103,16 +104,14 @@ class PretendedGPU(TorchDispatchMode):
             return self._is_pinned(args[0])
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         on_gpu = any(isinstance(x, FakeTensor) for x in tensors)
-        if not on_gpu and torch.device(kwargs.get("device") or "cpu").type != "cuda":
-            if func.namespace == "c10d":
-                self._send(func, args, tensors)
-            return func(*args, **kwargs)
         if func.namespace == "c10d":
             self._send(func, args, tensors)
-        elif func in (aten._to_copy.default, aten.copy_.default):
+        if not on_gpu and torch.device(kwargs.get("device") or "cpu").type != "cuda":
+            return func(*args, **kwargs)
+        if func in (aten._to_copy.default, aten.copy_.default):
             if (copied := self._copied_to_host(func, args, kwargs)) is not None:
                 return copied
-        elif on_gpu and any(not isinstance(x, FakeTensor) and x.ndim > 0 for x in tensors):
+        elif any(not isinstance(x, FakeTensor) and x.ndim > 0 for x in tensors):
             raise GPUFault(f"{func} mixes tensors of the CPU and the GPU in {next(places(), '')}")
         if func in _INDEXING and any(x is not None and x.dtype == torch.bool for x in args[1]):
             self.wait(f"{func} by a mask")
@@ -142,10 +141,8 @@ class PretendedGPU(TorchDispatchMode):
 
     def _send(self, func: Any, args: Sequence, tensors: Sequence[Tensor]) -> None:
         """Count a message between the GPUs of several processes; others go between CPUs."""
-        groups = (
-            dist.ProcessGroup.unbox(x) for x in args if "c10d.ProcessGroup" in str(getattr(x, "_type", str)())
-        )
-        if next(groups).group_name != dist.group.WORLD.group_name:
+        boxed = [x for x in args if isinstance(x, torch.ScriptObject) and "ProcessGroup" in str(x._type())]
+        if dist.ProcessGroup.unbox(boxed[0]).group_name != dist.group.WORLD.group_name:
             return
         if not all(isinstance(x, FakeTensor) for x in tensors):
             raise GPUFault(f"{func} of a tensor of the CPU between GPUs in {next(places(), '')}")
@@ -166,11 +163,8 @@ class PretendedGPU(TorchDispatchMode):
             return None
         if target == "cpu":
             self.wait(f"{func} to the host")
-            return (
-                args[0]
-                if func is aten.copy_.default
-                else torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
-            )
+            dtype = kwargs.get("dtype") or source.dtype
+            return args[0] if func is aten.copy_.default else torch.zeros(source.shape, dtype=dtype)
         if not (non_blocking and self._is_pinned(source)):
             self.wait(f"{func} to the device, which is not pinned and non_blocking")
         return None
@@ -201,7 +195,8 @@ class Backward:
     """autograd's engine in Python: its own wants a CUDA context for tensors of cuda."""
 
     def __init__(self) -> None:
-        self._opened: list[_Saved] = []  # by the node that is running
+        self.node: Any = None  # that is running
+        self._opened: list[_Saved] = []  # by it
 
     def kept(self) -> torch.autograd.graph.saved_tensors_hooks:
         """The context in which forward passes run."""
@@ -227,19 +222,24 @@ class Backward:
         with GraphExecGroup():
             while ready:
                 node = heapq.heappop(ready)[2]
-                self._differentiate(node, arrived)
+                if node in arrived:
+                    self._differentiate(node, arrived)
                 for child, _ in node.next_functions:
                     if child is None:
                         continue
                     awaited[child] -= 1
-                    if not awaited[child] and hasattr(child, "variable"):
-                        _accumulate(child, arrived)
-                    elif not awaited[child] and child in arrived:
+                    if awaited[child]:
+                        continue
+                    if not hasattr(child, "variable"):
                         heapq.heappush(ready, (-child._sequence_nr(), id(child), child))
+                    elif child in arrived:
+                        _accumulate(child, arrived)
+                self.node = None
 
     def _differentiate(self, node: Any, arrived: dict) -> None:
         """Run a node and hand its results on."""
         gradients = arrived.pop(node)
+        self.node = node
         results = node(*gradients) if callable(node) else node.apply(*gradients)
         del gradients
         for saved in self._opened:
@@ -282,8 +282,10 @@ def _accumulate(node: Any, arrived: dict) -> None:
     (gradient,), leaf = arrived.pop(node), node.variable
     if leaf.grad is not None:
         leaf.grad.add_(gradient)
-    else:
-        leaf.grad = gradient if gradient.stride() == leaf.stride() else torch.empty_like(leaf).copy_(gradient)
+        return
+    strides = zip(leaf.shape, gradient.stride(), leaf.stride(), strict=True)
+    fit = all(own == wanted for size, own, wanted in strides if size > 1)
+    leaf.grad = gradient if fit else torch.empty_like(leaf).copy_(gradient)
 
 
 def _convolution_layout(image: Tensor, weight: Tensor, _: Any) -> torch.memory_format:
@@ -314,11 +316,11 @@ def pretended_gpu(gpu: PretendedGPU | None = None, everywhere: bool = False) -> 
 
     everywhere: tensors of the CPU are differentiated by `Backward` too.
     """
-    gpu, backward, real_backward = gpu or PretendedGPU(), Backward(), torch.autograd.backward
+    gpu, real_backward = gpu or PretendedGPU(), torch.autograd.backward
 
     def differentiate(tensors: Any, *args: Any, **named: Any) -> None:
         first = tensors if isinstance(tensors, Tensor) else tensors[0]
-        (backward if everywhere or first.is_cuda else real_backward)(tensors, *args, **named)
+        (gpu.backward if everywhere or first.is_cuda else real_backward)(tensors, *args, **named)
 
     lifting = torch._C._only_lift_cpu_tensors()
     with ExitStack() as stack:
@@ -345,6 +347,6 @@ def pretended_gpu(gpu: PretendedGPU | None = None, everywhere: bool = False) -> 
         torch._C._ensureCUDADeviceGuardSet()  # torch's own stand-in where there is no GPU
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # by copy.deepcopy
-        stack.enter_context(backward.kept())
+        stack.enter_context(gpu.backward.kept())
         stack.enter_context(gpu)
         yield gpu

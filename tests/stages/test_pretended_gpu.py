@@ -16,8 +16,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import stages.self_labeling
 from benchmarks import communication
+from benchmarks.count import NETWORKS, count, parse
 from benchmarks.pretended_gpu import GPUFault, PretendedGPU, pretended_gpu
-from benchmarks.step import batches
+from benchmarks.step import batches, flops
 from data.loaders import SourceBatch, TargetBatch
 from data.strong_augment import StrongRecord
 from loss import RingQueue
@@ -180,6 +181,16 @@ def test_a_tensor_left_on_the_host_is_found():
     left = mock.patch.object(stages.self_labeling, "sent", lambda values, device: values)
     with pretended_gpu() as gpu, left, pytest.raises(GPUFault, match="mixes"):
         run("stage1", Compute(), gpu)
+
+
+def test_counted_work_is_that_of_the_networks():
+    """benchmarks/count.py against the FLOP that benchmarks/step.py counts by itself, at small shapes."""
+    o = parse(["--backbone", "mini", "--rcrop", "64,32", "--img_size", "64,32", "--fbs", "8"])
+    o.stage, o.bs = "stage2", 1
+    parts = count(o, BF16).parts
+    counted = 1e12 * sum(parts[name].tflop for name in NETWORKS)
+    assert counted == pytest.approx(flops(o), rel=1e-6)
+    assert all(sums.ms > 0 for sums in parts.values() if sums.operations)
 
 
 class OneOfMany(nn.Module):
