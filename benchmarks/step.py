@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.loader import IMAGES, Data
 from data.loaders import SourceBatch, TargetBatch, read, training_loader
 from data.mini import parse_size
 from data.strong_augment import draw_strong
@@ -250,6 +249,8 @@ def watched(stage: Stage) -> Guard:
 
 def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -> tuple[float, float]:
     """Seconds of an iteration fed by the real loader from full-size PNGs, and of them waiting for it."""
+    from benchmarks.loader import IMAGES, Data  # needs scikit-image, which nothing else here does
+
     with tempfile.TemporaryDirectory() as scratch:
         data = Data(o.folder or Path(scratch), 0.8)
         samples = data.ours()

@@ -16,6 +16,10 @@ pytestmark = [
 CHECKPOINT = "models/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl"
 RUN = f"{MINI} {SMALL.replace('--device cpu', '--gpus 1')} {TRAINING} --precision fp32"
 
+# Ten times the largest relative change of these two iterations on a CPU in fp32, by channels last, by two
+# threads, without oneDNN, or by networks in float64: of "consist" 1.5e-3, of all others 6.6e-5.
+TOLERANCE, OTHERS = {"loss/consist": 1.5e-2}, 7e-4
+
 
 def losses(log: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -36,4 +40,6 @@ def test_a_gpu_gives_the_losses_of_the_cpu(desk, dataset, stage):
         done = start(f"python train.py {stage} --name {device} --device {device} {RUN}", desk)
         assert done.returncode == 0, done.stderr
     for cpu, gpu in zip(*(losses(desk / "logs" / d / "log.jsonl") for d in ("cpu", "cuda")), strict=True):
-        assert gpu == pytest.approx(cpu, rel=1e-3, abs=1e-5)
+        assert gpu.keys() == cpu.keys()
+        for name, value in cpu.items():
+            assert gpu[name] == pytest.approx(value, rel=TOLERANCE.get(name, OTHERS), abs=1e-7), name

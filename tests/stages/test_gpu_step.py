@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,12 +20,12 @@ from benchmarks.step import STAGES, batches, build
 from calc_prototype import class_means
 from loss import ClassBalancedSelfLabeling, ClassCounter
 from models import Compute, share_batch_norm
+from models.batch_norm import BatchNorm2d
 from utils.metrics import ConfusionMatrix
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible"),
-]
+PROJECT = Path(__file__).parents[2]
+gpu = pytest.mark.gpu
+visible = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 WAYS = {
     "fp32": Compute(),
     "bf16": Compute(torch.bfloat16, channels_last=True),
@@ -34,82 +39,108 @@ def small(stage: str) -> Namespace:
     )
 
 
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """torch raises where the host would wait for the GPU."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*debug mode is a prototype feature")  # once in a process
+            torch._C._cuda_set_sync_debug_mode(2)
+        yield
+    finally:
+        torch._C._cuda_set_sync_debug_mode(0)
+
+
+def test_the_mode_neither_warns_nor_stays():
+    """In a process of its own: torch warns once."""
+    program = """
+import pytest, torch
+from tests.stages.test_gpu_step import waiting_is_an_error
+with pytest.raises(KeyError), waiting_is_an_error():
+    assert torch._C._cuda_get_sync_debug_mode() == 2
+    raise KeyError
+assert torch._C._cuda_get_sync_debug_mode() == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@gpu
+@visible
 def test_refreshing_the_prior_waits_for_nothing():
     counter, logits = ClassCounter(19).to("cuda"), torch.randn(2, 19, 17, 33, device="cuda")
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         counter.add_(logits)
         shares = counter.take_()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(shares.sum().cpu(), torch.tensor(1.0))
 
 
+@gpu
+@visible
 def test_the_method_as_a_module_waits_for_nothing():
     prior = torch.full((19,), 1 / 19)
     module = ClassBalancedSelfLabeling(torch.eye(19, 64), prior, pixels=16, queue_length=32).to("cuda")
     feats, logits = (torch.randn(2, n, 17, 33, device="cuda") for n in (64, 19))
     module(feats, logits)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         value = module(feats, logits)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(value)
 
 
+@gpu
+@visible
 def test_counting_predictions_waits_for_nothing():
     matrix, logits = ConfusionMatrix(19, "cuda"), torch.randn(1, 19, 17, 33, device="cuda")
     label = torch.randint(0, 255, (17, 33), device="cuda")
     feats = torch.randn(1, 64, 17, 33, device="cuda")
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         matrix.update(label[None], logits.argmax(dim=1))
         class_means(feats, logits, label)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert int(matrix.counts.sum()) == int((label < 19).sum())
 
 
+@gpu
+@visible
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_waits_for_the_device(stage, way):
-    """torch raises where the host would wait for the GPU."""
     device, o = torch.device("cuda"), small(stage)
     learner, (source, target) = build(o, WAYS[way], device), batches(o, device)
     for _ in range(2):  # allocates, tunes, starts momentum
         learner.step(source, target)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         losses = [learner.step(source, target) for _ in range(2)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(loss) for row in losses for loss in row.values())
 
 
+@gpu
+@visible
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_shared_norm_of_one_process_is_a_norm_and_waits_for_nothing(tmp_path: Path, dtype, layout):
     torch.cuda.set_device(0)
     dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        plain = nn.Sequential(nn.BatchNorm2d(8)).cuda()
+        plain = nn.Sequential(BatchNorm2d(8)).cuda()
         shared = share_batch_norm(copy.deepcopy(plain), torch.device("cuda"))
         x = torch.randn(4, 8, 17, 33, device="cuda").to(dtype).contiguous(memory_format=layout)
         (shared(x).float() ** 3).sum().backward()  # starts NCCL
         (plain(x).float() ** 3).sum().backward()
         own, expected = (x.clone().requires_grad_(True) for _ in range(2))
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with waiting_is_an_error():
             output = shared(own)
             (output.float() ** 3).sum().backward()
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         (plain(expected).float() ** 3).sum().backward()
     finally:
         dist.destroy_process_group()
