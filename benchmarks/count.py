@@ -130,7 +130,9 @@ class Counting(PretendedGPU):
         if func._overloadpacket in FREE or any(r.alias_info and not r.alias_info.is_write for r in returns):
             return
         given = {id(x): x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.is_cuda}
-        if func._schema.is_mutable and not made:  # a list is changed in place
+        if func._overloadpacket is aten._fused_sgd_:  # gradients stay as they are
+            made = [*args[0], *args[2]]
+        elif func._schema.is_mutable and not made:  # a list is changed in place
             made = args[0] if isinstance(args[0], list | tuple) else [args[0]]
         size = sum(x.numel() * x.element_size() for x in (*given.values(), *made))
         flop = 0

@@ -27,6 +27,7 @@ from data.loaders import inference_loader
 from data.mini import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
 from generate_pseudo_label import hard_scores
+from loss import ClassCounter
 from models import Compute, deeplabv2
 from stages.predict import evaluate, predict
 from utils.background import BackgroundWriter
@@ -64,10 +65,10 @@ class Bench:
                 writer.do(write_hard, self.folder / "hard", item.name, *arrays, palette(K))
 
     def distribution(self) -> None:
-        counts = torch.zeros(K, dtype=torch.int64, device=self.device)
+        counter = ClassCounter(K).to(self.device)
         for item in self.items():
-            counts += torch.bincount(item.output.logits.argmax(dim=1).flatten(), minlength=K)
-        assert int(counts.sum()) > 0
+            counter.add_(item.output.logits)
+        assert int(counter.counts.sum()) > 0
 
     def scores(self) -> None:
         loader = self.loader("val", labels=True)

@@ -123,7 +123,7 @@ class PretendedGPU(TorchDispatchMode):
     def _run(self, func: Any, args: Sequence, kwargs: dict) -> Any:
         with self.fake:
             try:
-                if stand_in := _SYNCED_NORM.get(func._schema.name):
+                if stand_in := _STAND_INS.get(func._schema.name):
                     return stand_in(*args)
                 return func(*args, **kwargs)
             except DataDependentOutputException:
@@ -174,13 +174,14 @@ def _channel_statistics(x: Tensor, count: int) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape[1], dtype=torch.float32) for _ in range(count))
 
 
-# torch's kernels of SyncBatchNorm, which have no form for fake tensors.
-_SYNCED_NORM = {
+# torch's kernels that have no form for fake tensors: of SyncBatchNorm, and SGD, which writes in place.
+_STAND_INS = {
     "aten::batch_norm_stats": lambda x, *_: _channel_statistics(x, 2),
     "aten::batch_norm_gather_stats_with_counts": lambda x, *_: _channel_statistics(x, 2),
     "aten::batch_norm_elemt": lambda x, *_: torch.empty_like(x),
     "aten::batch_norm_backward_reduce": lambda _, x, *__: _channel_statistics(x, 4),
     "aten::batch_norm_backward_elemt": lambda _, x, *__: torch.empty_like(x),
+    "aten::_fused_sgd_": lambda *_: None,
 }
 
 

@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.loaders import SourceBatch, TargetBatch, read, training_loader
 from data.mini import parse_size
 from data.strong_augment import draw_strong
 from data.weak_augment import draw_weak
-from models import Compute, FCDiscriminator, deeplabv2, freeze_batch_norm
+from models import Compute, FCDiscriminator, SegmentationOutput, deeplabv2, freeze_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.guard import Guard
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
@@ -41,6 +42,7 @@ from utils.quirks import Quirks
 
 K = 19
 STAGES = ("warm_up", "stage1", "stage2")
+FORWARD = "weak and strong, forward"
 
 
 class Timer:
@@ -186,14 +188,12 @@ def discriminator_alone(stage: WarmUpStage, target: TargetBatch) -> Callable:
 
 def flops(o: argparse.Namespace) -> float:
     """Of one iteration's networks, counted on tensors without content."""
-    with torch.device("meta"):
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         student, teacher = deeplabv2(o.backbone, K), deeplabv2(o.backbone, K)
         if o.stage == "warm_up":
             freeze_batch_norm(student)
         crop, whole = torch.empty(o.bs, 3, *o.rcrop[::-1]), torch.empty(o.bs, 3, *o.img_size[::-1])
-    learned = {"warm_up": 2, "stage1": 3, "stage2": 2}[o.stage]
-    with FlopCounterMode(display=False) as counter:
-        for _ in range(learned):
+        for _ in range({"warm_up": 2, "stage1": 3, "stage2": 2}[o.stage]):
             student(crop).logits.sum().backward()
         with torch.no_grad():
             if o.stage != "warm_up":
@@ -227,11 +227,10 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
         step(source, target)
     found = {"iteration": timer.median_ms("iteration", 2) / 2}  # one with CutMix and one without
     found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
-    parts = split(stage, timer)
+    parts = split(stage, timer, source)
     for _ in range(2 * o.iterations):
         guard.step(source, target)
-    # The contrast is of iterations without CutMix alone.
-    found |= {name: timer.median_ms(name, 1 if name == "contrast" else 2) / 2 for name in parts}
+    found |= {name: timer.median_ms(name, calls) / 2 for name, calls in parts.items()}
     alone = timer.timed("networks alone", networks_alone(o, stage, source, target))
     others = discriminator_alone(stage, target) if isinstance(stage, WarmUpStage) else lambda: None
     others = timer.timed("discriminator alone", others)
@@ -283,13 +282,12 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def split(stage: Stage, timer: Timer) -> list[str]:
-    """Mark the parts of an iteration; their names."""
+def split(stage: Stage, timer: Timer, source: SourceBatch) -> dict[str, int]:
+    """Mark the parts of an iteration; their names, and their marks in a pair of iterations."""
     parts = {"source, forward and backward": "learn_source"}
     if isinstance(stage, SelfLabelingStage):
         parts |= {
             "EMA model, rectified labels": "teacher_view",
-            "weak and strong, forward": "forward_target",
             "cross-entropy of the target": "self_train",
             "self-labeling": "self_labeling_loss",
             "contrast": "contrast",
@@ -306,7 +304,18 @@ def split(stage: Stage, timer: Timer) -> list[str]:
         return loss
 
     stage.learn_source = without_its_backward
-    return list(parts)
+    calls = dict.fromkeys(parts, 2)
+    if isinstance(stage, SelfLabelingStage):
+        calls |= {FORWARD: 4, "backward of the target": 4}  # of the weak and of the strong view
+        calls["contrast"] = 1  # without CutMix alone
+        compute, timed = stage.compute, timer.timed(FORWARD, stage.compute)
+
+        def of_the_target(network: torch.nn.Module, images: Tensor, *others: object) -> SegmentationOutput:
+            target = network is stage.learner and images is not source.image
+            return (timed if target else compute)(network, images, *others)
+
+        stage.compute = of_the_target
+    return calls
 
 
 def variants(o: argparse.Namespace, device: torch.device) -> dict[str, tuple[Compute, bool]]:

@@ -49,7 +49,7 @@ CASES: dict[str, dict] = {
     "stage1, strong": {"train_on_strong": True, "regulariser_weight": 0.1},
     "stage1, no quirks": {"quirks": "none", "refresh_prior": 2, "pretrain_norm": True},
     "stage2": {"distillation_weight": 1.0, "pretrain_norm": True},
-    "stage2, weak labels": {"replay_labels": False, "symmetric": True, "regulariser_weight": 0.1},
+    "stage2, weak view": {"train_on_strong": False, "symmetric": True, "regulariser_weight": 0.1},
 }
 
 
@@ -166,8 +166,8 @@ PLANTED: dict[str, tuple[Callable[[Tensor], object], str]] = {
 def test_planted_faults_are_found(fault):
     plant, told = PLANTED[fault]
 
-    def planted(network: nn.Module, images: Tensor) -> Tensor:
-        output = call(compute, network, images)
+    def planted(network: nn.Module, images: Tensor, *others: object) -> Tensor:
+        output = call(compute, network, images, *others)
         plant(output.logits)
         return output
 
@@ -213,7 +213,7 @@ def four_processes() -> Iterator[Processes]:
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
     try:
         with mock.patch.object(nn.parallel, "DistributedDataParallel", OneOfMany):
-            yield Processes(0, 4, GPU, host=dist.new_group(backend="fake"))
+            yield Processes(0, 4, host=dist.new_group(backend="fake"))
     finally:
         dist.destroy_process_group()
 
