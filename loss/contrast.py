@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Anchors times queue rows. About five float32 matrices of that size are in memory at a time: 1.3 GB. The
+# Anchors times queue rows. About four float32 matrices of that size are in memory at a time: 1.1 GB. The
 # 1,024 anchors of 4 images against 65,536 rows are one piece; smaller pieces launch more operations.
 _PAIRS_AT_ONCE = 2**26
 
@@ -43,9 +43,12 @@ class _QueueContrast(torch.autograd.Function):
         for start in range(0, len(anchors), at_once):
             part = slice(start, start + at_once)
             logits = scaled[part] @ queue.t()  # (a, N)
-            loss, by_logits = _loss_and_gradient(logits, anchor_labels[part, None] == queue_labels)
-            total += loss
-            torch.mm(by_logits, queue, out=gradient[part])
+            positive = anchor_labels[part, None] == queue_labels  # (a, N)
+            weight = 1.0 / (positive.sum(dim=1, keepdim=True, dtype=logits.dtype) + 1e-5)  # (a, 1)
+            loss, descent = _loss_and_descent(logits, positive)
+            total += (loss * weight).sum()
+            torch.mm(descent, queue, out=gradient[part])
+            gradient[part].mul_(-weight)
         ctx.save_for_backward(gradient / (temperature * len(anchors)))
         return total / len(anchors)
 
@@ -55,17 +58,17 @@ class _QueueContrast(torch.autograd.Function):
         return above * gradient, None, None, None, None
 
 
-def _loss_and_gradient(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """logits and positive (bool) (a, N) → the summed loss of a anchors, and its gradient (a, N).
+def _loss_and_descent(logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """logits and positive (bool) (a, N) → the loss of each of a anchors (a, 1), and −gradient (a, N).
 
-    With S = Σ_neg e^l, a positive's term −[l − ln(e^l + S)] is softplus(ln S − l): its gradient is
-    −S/(e^l + S) = −sigmoid(ln S − l), and e^{l_neg}/(e^l + S) for each negative.
+    Both are sums over an anchor's positives, not divided by their number yet. With S = Σ_neg e^l, the term
+    −[l − ln(e^l + S)] of a positive is softplus(ln S − l). Its gradient is −S/(e^l + S) = −sigmoid(ln S − l),
+    and e^{l_neg}/(e^l + S) for each negative.
     """
-    weight = 1.0 / (positive.sum(dim=1, keepdim=True, dtype=logits.dtype) + 1e-5)  # (a, 1)
     log_negatives = logits.masked_fill(positive, -torch.inf).logsumexp(dim=1, keepdim=True)  # ln S
-    gap, negative = log_negatives - logits, ~positive
-    loss = (F.softplus(gap).masked_fill_(negative, 0.0).sum(dim=1, keepdim=True) * weight).sum()
-    # Over the positives: Σ 1/(e^l + S) = Σ sigmoid(gap)/S, and every negative takes its e^l of it.
-    share = gap.neg().exp_().masked_fill_(positive, 0.0)  # e^{l_neg}/S
-    pull = gap.sigmoid_().masked_fill_(negative, 0.0)
-    return loss, share.mul_(pull.sum(dim=1, keepdim=True)).sub_(pull).mul_(weight)
+    gap = (log_negatives - logits).masked_fill_(~positive, -torch.inf)
+    loss = F.softplus(gap).sum(dim=1, keepdim=True)
+    pull = gap.sigmoid_()
+    negatives = (logits - log_negatives).exp_()  # e^l/S; of positives it is not used
+    # Σ_pos 1/(e^l + S) = Σ_pos pull/S, and every negative takes its e^l of it.
+    return loss, torch.where(positive, pull, negatives.mul_(-pull.sum(dim=1, keepdim=True)))

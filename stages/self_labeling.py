@@ -142,6 +142,7 @@ class SelfLabelingStage(Stage):
         apart = self.method.consistency_weight > 0 and not self.method.train_on_strong
         strong_dropout = self.dropout(self.learner, target.strong) if apart else None
 
+        earlier = self.take_gradients() if apart else {}
         with self.accumulating(apart):
             output = self.compute(self.learner, image, dropout)
             pixels = self.sampled_pixels(seen.feats)
@@ -158,6 +159,7 @@ class SelfLabelingStage(Stage):
                 losses["consist"] = self.consistency(output, seen, target)
             self.backward(self.weigh(losses))
         if apart:  # the weak view's activations are gone before those of the strong view come
+            self.add_gradients(earlier)
             strong = self.compute(self.learner, target.strong, strong_dropout)
             losses["consist"] = self.consistency(strong, seen, target)
             # The classifier takes no part; the 0 tells DistributedDataParallel that its gradient is complete.

@@ -144,6 +144,16 @@ class Stage:
         groups = (group for optimizer, _ in self.optimizers for group in optimizer.param_groups)
         return [p.grad for group in groups for p in group["params"] if p.grad is not None]
 
+    def take_gradients(self) -> dict[nn.Parameter, Tensor]:
+        """Take the student's gradients off its parameters; see `add_gradients`."""
+        gradients = {p: p.grad for p in self.student.parameters() if p.grad is not None}
+        self.student.zero_grad(set_to_none=True)
+        return gradients
+
+    def add_gradients(self, taken: dict[nn.Parameter, Tensor]) -> None:
+        """Add what `take_gradients` took, in one operation; a backward pass adds each tensor by itself."""
+        torch._foreach_add_([p.grad for p in taken], list(taken.values()))
+
     def advance(self, update: bool = True) -> None:
         """Use the gradients up and count the iteration; update=False: throw them away instead."""
         if update:
