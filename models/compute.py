@@ -40,5 +40,5 @@ class Compute:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None):
-            feats, logits = network(images, dropout)
+            feats, logits = network(images) if dropout is None else network(images, dropout)
         return SegmentationOutput(feats.to(images.dtype), logits.to(images.dtype))
