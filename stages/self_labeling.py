@@ -137,7 +137,7 @@ class SelfLabelingStage(Stage):
             self.counter.add_(seen.logits)
         label = self.training_label(source, target, seen, box)
         image = self.training_image(source, target, box)
-        # Drawn before the pixels, for both views.
+        # Dropout of both views is drawn before the pixels: the order of draws decides what a seed gives.
         dropout = self.dropout(self.learner, image)
         apart = self.method.consistency_weight > 0 and not self.method.train_on_strong
         strong_dropout = self.dropout(self.learner, target.strong) if apart else None

@@ -202,8 +202,8 @@ class Stage:
         uniform = self.draws.uniform(len(images), self.student.feat_channels)
         return sent(self.student.dropout_factors(uniform), images.device)
 
-    def accumulating(self, more: bool = True) -> AbstractContextManager:
-        """Around forward and backward pass: more of them follow, so gradients stay on this process yet."""
+    def accumulating(self, more: bool) -> AbstractContextManager:
+        """Context of a forward and backward pass; if more follow, gradients stay on this process for now."""
         return self.learner.no_sync() if more and self.processes.size > 1 else nullcontext()
 
     def source_loss(self, output: SegmentationOutput, label: Tensor) -> Tensor:
