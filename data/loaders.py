@@ -28,9 +28,9 @@ from data.pseudo_labels import PseudoLabels
 from data.replay import soft_label_quarter
 from data.strong_augment import StrongRecord, draw_strong, strong_image
 from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
-from utils.interruption import begin_helping
 from utils.options import grid_size
 from utils.processes import ALONE, Processes
+from utils.workers import set_up_worker
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _DOMAIN = {"source": 0, "target": 1}
@@ -301,7 +301,7 @@ def read(loader: DataLoader) -> Iterator[Any]:
 
 def begin_worker(_worker: int) -> None:
     """What a loading process does first."""
-    begin_helping()
+    set_up_worker()
     keep_freed_memory()
 
 

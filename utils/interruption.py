@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType, TracebackType
+from types import FrameType
+
+from utils.workers import ENDING_SIGNALS
 
 CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
-_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -47,7 +48,7 @@ class Interruption:
 
 def catch_signals(handler: Handler) -> dict[int, object]:
     """Hand the asking signals to `handler`, but ignored ones (nohup); returns what handled them before."""
-    caught = [number for number in _ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    caught = [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in caught}
 
 
@@ -55,23 +56,6 @@ def restore_signals(before: dict[int, object]) -> None:
     """Undo `catch_signals`."""
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-def begin_helping() -> None:
-    """For helping processes, which end when the process that they help does, whose matter the signals are.
-
-    multiprocessing has a thread there that hands tensors over; that nobody takes them any more, because the
-    other has ended, is no error to print.
-    """
-    for number in _ASKING:
-        signal.signal(number, signal.SIG_IGN)
-    tell = sys.excepthook
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not issubclass(kind, ConnectionError | EOFError):
-            tell(kind, error, trace)
-
-    sys.excepthook = hook
 
 
 def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:

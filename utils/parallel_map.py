@@ -8,7 +8,7 @@ from typing import Any
 import tqdm
 from torch.utils.data import DataLoader, Dataset
 
-from utils.interruption import begin_helping
+from utils.workers import set_up_worker
 
 
 class _Called(Dataset):
@@ -40,7 +40,7 @@ def parallel_map(
 
 
 def _begin_worker(_worker: int) -> None:
-    begin_helping()
+    set_up_worker()
 
 
 def _as_it_is(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Helping processes: what they do about signals and about the end of the process that they help."""
+"""Workers ignore signals, and say nothing when the main process has ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ PROJECT = Path(__file__).parents[2]
 
 def said_by(lines: str) -> str:
     """What a process that helps says on stderr."""
-    program = (
-        f"import os, signal, sys\nfrom utils.interruption import begin_helping\nbegin_helping()\n{lines}"
-    )
+    program = f"import os, signal, sys\nfrom utils.workers import set_up_worker\nset_up_worker()\n{lines}"
     return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True).stderr
 
 
