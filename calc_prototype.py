@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from data.choose import source_data
 from data.dataset import DataSet
+from engine.inference import predict
+from engine.launch import joined
 from loss import occurrences
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
-from stages.predict import predict
 from stages.products import prototype_path
 from utils.files import replace_when_whole
-from utils.launch import joined
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from data.choose import classes_of
+from engine.inference import predict
+from engine.launch import joined
 from loss import ClassCounter
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
-from stages.predict import predict
 from stages.products import distribution_path, save_distribution
-from utils.launch import joined
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
 

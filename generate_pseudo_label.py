@@ -16,10 +16,10 @@ from data.choose import classes_of
 from data.dataset import DataSet
 from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from engine.inference import Prediction, mean_probabilities, predict
+from engine.launch import joined
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
-from stages.predict import Prediction, mean_probabilities, predict
 from utils.background import BackgroundWriter
-from utils.launch import joined
 from utils.options import Options, grid_size, parse, run_script
 from utils.processes import Processes
 

@@ -19,7 +19,10 @@ from data.choose import classes_of
 from data.classes import Classes
 from data.folder import has_labels
 from data.own_images import own_images, own_loader
-from stages.about import scored_as_published
+from engine.about import scored_as_published
+from engine.inference import Prediction, add_mean_over_13, evaluate, shapes
+from engine.launch import joined
+from engine.own_images import Predictor, Products, predict_own_images
 from stages.build import (
     inference_data,
     load_for_inference,
@@ -27,11 +30,8 @@ from stages.build import (
     prepare_device,
     whole_images,
 )
-from stages.own_images import Predictor, Products, predict_own_images
-from stages.predict import Prediction, add_mean_over_13, evaluate, shapes
 from utils.background import BackgroundWriter
 from utils.files import save_json
-from utils.launch import joined
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
 from utils.published import published_rows

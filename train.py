@@ -19,16 +19,16 @@ from torch.utils.data import DataLoader
 
 from data.choose import classes_of
 from data.loaders import batch_files
-from stages.about import write_about
+from engine.about import write_about
+from engine.guard import Guard
+from engine.launch import joined
+from engine.log import RunLog, get_logger, silent_logger
+from engine.pictures import Pictures
+from engine.resume import claim, continued, make_room
+from engine.signals import CAN_CONTINUE, Interruption
+from engine.training import Training
 from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
-from stages.continuing import claim, continued, make_room
-from stages.guard import Guard
-from stages.pictures import Pictures
-from stages.training import Training
 from utils.files import save_text
-from utils.interruption import CAN_CONTINUE, Interruption
-from utils.launch import joined
-from utils.logger import RunLog, get_logger, silent_logger
 from utils.options import Options, parse, run_script
 from utils.processes import Processes
 

@@ -26,10 +26,10 @@ from data.labels import palette
 from data.loaders import inference_loader
 from data.mini import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
+from engine.inference import evaluate, predict
 from generate_pseudo_label import hard_scores
 from loss import ClassCounter
 from models import Compute, deeplabv2
-from stages.predict import evaluate, predict
 from utils.background import BackgroundWriter
 
 K = 19

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.step import STAGES, build
 from benchmarks.timing import median_ms
+from engine.run_state import RunStates
 from models import Compute
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint
-from utils.run_state import RunStates
 
 SAVE_INTERVAL, VAL_INTERVAL = 500, 1000  # the defaults of utils/options.py
 

@@ -31,13 +31,13 @@ from data.loaders import SourceBatch, TargetBatch, read, training_loader
 from data.mini import parse_size
 from data.strong_augment import draw_strong
 from data.weak_augment import draw_weak
+from engine.guard import Guard
+from engine.log import silent_logger
 from models import Compute, FCDiscriminator, SegmentationOutput, deeplabv2, freeze_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
-from stages.guard import Guard
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import WarmUpStage
-from utils.logger import silent_logger
 from utils.quirks import Quirks
 
 K = 19

@@ -25,9 +25,9 @@ from data.gta5 import gta5
 from data.labels import IGNORE
 from data.loaders import inference_loader, read
 from data.mini import parse_size, write_mini
+from engine.inference import evaluate
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy  # 1
 from models import SegmentationOutput, ema_copy, ema_update_
-from stages.predict import evaluate
 from stages.stage import resize_logits
 
 K = 19  # classes

@@ -1,4 +1,4 @@
-"""What one iteration saw, for people: `Stage.watch` asks for it, `stages/pictures.py` draws it.
+"""What one iteration saw, for people: `Stage.watch` asks for it, `engine/pictures.py` draws it.
 
 Nothing here draws at random or changes what a stage computes with. Letters as in stages/self_labeling.py.
 """

@@ -16,8 +16,10 @@ import torch
 import yaml
 from cli_tools import PROJECT, run_here
 
-from stages.predict import evaluate
-from stages.training import Training
+from engine.inference import evaluate
+from engine.run_state import RunStates
+from engine.signals import CAN_CONTINUE, Interrupted
+from engine.training import Training
 from tests.cli.killed_runs import (
     COMMON,
     STAGES,
@@ -31,8 +33,6 @@ from tests.cli.killed_runs import (
     start,
     training_words,
 )
-from utils.interruption import CAN_CONTINUE, Interrupted
-from utils.run_state import RunStates
 
 ITERATIONS = 14
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -167,7 +167,7 @@ def test_signals_end_a_run_that_goes_on(world, desk):
 def test_a_second_interrupt_ends_at_once():
     program = (
         "import os, signal, time\n"
-        "from utils.interruption import Interruption\n"
+        "from engine.signals import Interruption\n"
         "with Interruption() as asked:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print(asked.asked_by, flush=True)\n"
@@ -194,7 +194,7 @@ def test_two_processes_end_together_when_one_is_asked(desk):
 def test_the_process_that_starts_copies_passes_signals_on(desk):
     starter = desk / "start.py"
     starter.write_text(
-        "import sys\nfrom utils.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
+        "import sys\nfrom engine.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
     )
     script = [str(PROJECT / "train.py"), *words("warm_up", "--continue", iterations=2000)[1:]]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
@@ -251,7 +251,7 @@ def test_no_validation_is_lost(world, desk, monkeypatch):
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.training.evaluate", interrupted)
+        patch.setattr("engine.training.evaluate", interrupted)
         assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert_whole(desk, world)
@@ -266,7 +266,7 @@ def test_the_last_validation_is_made_up_for_and_saved(world, desk, monkeypatch):
         return whole(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.training.evaluate", interrupted)
+        patch.setattr("engine.training.evaluate", interrupted)
         assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert_whole(desk, world)

@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.labels import NAMES
-from stages.training import Training
+from engine.training import Training
 from tests.cli.killed_runs import differences, left_by, prepare, training_words
 from utils.report.page import page as page_of
 from utils.report.run import read_run

@@ -19,8 +19,8 @@ from PIL import Image
 from data.check import check
 from data.choose import classes_of, source_data, target_data
 from data.labels import IGNORE
+from engine.training import Training
 from stages.build import training_loaders
-from stages.training import Training
 from utils.options import Options, parse
 from utils.processes import ALONE
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.classes import known_classes
-from stages.own_images import Predictor
+from engine.own_images import Predictor
 from utils.options import build_parser, parse
 
 SMALL = "--num_workers 0 --device cpu"

@@ -163,7 +163,7 @@ def copies(tmp_path) -> Path:
     path = tmp_path / "start.py"
     path.write_text(
         f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
-        "from utils.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
+        "from engine.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
     )
     return path
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.log import RunLog, silent_logger
 from tests.distributed.programs import run_program
-from utils.logger import RunLog, silent_logger
 from utils.processes import Processes
 
 

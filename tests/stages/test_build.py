@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.log import silent_logger
 from models import FCDiscriminator, deeplabv2
 from stages.build import build_stage, computing
 from stages.stage import Stage
 from utils.checkpoint import DISCRIMINATOR, NETWORK
-from utils.logger import silent_logger
 from utils.options import parse
 from utils.processes import ALONE
 

@@ -8,10 +8,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.finite import finite
 from loss import queue_contrast
 from models import deeplabv2, ema_copy, ema_update_
 from models.batch_norm import count_batch
-from utils.finite import finite
 from utils.optim import RepeatedSGD, parameter_groups
 
 

@@ -21,14 +21,14 @@ from benchmarks.pretended_gpu import GPUFault, PretendedGPU, pretended_gpu
 from benchmarks.step import batches, flops
 from data.loaders import SourceBatch, TargetBatch
 from data.strong_augment import StrongRecord
+from engine.guard import Guard
+from engine.log import silent_logger
 from loss import RingQueue
 from models import Compute, DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
-from stages.guard import Guard
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.logger import silent_logger
 from utils.processes import ALONE, Processes
 from utils.quirks import Quirks
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from data.mini import write_mini
+from engine.guard import Guard
 from loss import prior as prior_module
-from stages.guard import Guard
 from stages.prior import starting_prior
 from stages.self_labeling import SelfLabelingStage
 from stages.stage import BatchDraws

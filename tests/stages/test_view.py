@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.step import STAGES, batches, build
+from engine.pictures import Pictures
 from loss import RingQueue
 from models import Compute
-from stages.pictures import Pictures
 from stages.view import Points, View, shares
 from tests.cli.killed_runs import differences
 from utils.processes import ALONE

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.logger import RunLog, get_logger
+from engine.log import RunLog, get_logger
 from utils.milestones import PUBLISHED, compare, read_log
 
 RELEASED = """some heading

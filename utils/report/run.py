@@ -1,6 +1,6 @@
 """What a training leaves in LOG_DIR/NAME, read for a report; whatever is missing is left out.
 
-about.json (stages/about.py), options.yaml, log.jsonl, scores_current.json, scores_best.json, pictures/*.png.
+about.json (engine/about.py), options.yaml, log.jsonl, scores_current.json, scores_best.json, pictures/*.png.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from data.dataset import DataSet
 from data.labels import LabelFormat
 from data.loaders import inference_loader
+from engine.inference import evaluate
 from models import SegmentationOutput
-from stages.predict import evaluate
 
 K = 3
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.labels import NAMES
-from stages.about import scored_as_published
+from engine.about import scored_as_published
 from utils.options import parse
 
 OWN = (2048, 1024)

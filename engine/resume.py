@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from engine.run_state import RunStates, locked
 from utils.checkpoint import checkpoint_path
 from utils.files import clear_unfinished
 from utils.options import Options
 from utils.processes import Processes
 from utils.render import SHEETS
-from utils.run_state import RunStates, locked
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from data.loaders import image_batch
 from data.own_images import OwnImage, OwnImages, clashes
+from engine.inference import mean_probabilities
 from models import Compute
-from stages.predict import mean_probabilities
 from stages.stage import PLAIN, resize_logits
 from utils.background import BackgroundWriter
 from utils.files import save_image

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stages.predict import Prediction
+from engine.inference import Prediction
+from engine.log import RunLog
 from stages.view import Points, View
-from utils.logger import RunLog
 from utils.processes import Processes
 from utils.render import Sheet, colourise
 

@@ -12,17 +12,17 @@ from torch.utils.data import DataLoader
 
 from data.choose import classes_of
 from data.loaders import image_names, read
-from stages.continuing import BEGIN_ANEW, released_path, scores_path
-from stages.guard import Guard
-from stages.pictures import Pictures
-from stages.predict import add_mean_over_13, evaluate
+from engine.guard import Guard
+from engine.inference import add_mean_over_13, evaluate
+from engine.log import RunLog
+from engine.pictures import Pictures
+from engine.resume import BEGIN_ANEW, released_path, scores_path
+from engine.run_state import RunStates
+from engine.signals import Interrupted, Interruption
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint
 from utils.files import save_json
-from utils.interruption import Interrupted, Interruption
-from utils.logger import RunLog
 from utils.options import Options
-from utils.run_state import RunStates
 
 
 class Training:

@@ -16,7 +16,7 @@ from types import TracebackType
 import torch
 import torch.distributed as dist
 
-from utils.interruption import passed_on, start_apart
+from engine.signals import passed_on, start_apart
 from utils.options import Options, one_line
 from utils.processes import Processes
 

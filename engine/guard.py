@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from data.loaders import SourceBatch, TargetBatch
+from engine.finite import Bad, FiniteWatch, finite
 from stages.stage import Stage
-from utils.finite import Bad, FiniteWatch, finite
 
 REMEDY = (
     "--continue goes on from the last saved state, with --on_nonfinite skip past such iterations; "

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine.finite import finite
+from engine.guard import Guard
 from models import DeepLabV2, FCDiscriminator
-from stages.guard import Guard
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import WarmUpStage
 from tests.golden import inputs
-from utils.finite import finite
 from utils.quirks import Quirks
 
 RATES = OptimisationSettings(1e-2, 5.0, 100)
