@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.choose import source_data
-from data.dataset import DataSet
+from data.sets.choose import source_data
+from data.sets.dataset import DataSet
 from engine.inference import predict
 from engine.launch import joined
 from loss import occurrences

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.choose import classes_of
+from data.sets.choose import classes_of
 from engine.inference import predict
 from engine.launch import joined
 from loss import ClassCounter

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.choose import classes_of
-from data.dataset import DataSet
 from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.sets.choose import classes_of
+from data.sets.dataset import DataSet
 from engine.inference import Prediction, mean_probabilities, predict
 from engine.launch import joined
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from data.choose import classes_of, target_data
+from data.sets.choose import classes_of, target_data
 from engine.run_state import RunStates, locked
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY

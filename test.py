@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from data.choose import classes_of
 from data.classes import Classes
-from data.folder import has_labels
 from data.own_images import own_images, own_loader
+from data.sets.choose import classes_of
+from data.sets.folder import has_labels
 from engine.about import scored_as_published
 from engine.inference import Prediction, add_mean_over_13, evaluate, shapes
 from engine.launch import joined

@@ -17,8 +17,8 @@ import torch
 import yaml
 from torch.utils.data import DataLoader
 
-from data.choose import classes_of
 from data.loaders import batch_files
+from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard
 from engine.launch import joined

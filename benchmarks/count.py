@@ -33,7 +33,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.pretended_gpu import PretendedGPU, places, pretended_gpu
 from benchmarks.step import STAGES, batches, build, watched
 from data.loaders import SourceBatch, TargetBatch
-from data.mini import parse_size
+from data.mini.world import parse_size
 from loss import RingQueue
 from models import Compute, FCDiscriminator, SegmentationOutput
 from stages.stage import Stage
@@ -157,7 +157,7 @@ class Counting(PretendedGPU):
             file = place.split(":")[0]
             if file in FILES:
                 return FILES[file]
-            if file in ("loss/prototypes.py", "data/replay.py"):
+            if file in ("loss/prototypes.py", "data/augment/replay.py"):
                 return CONSISTENCY if torch.is_grad_enabled() else RECTIFY
         return REST
 

@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from data.cityscapes import cityscapes
 from data.labels import palette
 from data.loaders import inference_loader
-from data.mini import parse_size, write_mini
+from data.mini.world import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
+from data.sets.cityscapes import cityscapes
 from engine.inference import evaluate, predict
 from generate_pseudo_label import hard_scores
 from loss import ClassCounter

@@ -29,10 +29,7 @@ from torch import Tensor
 
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
-from data.cityscapes import cityscapes
-from data.colour_statistics import KeptStatistics
-from data.dataset import DataSet
-from data.gta5 import gta5
+from data.augment.colour_statistics import KeptStatistics
 from data.image_cache import ImageCache
 from data.labels import palette
 from data.loaders import (
@@ -43,8 +40,11 @@ from data.loaders import (
     keep_freed_memory,
     training_loader,
 )
-from data.mini import write_mini
+from data.mini.world import write_mini
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.sets.cityscapes import cityscapes
+from data.sets.dataset import DataSet
+from data.sets.gta5 import gta5
 
 GTA5_SIZE, CITYSCAPES_SIZE, GRID, K = (1914, 1052), (2048, 1024), (129, 257), 19
 IMAGES = 6

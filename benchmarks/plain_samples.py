@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
+from data.augment.strong import GREY, StrongRecord, affine_coefficients
+from data.augment.weak import WeakRecord
 from data.labels import encode, id_table
-from data.strong_augment import GREY, StrongRecord, affine_coefficients
-from data.weak_augment import WeakRecord
 
 Size = tuple[int, int]
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST

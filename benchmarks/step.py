@@ -27,10 +27,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from data.augment.strong import draw_strong
+from data.augment.weak import draw_weak
 from data.loaders import SourceBatch, TargetBatch, read, training_loader
-from data.mini import parse_size
-from data.strong_augment import draw_strong
-from data.weak_augment import draw_weak
+from data.mini.world import parse_size
 from engine.guard import Guard
 from engine.log import silent_logger
 from models import Compute, FCDiscriminator, SegmentationOutput, deeplabv2, freeze_batch_norm

@@ -22,8 +22,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
+from data.augment.strong import StrongRecord, strong_image
 from data.loaders import keep_freed_memory
-from data.strong_augment import StrongRecord, strong_image
 
 BILINEAR, GREY = TF.InterpolationMode.BILINEAR, [127, 127, 127]
 CROP = (896, 512)

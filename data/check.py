@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.choose import source_data, target_data, validation_data
-from data.dataset import DataSet
 from data.examine import REMEDIES, Finding, Part, Problem, examine
 from data.pseudo_labels import PseudoLabels
+from data.sets.choose import source_data, target_data, validation_data
+from data.sets.dataset import DataSet
 from utils.options import Options, parse, run_script
 from utils.parallel_map import parallel_map
 from utils.processes import ALONE, Processes

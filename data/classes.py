@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from data.dataset import read_colour_label, read_label_image
 from data.labels import (
     IGNORE,
     NAMES,
@@ -23,6 +22,7 @@ from data.labels import (
     palette,
     supported_class_counts,
 )
+from data.sets.dataset import read_colour_label, read_label_image
 from utils.classes_file import LAYOUTS, ClassesFile, Colour, Value, drawn_colour
 
 _NAMED = 3  # colours of a label that a message names

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.dataset import DataSet, intact_size
+from data.augment.resize import Size
 from data.pseudo_labels import PseudoLabels
-from data.resize import Size
+from data.sets.dataset import DataSet, intact_size
 from utils.options import grid_size
 
 _AGAIN = "copy or download them again"

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import DataSet, intact_size, opened
+from data.augment.resize import Size
 from data.pseudo_labels import PseudoLabels
-from data.resize import Size
+from data.sets.dataset import DataSet, intact_size, opened
 from utils.files import load_array, remove_unfinished, save_json
 from utils.parallel_map import parallel_map
 from utils.processes import Processes

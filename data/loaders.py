@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
-from data.colour_statistics import KeptStatistics
-from data.colour_transfer import transfer_colours
-from data.dataset import DataSet
+from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import transfer_colours
+from data.augment.replay import soft_label_quarter
+from data.augment.strong import StrongRecord, draw_strong, strong_image
+from data.augment.weak import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from data.pseudo_labels import PseudoLabels
-from data.replay import soft_label_quarter
-from data.strong_augment import StrongRecord, draw_strong, strong_image
-from data.weak_augment import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
+from data.sets.dataset import DataSet
 from utils.options import grid_size
 from utils.processes import ALONE, Processes
 from utils.workers import set_up_worker

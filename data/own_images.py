@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.dataset import read_rgb
+from data.augment.resize import Size
 from data.loaders import Guarded, begin_worker
-from data.resize import Size
+from data.sets.dataset import read_rgb
 from utils.image_file import opened
 from utils.processes import ALONE, Processes
 

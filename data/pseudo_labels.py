@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
+from data.augment.resize import Size
 from data.labels import IGNORE
-from data.resize import Size
+from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
 from utils.files import load_array, save_array, save_image
 from utils.render import save_prediction
 

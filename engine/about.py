@@ -14,10 +14,10 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader
 
-from data.cityscapes import SIZE
 from data.classes import Classes
-from data.dataset import DataSet
 from data.loaders import image_names
+from data.sets.cityscapes import SIZE
+from data.sets.dataset import DataSet
 from stages.self_labeling import SelfLabelingStage
 from stages.stage import Stage
 from utils.files import save_json

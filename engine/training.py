@@ -10,8 +10,8 @@ import tqdm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from data.choose import classes_of
 from data.loaders import image_names, read
+from data.sets.choose import classes_of
 from engine.guard import Guard
 from engine.inference import add_mean_over_13, evaluate
 from engine.log import RunLog

@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from data.cityscapes import cityscapes
-from data.gta5 import gta5
 from data.labels import IGNORE
 from data.loaders import inference_loader, read
-from data.mini import parse_size, write_mini
+from data.mini.world import parse_size, write_mini
+from data.sets.cityscapes import cityscapes
+from data.sets.gta5 import gta5
 from engine.inference import evaluate
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy  # 1
 from models import SegmentationOutput, ema_copy, ema_update_

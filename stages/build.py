@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from data.augment.colour_statistics import KeptStatistics
 from data.check import check_sample
-from data.choose import classes_of, source_data, target_data, validation_data
-from data.colour_statistics import KeptStatistics
-from data.dataset import DataSet
 from data.labels import supported_class_counts
 from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
+from data.sets.choose import classes_of, source_data, target_data, validation_data
+from data.sets.dataset import DataSet
 from models import Compute, DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import NetworkShape, imagenet_state, load_backbone, load_network, network_shape
 from stages.distillation import DistillationSettings, DistillationStage

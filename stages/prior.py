@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.choose import source_data, target_data
-from data.dataset import DataSet
+from data.sets.choose import source_data, target_data
+from data.sets.dataset import DataSet
 from loss import class_shares
 from stages.products import ABSENT, load_distribution
 from utils.options import Options

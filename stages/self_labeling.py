@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.augment.replay import full_to_weak
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import full_to_weak
 from loss import (
     ClassCounter,
     SelfLabeling,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.augment.replay import replay_strong
+from data.augment.strong import StrongRecord
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from data.replay import replay_strong
-from data.strong_augment import StrongRecord
 from loss import cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
 from stages.view import View
@@ -216,7 +216,7 @@ class Stage:
         (share if self.processes.size == 1 else share * self.processes.size).backward()
 
     def replay(self, maps: Tensor, records: Sequence[StrongRecord], scale: int = 4) -> Tensor:
-        """Maps of the weak crops at 1/scale, as the strong views show them (Q5, Q7; see data.replay).
+        """Maps of the weak crops at 1/scale, as the strong views show them (Q5, Q7; see data.augment.replay).
 
         Probabilities (B, K, h, w), or labels (B, h, w) int64.
         """

@@ -17,8 +17,8 @@ from cli_tools import MINI, PROJECT, SMALL, TRAINING, load, pixels, refused_here
 from PIL import Image
 
 from data.check import check
-from data.choose import classes_of, source_data, target_data
 from data.labels import IGNORE
+from data.sets.choose import classes_of, source_data, target_data
 from engine.training import Training
 from stages.build import training_loaders
 from utils.options import Options, parse

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.colour_statistics import KeptStatistics
-from data.colour_transfer import colour_statistics
-from data.dataset import DataSet, read_label_image
+from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import colour_statistics
 from data.image_cache import ImageCache
 from data.labels import id_format
+from data.sets.dataset import DataSet, read_label_image
 
 SIZE = (50, 70)  # W, H: more rows than two strips of the cache hold
 LIMIT = 10**9

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from data.check import check, check_sample
-from data.choose import target_data
 from data.examine import REMEDIES
 from data.labels import palette
-from data.mini import write_mini
+from data.mini.world import write_mini
 from data.pseudo_labels import write_hard, write_soft
+from data.sets.choose import target_data
 from utils.options import Options, parse
 from utils.processes import Processes
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data.classes import folder_format, known_classes, named_format, own_classes, value_format
-from data.dataset import read_label_image
 from data.labels import IGNORE, LabelFormat, id_format
-from data.synthia import read_synthia_ids
+from data.sets.dataset import read_label_image
+from data.sets.synthia import read_synthia_ids
 from utils.classes_file import ClassesFile, read_classes_file
 
 SIZE = (13, 9)  # W, H

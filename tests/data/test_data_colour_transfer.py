@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage import color
 
-from data.colour_transfer import colour_statistics, transfer_colours
+from data.augment.colour_transfer import colour_statistics, transfer_colours
 
 
 def image(seed: int, low: int = 0, high: int = 256, size: tuple[int, int] = (24, 31)) -> np.ndarray:

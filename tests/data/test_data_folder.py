@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from data.classes import value_format
-from data.dataset import DataSet
-from data.folder import folder, has_labels, read_list
 from data.image_cache import ImageCache
 from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, read
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.sets.dataset import DataSet
+from data.sets.folder import folder, has_labels, read_list
 from utils.classes_file import LAYOUTS, Layout
 from utils.options import grid_size
 

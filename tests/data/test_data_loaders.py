@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import plain_samples as plain
-from data.colour_statistics import KeptStatistics
-from data.dataset import DataSet, read_label_image
+from data.augment.colour_statistics import KeptStatistics
+from data.augment.weak import WeakRecord
 from data.image_cache import ImageCache
 from data.labels import id_format
 from data.loaders import (
@@ -27,7 +27,7 @@ from data.loaders import (
     training_loader,
 )
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
-from data.weak_augment import WeakRecord
+from data.sets.dataset import DataSet, read_label_image
 
 SIZE, CROP = (64, 32), (32, 16)  # (W, H)
 K = 19

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from data.gta5 import gta5
 from data.mat_file import read_matrices
+from data.sets.gta5 import gta5
 
 LISTS = {"trainIds": [[9], [1]], "valIds": [[5]], "testIds": [[2]]}
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from data.cityscapes import cityscapes
-from data.dataset import DataSet
-from data.gta5 import gta5
-from data.synthia import synthia
+from data.sets.cityscapes import cityscapes
+from data.sets.dataset import DataSet
+from data.sets.gta5 import gta5
+from data.sets.synthia import synthia
 
 W, H = 12, 6
 IGNORE = 250

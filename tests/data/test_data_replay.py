@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.replay import full_to_weak, replay_strong, resize_matrix, soft_label_quarter
-from data.strong_augment import StrongRecord, strong_image
-from data.weak_augment import WeakRecord
+from data.augment.replay import full_to_weak, replay_strong, resize_matrix, soft_label_quarter
+from data.augment.strong import StrongRecord, strong_image
+from data.augment.weak import WeakRecord
 
 IGNORE = 250
 H, W = 96, 160

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.dataset import crossings, load_rows
-from data.resize import nearest_index, needed_box, resize_box
+from data.augment.resize import nearest_index, needed_box, resize_box
+from data.sets.dataset import crossings, load_rows
 
 SIZES = [
     ((191, 105), (204, 102)),

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms import functional as TF
 
-from data.replay import replay_strong
-from data.strong_augment import StrongRecord, affine_coefficients, draw_strong, strong_image
+from data.augment.replay import replay_strong
+from data.augment.strong import StrongRecord, affine_coefficients, draw_strong, strong_image
 
 CROP = (160, 96)  # (W, H)
 MAGNITUDES = range(1, 10)

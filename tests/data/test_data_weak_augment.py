@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.weak_augment import (
+from data.augment.weak import (
     WeakRecord,
     centred_record,
     draw_weak,

@@ -13,9 +13,9 @@ from scipy.io import loadmat
 from torchvision.io import ImageReadMode, decode_image
 
 from data import mini
-from data.mini import CITYSCAPES_IDS, STYLES, SYNTHIA_IDS, encode_png16, main, write_mini
-from data.mini_canvas import OUTSIDE
-from data.mini_scene import LAYOUTS, draw_scene
+from data.mini.canvas import OUTSIDE
+from data.mini.scene import LAYOUTS, draw_scene
+from data.mini.world import CITYSCAPES_IDS, STYLES, SYNTHIA_IDS, encode_png16, main, write_mini
 
 SIZE = (96, 48)
 

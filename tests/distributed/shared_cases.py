@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data.augment.strong import StrongRecord
+from data.augment.weak import WeakRecord
 from data.loaders import SourceBatch, TargetBatch
-from data.strong_augment import StrongRecord
-from data.weak_augment import WeakRecord
 from models import DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from scipy.io import savemat
 
 from data.labels import IGNORE
-from data.mini import encode_png, encode_png16
+from data.mini.world import encode_png, encode_png16
 from models import deeplabv2
 
 SIZE = (48, 40)  # W, H of images and labels

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import colour_statistics
 from data.classes import folder_format, known_classes, own_classes, value_format
-from data.colour_statistics import KeptStatistics
-from data.colour_transfer import colour_statistics
-from data.dataset import DataSet, read_label_image
-from data.folder import read_list
-from data.gta5 import gta5
 from data.image_cache import ImageCache
 from data.labels import IGNORE, id_format
 from data.pseudo_labels import PseudoLabels
-from data.synthia import read_synthia_ids
+from data.sets.dataset import DataSet, read_label_image
+from data.sets.folder import read_list
+from data.sets.gta5 import gta5
+from data.sets.synthia import read_synthia_ids
 from models import deeplabv2
 from models.weights import load_network, network_shape
 from stages.products import load_distribution, load_prototypes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.replay import full_to_weak, replay_strong
+from data.augment.replay import full_to_weak, replay_strong
 from loss import RingQueue, cosines_to_prototypes, queue_contrast, reverse_cross_entropy, sinkhorn
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage

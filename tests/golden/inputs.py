@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.augment.strong import StrongRecord
+from data.augment.weak import WeakRecord
 from data.loaders import SourceBatch, TargetBatch
-from data.strong_augment import StrongRecord
-from data.weak_augment import WeakRecord
 
 LAYERS = (1, 1, 2, 1)
 B, K, D, N, P = 2, 19, 256, 256, 32

@@ -19,8 +19,8 @@ from benchmarks import communication
 from benchmarks.count import NETWORKS, count, parse
 from benchmarks.pretended_gpu import GPUFault, PretendedGPU, pretended_gpu
 from benchmarks.step import batches, flops
+from data.augment.strong import StrongRecord
 from data.loaders import SourceBatch, TargetBatch
-from data.strong_augment import StrongRecord
 from engine.guard import Guard
 from engine.log import silent_logger
 from loss import RingQueue

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.replay import replay_strong
-from data.strong_augment import StrongRecord
+from data.augment.replay import replay_strong
+from data.augment.strong import StrongRecord
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data.replay import replay_strong
+from data.augment.replay import replay_strong
 from models import DeepLabV2, FCDiscriminator
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.mini import write_mini
+from data.mini.world import write_mini
 from engine.guard import Guard
 from loss import prior as prior_module
 from stages.prior import starting_prior

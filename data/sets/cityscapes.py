@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.dataset import DataSet, read_label_image, require_folder
 from data.labels import id_format
+from data.sets.dataset import DataSet, read_label_image, require_folder
 
 SIZE = (2048, 1024)
 

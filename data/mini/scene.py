@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from data.mini_canvas import (
+from data.mini.canvas import (
     BICYCLE,
     EGO,
     LIGHT,
@@ -20,7 +20,7 @@ from data.mini_canvas import (
     Range,
     Scene,
 )
-from data.mini_objects import (
+from data.mini.objects import (
     backdrop,
     bin_,
     building,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
 from data.labels import LabelFormat
-from data.resize import Box, Size, nearest_index, needed_box, resize_box
 from utils.image_file import opened
 
 

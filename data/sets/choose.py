@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from data.cityscapes import cityscapes
 from data.classes import Classes, folder_format, known_classes, named_format, own_classes
-from data.dataset import DataSet
-from data.folder import folder
-from data.gta5 import gta5
 from data.image_cache import ImageCache
-from data.synthia import synthia
+from data.sets.cityscapes import cityscapes
+from data.sets.dataset import DataSet
+from data.sets.folder import folder
+from data.sets.gta5 import gta5
+from data.sets.synthia import synthia
 from utils.classes_file import LAYOUTS
 from utils.options import Options
 

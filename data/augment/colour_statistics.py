@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.colour_transfer import ColourStatistics, colour_statistics
-from data.dataset import DataSet
+from data.augment.colour_transfer import ColourStatistics, colour_statistics
 from data.image_cache import file_identity
+from data.sets.dataset import DataSet
 
 _LIMIT = 2**26  # bytes; a line has about 150, and a file of more is none of ours
 

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from data.mini_canvas import (
+from data.mini.canvas import (
     BUILDING,
     BUS,
     CAR,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from data.mini_canvas import (
+from data.mini.canvas import (
     BUILDING,
     FENCE,
     POLE,

@@ -6,9 +6,9 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.dataset import DataSet, require_folder
+from data.augment.resize import Size
 from data.labels import LabelFormat
-from data.resize import Size
+from data.sets.dataset import DataSet, require_folder
 from utils.classes_file import Layout
 from utils.yaml_file import leads_out
 

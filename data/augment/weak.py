@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.resize import Box, Size, nearest_index, needed_box, resize_box
+from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from scipy.io import loadmat, whosmat
 from scipy.io.matlab import matfile_version
 
-from data.dataset import DataSet, read_label_image, require_folder
 from data.labels import id_format
 from data.mat_file import read_matrices
+from data.sets.dataset import DataSet, read_label_image, require_folder
 
 SIZE = (2048, 1024)
 _LISTS = ("trainIds", "valIds", "testIds")

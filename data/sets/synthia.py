@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from data.dataset import DataSet, crossings, nearest_crossings, require_folder
+from data.augment.resize import Size
 from data.labels import id_format
-from data.resize import Size
+from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
 from utils.image_file import opened
 
 SIZE = (1280, 760)

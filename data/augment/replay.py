@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.strong_augment import GEOMETRIC, StrongRecord, affine_coefficients
-from data.weak_augment import WeakRecord
+from data.augment.strong import GEOMETRIC, StrongRecord, affine_coefficients
+from data.augment.weak import WeakRecord
 from utils.transfer import sent
 
 # --- weak: full → weak ------------------------------------------------------------------------------------

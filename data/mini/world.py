@@ -25,8 +25,8 @@ from scipy.io import savemat
 from tqdm import tqdm
 
 from data import labels
-from data.mini_paint import COMMON, GRAIN, STYLES, paint
-from data.mini_scene import LAYOUTS, draw_scene
+from data.mini.paint import COMMON, GRAIN, STYLES, paint
+from data.mini.scene import LAYOUTS, draw_scene
 
 # Ids by train id 0..18, then for the kinds of void: static, dynamic, ego vehicle, out of roi
 CITYSCAPES_IDS = np.array([*labels.CITYSCAPES_IDS, 4, 5, 1, 3], np.uint8)
