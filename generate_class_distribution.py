@@ -15,8 +15,8 @@ from engine.launch import joined
 from loss import ClassCounter
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.products import distribution_path, save_distribution
+from utils.distributed import Processes
 from utils.options import Options, parse, run_script
-from utils.processes import Processes
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ from data.sets.dataset import DataSet
 from engine.inference import Prediction, mean_probabilities, predict
 from engine.launch import joined
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
-from utils.background import BackgroundWriter
+from utils.distributed import Processes
+from utils.files.background import BackgroundWriter
 from utils.options import Options, grid_size, parse, run_script
-from utils.processes import Processes
 
 
 def main() -> None:

@@ -30,13 +30,13 @@ from stages.build import (
     prepare_device,
     whole_images,
 )
-from utils.background import BackgroundWriter
-from utils.files import save_json
+from utils.distributed import Processes
+from utils.files.background import BackgroundWriter
+from utils.files.whole import save_json
 from utils.options import Options, parse, run_script
-from utils.processes import Processes
-from utils.published import published_rows
 from utils.render import save_prediction
-from utils.tables import plain_table, save_table
+from utils.report.published import published_rows
+from utils.report.tables import plain_table, save_table
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ from engine.resume import claim, continued, make_room
 from engine.signals import CAN_CONTINUE, Interruption
 from engine.training import Training
 from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
-from utils.files import save_text
+from utils.distributed import Processes
+from utils.files.whole import save_text
 from utils.options import Options, parse, run_script
-from utils.processes import Processes
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from data.examine import REMEDIES, Finding, Part, Problem, examine
 from data.pseudo_labels import PseudoLabels
 from data.sets.choose import source_data, target_data, validation_data
 from data.sets.dataset import DataSet
+from utils.distributed import ALONE, Processes
 from utils.options import Options, parse, run_script
 from utils.parallel_map import parallel_map
-from utils.processes import ALONE, Processes
 
 SAMPLE = 8  # images of each data set that training looks at when it starts
 _NAMED = 5  # files of each kind of problem that the report names

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils.files import replace_when_whole
+from utils.files.whole import replace_when_whole
 
 _STRIP = 32  # rows that share a checksum
 _HEADER = 2**14  # bytes before the pixels: checksums of up to 40,000 rows

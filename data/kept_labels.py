@@ -19,9 +19,9 @@ from torch import Tensor
 from data.augment.resize import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size, opened
-from utils.files import load_array, remove_unfinished, save_json
+from utils.distributed import Processes
+from utils.files.whole import load_array, remove_unfinished, save_json
 from utils.parallel_map import parallel_map
-from utils.processes import Processes
 from utils.render import colourise
 
 MISSING, DAMAGED, WHOLE = range(3)

@@ -28,8 +28,8 @@ from data.augment.strong import StrongRecord, draw_strong, strong_image
 from data.augment.weak import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
+from utils.distributed import ALONE, Processes
 from utils.options import grid_size
-from utils.processes import ALONE, Processes
 from utils.workers import set_up_worker
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from data.augment.resize import Size
 from data.loaders import Guarded, begin_worker
 from data.sets.dataset import read_rgb
-from utils.image_file import opened
-from utils.processes import ALONE, Processes
+from utils.distributed import ALONE, Processes
+from utils.files.image_file import opened
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 

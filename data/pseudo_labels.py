@@ -18,7 +18,7 @@ from PIL import Image
 from data.augment.resize import Size
 from data.labels import IGNORE
 from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
-from utils.files import load_array, save_array, save_image
+from utils.files.whole import load_array, save_array, save_image
 from utils.render import save_prediction
 
 SOFT_ENDINGS = (".npy",)

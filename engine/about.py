@@ -20,9 +20,9 @@ from data.sets.cityscapes import SIZE
 from data.sets.dataset import DataSet
 from stages.self_labeling import SelfLabelingStage
 from stages.stage import Stage
-from utils.files import save_json
+from utils.files.whole import save_json
 from utils.options import Options
-from utils.published import as_published, published_source
+from utils.report.published import as_published, published_source
 
 FILE = "about.json"
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.processes import ALONE, Processes
+from utils.distributed import ALONE, Processes
 
 
 class Bad(NamedTuple):

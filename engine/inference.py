@@ -16,8 +16,8 @@ from data.labels import thirteen_of_sixteen
 from data.loaders import of_one_size, read
 from models import Compute, SegmentationOutput
 from stages.stage import PLAIN, resize_logits
+from utils.distributed import ALONE, Processes
 from utils.metrics import ConfusionMatrix, nan_mean
-from utils.processes import ALONE, Processes
 
 
 class Prediction(NamedTuple):

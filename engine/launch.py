@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from engine.signals import passed_on, start_apart
+from utils.distributed import Processes
 from utils.options import Options, one_line
-from utils.processes import Processes
 
 PATIENCE = timedelta(minutes=30)  # the longest that a message between GPUs may take
 # Hosts wait for whoever is slower: to download, to write, to predict its share. `_Watch` finds who is lost.

@@ -15,8 +15,8 @@ import torch
 import tqdm
 from torch import Tensor
 
-from utils.files import not_written, save_text
-from utils.processes import ALONE, Processes
+from utils.distributed import ALONE, Processes
+from utils.files.whole import not_written, save_text
 from utils.render import Sheet, contact_sheet, save_sheet
 
 

@@ -19,10 +19,10 @@ from data.own_images import OwnImage, OwnImages, clashes
 from engine.inference import mean_probabilities
 from models import Compute
 from stages.stage import PLAIN, resize_logits
-from utils.background import BackgroundWriter
-from utils.files import save_image
+from utils.distributed import ALONE, Processes
+from utils.files.background import BackgroundWriter
+from utils.files.whole import save_image
 from utils.options import one_line
-from utils.processes import ALONE, Processes
 from utils.render import save_prediction
 
 SHORTEST_SIDE = 8  # pixels, the network's stride

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from engine.inference import Prediction
 from engine.log import RunLog
 from stages.view import Points, View
-from utils.processes import Processes
+from utils.distributed import Processes
 from utils.render import Sheet, colourise
 
 TILE_WIDTH = 256  # pixels

@@ -11,9 +11,9 @@ import torch
 
 from engine.run_state import RunStates, locked
 from utils.checkpoint import checkpoint_path
-from utils.files import clear_unfinished
+from utils.distributed import Processes
+from utils.files.whole import clear_unfinished
 from utils.options import Options
-from utils.processes import Processes
 from utils.render import SHEETS
 
 BEGIN_ANEW = "begin the run anew with --overwrite"

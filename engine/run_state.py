@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from utils.checkpoint import load_file, to_cpu, write_tensors
-from utils.files import not_written, replace_when_whole
-from utils.torch_file import check_torch_file
+from utils.files.torch_file import check_torch_file
+from utils.files.whole import not_written, replace_when_whole
 
 _NAME = re.compile(r"(\d+)\.pt")
 _SUM = ".sha256"

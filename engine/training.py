@@ -21,7 +21,7 @@ from engine.run_state import RunStates
 from engine.signals import Interrupted, Interruption
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint
-from utils.files import save_json
+from utils.files.whole import save_json
 from utils.options import Options
 
 

@@ -12,9 +12,9 @@ from data.sets.choose import source_data, target_data
 from data.sets.dataset import DataSet
 from loss import class_shares
 from stages.products import ABSENT, load_distribution
+from utils.distributed import Processes
 from utils.options import Options
 from utils.parallel_map import parallel_map
-from utils.processes import Processes
 
 
 def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:

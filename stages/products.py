@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.pseudo_labels import PseudoLabels
 from utils.checkpoint import load_file
-from utils.files import load_array, save_array
+from utils.files.whole import load_array, save_array
 from utils.options import Options
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"

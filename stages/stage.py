@@ -19,8 +19,8 @@ from loss import cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
 from stages.view import View
 from utils.checkpoint import NETWORK
+from utils.distributed import ALONE, Processes
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
-from utils.processes import ALONE, Processes
 from utils.quirks import Quirks
 from utils.transfer import sent
 

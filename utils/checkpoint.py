@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.files import replace_when_whole
-from utils.torch_file import check_torch_file
+from utils.files.torch_file import check_torch_file
+from utils.files.whole import replace_when_whole
 
 NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
 

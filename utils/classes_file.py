@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.yaml_file import leads_out, load_yaml
+from utils.files.yaml_file import leads_out, load_yaml
 
 Colour = tuple[int, int, int]
 Value = int | Colour  # what a label holds: an id, or a colour

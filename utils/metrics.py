@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.processes import Processes
+from utils.distributed import Processes
 
 
 class ConfusionMatrix:

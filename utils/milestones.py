@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.files import replace_when_whole
+from utils.files.whole import replace_when_whole
 
 Points = Sequence[tuple[int, float]]  # (Iter, value)
 

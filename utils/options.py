@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from utils.classes_file import ClassesFile, read_classes_file
+from utils.files.yaml_file import is_scalar, leads_out, load_yaml
 from utils.quirks import Quirks
-from utils.tables import FORMATS
-from utils.yaml_file import is_scalar, leads_out, load_yaml
+from utils.report.tables import FORMATS
 
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 _COUNTS = (

@@ -22,9 +22,9 @@ from typing import Any
 
 from utils.checkpoint import checkpoint_path
 from utils.classes_file import read_classes_file
-from utils.files import save_json
+from utils.files.whole import save_json
+from utils.files.yaml_file import is_scalar, leads_out, load_yaml
 from utils.options import OF_THE_MACHINE, build_parser, option_words
-from utils.yaml_file import is_scalar, leads_out, load_yaml
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {

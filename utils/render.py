@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from utils.files import replace_when_whole, save_image
-from utils.image_file import opened
+from utils.files.image_file import opened
+from utils.files.whole import replace_when_whole, save_image
 
 SHEETS = ("source", "target", "validation")  # titles of those that a training leaves in pictures/
 _SHEET = "sheet"  # the text in a sheet's file that says what its tiles are

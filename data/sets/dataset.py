@@ -12,7 +12,7 @@ from PIL import Image
 from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
 from data.labels import LabelFormat
-from utils.image_file import opened
+from utils.files.image_file import opened
 
 
 @dataclass(frozen=True)

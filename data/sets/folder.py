@@ -10,7 +10,7 @@ from data.augment.resize import Size
 from data.labels import LabelFormat
 from data.sets.dataset import DataSet, require_folder
 from utils.classes_file import Layout
-from utils.yaml_file import leads_out
+from utils.files.yaml_file import leads_out
 
 ENDINGS = (".png", ".jpg", ".jpeg")  # of images, where no suffix is given
 _LIST_LIMIT, _MOST_NAMES = 2**26, 10**6  # characters and names of a list

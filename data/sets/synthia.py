@@ -12,7 +12,7 @@ from torchvision.io import ImageReadMode, decode_image
 from data.augment.resize import Size
 from data.labels import id_format
 from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
-from utils.image_file import opened
+from utils.files.image_file import opened
 
 SIZE = (1280, 760)
 

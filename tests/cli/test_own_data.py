@@ -21,8 +21,8 @@ from data.labels import IGNORE
 from data.sets.choose import classes_of, source_data, target_data
 from engine.training import Training
 from stages.build import training_loaders
+from utils.distributed import ALONE
 from utils.options import Options, parse
-from utils.processes import ALONE
 
 PAGE = PROJECT / "docs" / "own_data.md"
 NAMES = ["road", "pavement", "building", "sky", "vehicle"]

@@ -18,8 +18,8 @@ from data.labels import palette
 from data.mini.world import write_mini
 from data.pseudo_labels import write_hard, write_soft
 from data.sets.choose import target_data
+from utils.distributed import Processes
 from utils.options import Options, parse
-from utils.processes import Processes
 
 W, H, GRID, K = 64, 32, (9, 5), 19
 STAGES = {"source_only": "", "warm_up": "", "stage1": "--path_soft soft", "stage2": "--path_LP hard"}

@@ -12,7 +12,7 @@ from PIL import Image
 from data.kept_labels import DAMAGED, MISSING, WHOLE, KeptLabels, states
 from data.labels import palette
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
-from utils.processes import ALONE
+from utils.distributed import ALONE
 
 NAMES = ["a", "b", "c"]
 SIZE = (8, 6)

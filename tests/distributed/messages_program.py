@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from utils.processes import Processes
+from utils.distributed import Processes
 
 QUEUED: list[str] = []  # names of messages between GPUs
 

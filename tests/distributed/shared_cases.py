@@ -25,7 +25,7 @@ from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
 from tests.golden import inputs
-from utils.processes import Processes
+from utils.distributed import Processes
 from utils.quirks import Quirks
 
 IMAGES, ITERATIONS, D = 4, 5, 64

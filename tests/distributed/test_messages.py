@@ -9,7 +9,7 @@ import torch
 
 from engine.log import RunLog, silent_logger
 from tests.distributed.programs import run_program
-from utils.processes import Processes
+from utils.distributed import Processes
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from utils import launch
+from utils.distributed import ALONE
 from utils.options import parse
-from utils.processes import ALONE
 
 TRAIN, TEST = ("train", "--stage warm_up --bs 4"), ("test", "")
 

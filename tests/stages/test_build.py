@@ -12,8 +12,8 @@ from models import FCDiscriminator, deeplabv2
 from stages.build import build_stage, computing
 from stages.stage import Stage
 from utils.checkpoint import DISCRIMINATOR, NETWORK
+from utils.distributed import ALONE
 from utils.options import parse
-from utils.processes import ALONE
 
 MINI = ["--backbone", "mini", "--device", "cpu"]
 

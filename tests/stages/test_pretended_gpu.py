@@ -29,7 +29,7 @@ from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.processes import ALONE, Processes
+from utils.distributed import ALONE, Processes
 from utils.quirks import Quirks
 
 K, PIXELS = 19, 16

@@ -19,8 +19,8 @@ from stages.self_labeling import SelfLabelingStage
 from stages.stage import BatchDraws
 from tests.distributed.shared_cases import METHOD, RATE, D, batches, network
 from tests.golden import inputs
+from utils.distributed import ALONE, Processes
 from utils.options import parse
-from utils.processes import ALONE, Processes
 from utils.quirks import Quirks
 
 SIZE = (256, 128)

@@ -14,7 +14,7 @@ from loss import RingQueue
 from models import Compute
 from stages.view import Points, View, shares
 from tests.cli.killed_runs import differences
-from utils.processes import ALONE
+from utils.distributed import ALONE
 
 CPU = torch.device("cpu")
 K, PIXELS, QUEUE = 19, 16, 64

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.files import (
+from utils.files.whole import (
     load_array,
     remove_unfinished,
     replace_when_whole,

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from utils.image_file import LONGEST_SIDE, opened
+from utils.files.image_file import LONGEST_SIDE, opened
 
 
 def png_header(width: int, height: int) -> bytes:

@@ -10,9 +10,9 @@ import pytest
 
 from data.labels import class_names
 from utils.options import parse
-from utils.published import as_published, published_rows
 from utils.quirks import Quirks, recorded_quirks
-from utils.tables import plain_table, save_table
+from utils.report.published import as_published, published_rows
+from utils.report.tables import plain_table, save_table
 
 NAMES_19 = [
     "road",

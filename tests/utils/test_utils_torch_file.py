@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.fuzz.bombs import Call, Entry, Storage, legacy, nest, tensor, zipped
 from utils.checkpoint import load_file
-from utils.torch_file import check_torch_file
+from utils.files.torch_file import check_torch_file
 
 HUGE = 10**12
 NUMBERS = struct.pack("<q", 4) + bytes(16)  # of one storage in the format before zip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from utils.yaml_file import LIMIT, load_yaml, parse_yaml
+from utils.files.yaml_file import LIMIT, load_yaml, parse_yaml
 
 
 def test_values_and_aliases(tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from utils.files import save_text
+from utils.files.whole import save_text
 from utils.options import run_script
 from utils.report.page import page
 from utils.report.run import read_run

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.files.yaml_file import load_yaml
 from utils.render import SHEETS, Sheet, load_sheet
-from utils.yaml_file import load_yaml
 
 _LONGEST = 2**26  # characters of a JSON file
 _LONGEST_LINE = 2**20  # of a log's

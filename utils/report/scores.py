@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from utils.published import PublishedRow, published_rows
 from utils.report.charts import spark
 from utils.report.html import class_head, hexadecimal, table
+from utils.report.published import PublishedRow, published_rows
 from utils.report.run import Line, Run
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import save_json, save_text
-from utils.published import PublishedRow, published_rows
+from utils.files.whole import save_json, save_text
 from utils.recipe import CHECKPOINTS, Recipe
-from utils.tables import latex_row, markdown, means, one_line, percent, published_values
+from utils.report.published import PublishedRow, published_rows
+from utils.report.tables import latex_row, markdown, means, one_line, percent, published_values
 
 _NOTES = {
     "last": "last: the checkpoint of the last iteration",

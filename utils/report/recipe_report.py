@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from utils.files import replace_when_whole, save_image
-from utils.image_file import opened
+from utils.files.image_file import opened
+from utils.files.whole import replace_when_whole, save_image
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
 from utils.report.run import read_log

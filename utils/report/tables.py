@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from utils.files import save_text
-from utils.published import PublishedRow
+from utils.files.whole import save_text
+from utils.report.published import PublishedRow
 
 _WIDTH = 30  # characters of a line for people, up to the published columns
 _SUMMARY = {

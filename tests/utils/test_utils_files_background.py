@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from utils.background import BackgroundWriter
+from utils.files.background import BackgroundWriter
 
 
 def test_all_is_done_at_the_end_of_the_block(tmp_path):
