@@ -45,7 +45,7 @@ def prepare_device(o: Options) -> torch.device:
     for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
     """
     torch.manual_seed(o.seed)
-    # Measured once a shape: crops and the whole images of stage 1 have one each (engine.inference: the others).
+    # Measured once a shape: crops and whole images of stage 1 have one each (engine.inference: the others).
     torch.backends.cudnn.benchmark = True
     cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))

@@ -1,0 +1,7 @@
+"""Entry point of `python -m data.mini`."""
+
+import sys
+
+from data.mini.world import main
+
+sys.exit(main())
