@@ -1,6 +1,6 @@
 """Strong augmentation of a weak crop: flip, blur, jitter, two draws from a pool, cutout.
 
-`draw_strong` draws a record, `strong_image` applies it and draws nothing. `data.replay` applies the same
+`draw_strong` draws a record, `strong_image` applies it and draws nothing. `data.augment.replay` applies the same
 record to maps of labels or probabilities.
 """
 

@@ -3,7 +3,7 @@
     python -m data.mini dataset_mini --size 256,128 --source 300 --target 300 --val 60
 
 writes OUT/GTA5, OUT/SYNTHIA, OUT/cityscapes and, last, OUT/mini.json with the parameters. The three share
-their kinds of street but differ in palette, light, camera and layout (`data.mini_paint`, `data.mini_scene`),
+their kinds of street but differ in palette, light, camera and layout (`data.mini.paint`, `data.mini.scene`),
 so that a network trained on one loses on another. An image depends on the seed, its data set, split and
 number alone.
 """

@@ -178,7 +178,7 @@ def test_statistics_are_worked_out_once(tmp_path, monkeypatch):
     assert_right(KeptStatistics(path), data)
     wanted = [KeptStatistics(None).of(data, i) for i in range(len(data))]
     other = KeptStatistics(path)
-    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
     for i, (mean, std) in enumerate(wanted):
         np.testing.assert_array_equal(other.of(data, i).mean, mean)
         np.testing.assert_array_equal(other.of(data, i).std, std)
@@ -189,7 +189,7 @@ def test_what_another_process_found_is_taken_over(tmp_path, monkeypatch):
     first, second = KeptStatistics(path), KeptStatistics(path)
     first.of(data, 0)
     second.of(data, 1)
-    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
     first.of(data, 1)
     second.of(data, 0)
 
@@ -244,7 +244,7 @@ def test_processes_keep_statistics_together(tmp_path, monkeypatch):
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(add_all, path, data), range(3)))
     wanted = [colour_statistics(data.read_image(i)) for i in range(len(data))]
-    monkeypatch.setattr("data.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
     kept = KeptStatistics(path)
     for i, (mean, std) in enumerate(wanted):
         np.testing.assert_array_equal(kept.of(data, i).mean, mean)

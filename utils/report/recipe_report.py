@@ -19,7 +19,7 @@ PICTURES = 5
 
 
 class Labelled(Protocol):
-    """A labelled data set, as `data.dataset.DataSet`."""
+    """A labelled data set, as `data.sets.dataset.DataSet`."""
 
     images: tuple[Path, ...]
 
