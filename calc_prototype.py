@@ -46,7 +46,7 @@ def calculate(o: Options, processes: Processes) -> None:
     for i, item in enumerate(items):
         means[i], present[i] = class_means(item.output.feats, item.output.logits, item.label)
     every_mean, every_present = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, present))
-    if processes.first:
+    if processes.is_main:
         write(o, *running_centroids(every_mean, every_present), len(data))
 
 

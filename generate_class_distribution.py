@@ -36,7 +36,7 @@ def count(o: Options, processes: Processes) -> None:
     for item in predict(network, loader, device, "class distribution", processes=processes, compute=compute):
         counter.add_(item.output.logits)
     counts = processes.sum(counter.counts.cpu()).numpy()
-    if processes.first:
+    if processes.is_main:
         write(o, counts, len(data))
 
 

@@ -50,25 +50,27 @@ def generate(o: Options, processes: Processes) -> None:
                 label, confidence = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
                 writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
     processes.wait()
-    processes.say(f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}")
+    processes.print_once(
+        f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}"
+    )
 
 
 def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> DataSet:
     """The images whose labels an earlier run has not left whole. told: how the network is computed."""
     kept = kept_labels(o, data, told)
     names = [data.image_name(i) for i in range(len(data))]
-    if processes.first and (why := kept.begin(names)):
-        processes.say(why)
+    if processes.is_main and (why := kept.begin(names)):
+        processes.print_once(why)
     processes.wait()
     found = states(kept, names, o.num_workers, processes)
     whole, damaged = (int((found == state).sum()) for state in (WHOLE, DAMAGED))
     if whole == len(names):
-        processes.say(f"{kept.labels.folder}: all {whole} labels are there and whole")
+        processes.print_once(f"{kept.labels.folder}: all {whole} labels are there and whole")
     elif whole or damaged:
         counts = {"damaged": damaged, "missing": len(names) - whole - damaged}
         rest = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
         told_of = f"{whole} of {len(names)} labels are there and whole"
-        processes.say(f"{kept.labels.folder}: {told_of}; {rest} ones are made")
+        processes.print_once(f"{kept.labels.folder}: {told_of}; {rest} ones are made")
     return data.only((found != WHOLE).nonzero().flatten().tolist())
 
 

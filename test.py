@@ -68,10 +68,10 @@ def score(o: Options, processes: Processes) -> None:
     about["as_published"] = scored_as_published(o, data, scores["images"])
     scores = about | {"classes": list(classes.names)} | scores
     published = published_rows(o.n_class) if about["as_published"] else ()
-    processes.say(plain_table(scores, published))
-    if o.result and processes.first:
+    processes.print_once(plain_table(scores, published))
+    if o.result and processes.is_main:
         save_json(scores, o.result)
-    if o.table and processes.first:
+    if o.table and processes.is_main:
         save_table(scores, o.table, published)
 
 
@@ -88,7 +88,7 @@ def predict_files(o: Options, processes: Processes) -> None:
     loader = own_loader(images, o.num_workers, processes, o.on_gpu)
     with shapes(one=o.img_size is not None):
         failed = predict_own_images(predictor, loader, products, processes)
-    processes.say(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
+    processes.print_once(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
     if failed:
         raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 

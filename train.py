@@ -46,7 +46,7 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
     """Build what the options ask for and train it; whether it came to its end."""
     folder = o.log_dir / o.name
     with claim(o, folder, processes) as states:
-        logger = get_logger(folder) if processes.first else silent_logger()
+        logger = get_logger(folder) if processes.is_main else silent_logger()
         device = prepare_device(o)
         state = continued(o, states, processes, logger) if o.continue_run else None
         start = 0 if state is None else state["iteration"]
@@ -71,10 +71,10 @@ def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
         training = Training(o, stage, guard, loaders, validation, log, pictures, states, interruption, total)
         if state is not None:
             training.load_state(state)
-        elif processes.first:
+        elif processes.is_main:
             make_room(o, states)
         del state  # as large as the networks
-        if processes.first:
+        if processes.is_main:
             save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
             write_about(o, folder, stage, loaders, val, total, classes)
         with log:

@@ -97,7 +97,7 @@ class RunLog:
         """Open the files. Lines that were written after the state that was loaded come again."""
         # The thread that writes curves says what stops it to the next `add_scalar` too.
         self._hook, threading.excepthook = threading.excepthook, self._silent_on_disk_errors
-        if self._processes.first:
+        if self._processes.is_main:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
 
             lines: list[str] = []
@@ -153,7 +153,7 @@ class RunLog:
         if len(sums) == self._processes.size:
             own = sums[self._processes.rank]
         else:
-            own = sums.sum(dim=0) * self._processes.first
+            own = sums.sum(dim=0) * self._processes.is_main
         self._sums, self._count = dict(zip(state["losses"], own, strict=True)), state["count"]
         self._lines_written = state["lines"]
 

@@ -48,7 +48,7 @@ class Pictures:
         scalars |= {
             f"{name}/mean": _rounded(values.mean(dtype=np.float64)) for name, values in samples.items()
         }
-        if self.processes.first:
+        if self.processes.is_main:
             sheets = {title: self._sheet(columns) for title, columns in view.sheets.items()}
             self.log.write_look(iteration, scalars, sheets, samples)
 
@@ -100,7 +100,7 @@ class Pictures:
 
     def examples(self, images: int) -> Examples:
         """For a validation of so many images on this process."""
-        rows = min(VALIDATION_ROWS, images) if self.every and self.processes.first else 0
+        rows = min(VALIDATION_ROWS, images) if self.every and self.processes.is_main else 0
         return Examples(self, set(np.linspace(0, images - 1, rows).astype(int).tolist()))
 
 

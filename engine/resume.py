@@ -36,7 +36,7 @@ def claim(o: Options, folder: Path, processes: Processes) -> Iterator[RunStates]
     ValueError where another run is in it, unless --continue or --overwrite says what to do with it.
     """
     states = RunStates(folder / "state")
-    if not processes.first:
+    if not processes.is_main:
         yield states
         return
     with locked(states.folder):
@@ -79,7 +79,7 @@ def continued(o: Options, states: RunStates, processes: Processes, logger: loggi
 
     Newer ones that are damaged are told and removed.
     """
-    good, damaged = _newest_good(states, logger) if processes.first else (0, [])
+    good, damaged = _newest_good(states, logger) if processes.is_main else (0, [])
     good = int(processes.sum(torch.tensor(good)))  # the first looks, for all
     if good == 0:
         logger.info("--continue: nothing has been saved yet; the run begins")

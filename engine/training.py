@@ -151,7 +151,7 @@ class Training:
         scores = self._score() if self.validation is not None else None
         best = scores is not None and scores["miou"] == self.best
         self.validated = iteration
-        if self.processes.first:
+        if self.processes.is_main:
             content = stage.released_state() | {"iter": iteration, "best_iou": max(self.best, 0.0)}
             content["quirks"] = o.quirks_on.active()
             content["classes"] = list(self.classes.names)
@@ -198,7 +198,7 @@ class Training:
             "skipped": self.guard.in_a_row,
             "random": _random_states(self.device),
         }
-        if self.processes.first:
+        if self.processes.is_main:
             self.states.save(content, self.stage.iteration)
         self.saved = (self.stage.iteration, self.validated)
         self.lap = time.perf_counter()

@@ -80,7 +80,9 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     found = data.size_on_disk()
     if data.size is not None and found != data.size and not o.given("img_size"):
         sizes = [f"{width}×{height}" for width, height in (found, data.size)]
-        processes.say(f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size")
+        processes.print_once(
+            f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size"
+        )
     return data
 
 
@@ -115,7 +117,9 @@ def training_loaders(
     pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
     check_sample(o, processes)
     if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
-        processes.say("SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out")
+        processes.print_once(
+            "SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out"
+        )
     if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
         raise ValueError(problem)
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
@@ -168,7 +172,7 @@ def load_with_record(
     load_network(network, state, str(o.resume_path))
     compute, told = computing(o, device)
     if told != "networks in fp32":
-        processes.say(told)
+        processes.print_once(told)
     iteration = content.get("iter")
     record = {
         "quirks": recorded_quirks(content),
@@ -196,7 +200,7 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -
             raise ValueError(f"{o.resume_path}: was made with another --{name}; {fits}")
     if other:
         taken = ", ".join(f"{name} {value}" for name, value in other.items())
-        processes.say(f"taken from the checkpoint: {taken}")
+        processes.print_once(f"taken from the checkpoint: {taken}")
     return o.replaced(**other)
 
 

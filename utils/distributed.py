@@ -19,7 +19,7 @@ class Processes:
     `Processes()` is one process alone: nothing is sent. local_rank: among those of this machine. host: the
     same processes over a channel between CPUs, which waits for the others but for no GPU; None: the default
     channel is such a one. Tensors of a GPU travel between GPUs, where a message is only queued, and those of
-    a CPU between hosts. Every method but `say` and `part` must be called by all processes, with tensors of
+    a CPU between hosts. Every method but `print_once` and `part` must be called by all processes, with tensors of
     one shape.
     """
 
@@ -29,18 +29,18 @@ class Processes:
     host: dist.ProcessGroup | None = None
 
     @property
-    def first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+    def is_main(self) -> bool:
+        """True for the process of rank 0, which prints and writes for all."""
         return self.rank == 0
 
     @property
     def no_bar(self) -> bool | None:
         """For tqdm's `disable`: only the first shows a bar, and None leaves it out where no terminal is."""
-        return None if self.first else True
+        return None if self.is_main else True
 
-    def say(self, text: str) -> None:
+    def print_once(self, text: str) -> None:
         """Print once."""
-        if self.first:
+        if self.is_main:
             print(text)
 
     def part(self, items: Sequence | Tensor) -> Any:

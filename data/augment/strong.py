@@ -1,7 +1,7 @@
 """Strong augmentation of a weak crop: flip, blur, jitter, two draws from a pool, cutout.
 
-`draw_strong` draws a record, `strong_image` applies it and draws nothing. `data.augment.replay` applies the same
-record to maps of labels or probabilities.
+`draw_strong` draws a record, `strong_image` applies it and draws nothing. `data.augment.replay` applies the
+same record to maps of labels or probabilities.
 """
 
 from __future__ import annotations

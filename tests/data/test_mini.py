@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.io import loadmat
 from torchvision.io import ImageReadMode, decode_image
 
-from data import mini
+from data.mini import world as mini
 from data.mini.canvas import OUTSIDE
 from data.mini.scene import LAYOUTS, draw_scene
 from data.mini.world import CITYSCAPES_IDS, STYLES, SYNTHIA_IDS, encode_png16, main, write_mini

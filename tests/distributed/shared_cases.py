@@ -184,7 +184,7 @@ def main() -> None:
         torch.set_default_dtype(dtype)
         for name in CASES if processes.size <= 2 else MAIN_CASES:
             results[name, str(dtype)] = run(name, processes)
-    if processes.first:
+    if processes.is_main:
         torch.save(results, out / f"{processes.size}.pt")
     dist.destroy_process_group()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from utils import launch
+from engine import launch
 from utils.distributed import ALONE
 from utils.options import parse
 
