@@ -19,8 +19,8 @@ class Processes:
     `Processes()` is one process alone: nothing is sent. local_rank: among those of this machine. host: the
     same processes over a channel between CPUs, which waits for the others but for no GPU; None: the default
     channel is such a one. Tensors of a GPU travel between GPUs, where a message is only queued, and those of
-    a CPU between hosts. Every method but `print_once` and `part` must be called by all processes, with tensors of
-    one shape.
+    a CPU between hosts. Every method but `print_once` and `part` must be called by all processes, with
+    tensors of one shape.
     """
 
     rank: int = 0
