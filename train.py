@@ -15,18 +15,19 @@ from functools import partial
 
 import torch
 import yaml
-from torch.utils.data import DataLoader
 
-from data.loaders import batch_files
+from data.loaders import batches, iteration_files
 from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard
 from engine.launch import joined
 from engine.log import RunLog, get_logger, silent_logger
 from engine.pictures import Pictures
-from engine.resume import claim, continued, make_room
-from engine.signals import CAN_CONTINUE, Interruption
-from engine.training import Training
+from engine.resume import Resume, claim, delete_old_run, newest_state, run_files
+from engine.run_state import RunStates
+from engine.schedule import Schedule
+from engine.signals import CAN_CONTINUE, Interrupted, Interruption
+from engine.validation import Validation
 from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
 from utils.distributed import Processes
 from utils.files.whole import save_text
@@ -34,59 +35,100 @@ from utils.options import Options, parse, run_script
 
 
 def main() -> None:
-    """Parse, build, loop."""
+    """Parse and train."""
     o = parse("train", __doc__)
-    with joined(o, o.bs) as processes, Interruption() as interruption:
-        done = run(o, processes, interruption)
-    if not done:
+    with joined(o, o.bs) as processes, Interruption() as interruption, claim(o, processes) as states:
+        finished = train(o, processes, interruption, states)
+    if not finished:
         sys.exit(CAN_CONTINUE)
 
 
-def run(o: Options, processes: Processes, interruption: Interruption) -> bool:
-    """Build what the options ask for and train it; whether it came to its end."""
-    folder = o.log_dir / o.name
-    with claim(o, folder, processes) as states:
-        logger = get_logger(folder) if processes.is_main else silent_logger()
-        device = prepare_device(o)
-        state = continued(o, states, processes, logger) if o.continue_run else None
-        start = 0 if state is None else state["iteration"]
-        logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
-        quirks = ", ".join(o.quirks_on.active()) or "none"
-        logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
-        stage = build_stage(o, device, logger, processes)
-        source, target = training_loaders(o, stage.target_parts, processes, start)
-        val, classes = validation_images(o, logger), classes_of(o)
-        validation = (
-            whole_images(o, val, processes, with_labels=True, again=True) if val is not None else None
-        )
-        per_epoch = (source if target is None else target).batch_sampler.per_epoch
-        total = o.train_iters
-        if "epochs" in o.changed():  # the default of 128 only bounds the released loop
-            total = min(total, o.epochs * per_epoch)
-        loaders = (source, target)
-        files = partial(files_of, loaders)
-        guard = Guard(stage, o.on_nonfinite == "skip", o.nonfinite_limit, files, logger)
-        log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start)
-        pictures = Pictures(log, classes.names, classes.palette, o.picture_interval, processes)
-        training = Training(o, stage, guard, loaders, validation, log, pictures, states, interruption, total)
-        if state is not None:
-            training.load_state(state)
-        elif processes.is_main:
-            make_room(o, states)
-        del state  # as large as the networks
-        if processes.is_main:
-            save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
-            write_about(o, folder, stage, loaders, val, total, classes)
-        with log:
-            return training.run()
+def train(o: Options, processes: Processes, interruption: Interruption, states: RunStates) -> bool:
+    """Build a run and train it to its end; False if it was interrupted and saved."""
+    # ============ build ============
+    folder, classes = o.log_dir / o.name, classes_of(o)
+    logger = get_logger(folder) if processes.is_main else silent_logger()
+    device = prepare_device(o)
+    saved = newest_state(o, states, processes, logger) if o.continue_run else None
+    start = 0 if saved is None else saved["iteration"]
+    logger.info("options: %s (all: options.yaml)", " ".join(f"{k}={v}" for k, v in o.changed().items()))
+    quirks = ", ".join(o.quirks_on.active()) or "none"
+    logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
 
+    stage = build_stage(o, device, logger, processes)
+    loaders = source, target = training_loaders(o, stage.target_parts, processes, start)
+    val = validation_images(o, logger)
+    val_loader = None if val is None else whole_images(o, val, processes, with_labels=True, again=True)
+    per_epoch = (source if target is None else target).batch_sampler.per_epoch
+    bounded = "epochs" in o.changed()  # the default of 128 only bounds the released loop
+    total = min(o.train_iters, o.epochs * per_epoch) if bounded else o.train_iters
 
-def files_of(loaders: tuple[DataLoader, DataLoader | None], iteration: int) -> str:
-    """The names of an iteration's images."""
-    read = zip(("source", "target"), loaders, strict=True)
-    return "; ".join(
-        f"{name}: {', '.join(batch_files(x, iteration - 1))}" for name, x in read if x is not None
+    guard = Guard(
+        stage, o.on_nonfinite == "skip", o.nonfinite_limit, partial(iteration_files, loaders), logger
     )
+    log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start)
+    pictures = Pictures(log, classes.names, classes.palette, o.picture_interval, processes)
+    validation = Validation(
+        stage, val_loader, classes, partial(run_files, o), o.bn == "bn", guard, log, pictures
+    )
+    resume = Resume(states, o.decisive(), stage, loaders, guard, log, validation)
+    due = Schedule(total, o.print_interval, o.val_interval, o.save_interval)
+
+    if saved is not None:
+        resume.load(saved)
+    elif processes.is_main:
+        delete_old_run(o, states)
+    del saved  # as large as the networks
+    if processes.is_main:
+        save_text(yaml.safe_dump(o.values()), folder / "options.yaml")
+        write_about(o, folder, stage, loaders, val, total, classes)
+
+    # ============ train ============
+    end_if_asked = partial(interruption.raise_if_asked, processes)
+    with log:
+        try:
+            if start and due.validation(start) and validation.iteration < start:  # interrupted within it
+                validation.run(end_if_asked)
+                resume.save()
+            if start >= total:
+                log.message(f"the run is finished: {start} iterations are done")
+            feed = batches(loaders, device)
+            for iteration in log.progress(o.stage, start, total):
+                end_if_asked()
+                with log.waiting():
+                    source_batch, target_batch = next(feed)
+                rates = stage.learning_rates()
+                if pictures.due(iteration, due.validation(iteration)):
+                    stage.watch()
+
+                losses = guard.step(source_batch, target_batch)  # learn → check → update; None if skipped
+
+                if losses is not None:
+                    log.add(losses)
+                if (prior := stage.new_prior()) is not None:
+                    log.write_prior(iteration, prior.tolist(), list(classes.names))
+                if due.line(iteration):
+                    guard.check()
+                    log.write(iteration, rates)
+                with log.clock_stopped():
+                    view, stage.view = stage.view, None
+                    if view is not None and losses is not None:
+                        guard.check()
+                        pictures.draw(iteration, view)
+                    if due.validation(iteration):
+                        validation.run(end_if_asked)
+                    if due.state(iteration):
+                        resume.save()
+        except Interrupted:
+            if stage.iteration:
+                resume.save()
+            asked_by = interruption.asked_by or "another process"
+            log.message(
+                f"{asked_by}: interrupted after iteration {stage.iteration} of {total}; "
+                "the same command with --continue goes on"
+            )
+            return False
+    return True
 
 
 if __name__ == "__main__":

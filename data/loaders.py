@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -305,10 +305,24 @@ def begin_worker(_worker: int) -> None:
     keep_freed_memory()
 
 
-def batch_files(loader: DataLoader, j: int) -> list[str]:
-    """Names of the image files of a training loader's batch j, of all processes."""
-    names = image_names(loader)
-    return [names[index] for _, index in loader.batch_sampler.whole_batch(j)]
+def batches(
+    loaders: tuple[DataLoader, DataLoader | None], device: torch.device
+) -> Iterator[tuple[SourceBatch, TargetBatch | None]]:
+    """Yield a source and a target batch on the device for each iteration; no target loader: None."""
+    source, target = loaders
+    targets = repeat(None) if target is None else read(target)
+    for source_batch, target_batch in zip(read(source), targets, strict=False):
+        yield source_batch.to(device), None if target_batch is None else target_batch.to(device)
+
+
+def iteration_files(loaders: tuple[DataLoader, DataLoader | None], iteration: int) -> str:
+    """Names of the images that all processes read for an iteration, counted from 1."""
+    parts = []
+    for domain, loader in zip(("source", "target"), loaders, strict=True):
+        if loader is not None:
+            names, batch = image_names(loader), loader.batch_sampler.whole_batch(iteration - 1)
+            parts.append(f"{domain}: {', '.join(names[index] for _, index in batch)}")
+    return "; ".join(parts)
 
 
 def image_names(loader: DataLoader) -> list[str]:

@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,8 @@ class RunLog:
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+        self._bar: tqdm.tqdm | None = None
+        self._line_began, self._waited = time.perf_counter(), 0.0
 
     def __enter__(self) -> RunLog:
         """Open the files. Lines that were written after the state that was loaded come again."""
@@ -134,12 +137,39 @@ class RunLog:
             self._without_curves(error)
 
     def _without_curves(self, error: OSError) -> None:
-        self.tell(f"{self._path.parent / 'tensorboard'}: no more curves and pictures ({error})")
+        self.message(f"{self._path.parent / 'tensorboard'}: no more curves and pictures ({error})")
         self._curves = None
 
-    def tell(self, line: str) -> None:
-        """A line for people."""
+    def message(self, line: str) -> None:
+        """Log a line for people."""
         self._logger.info(line)
+
+    def progress(self, title: str, start: int, total: int) -> Iterator[int]:
+        """Yield the iterations start + 1 … total, with a progress bar."""
+        self._bar = tqdm.tqdm(
+            range(start + 1, total + 1),
+            desc=title,
+            unit="it",
+            initial=start,
+            total=total,
+            disable=self._processes.no_bar,
+        )
+        self._line_began = time.perf_counter()
+        yield from self._bar
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time of the block as time spent waiting for the loader."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    @contextmanager
+    def clock_stopped(self) -> Iterator[None]:
+        """Leave the time of the block out of the step time."""
+        began = time.perf_counter()
+        yield
+        self._line_began += time.perf_counter() - began
 
     def state(self) -> dict:
         """What has been added since the last line; sums (processes, losses)."""
@@ -163,13 +193,13 @@ class RunLog:
             self._sums[name] = value + self._sums[name].to(value.device) if name in self._sums else value
         self._count += 1
 
-    def write(self, iteration: int, rates: dict[str, float], step: float, data: float) -> dict:
-        """The means since the last line, to all three places; this waits for the device.
-
-        step, data: seconds since then, in all and waiting for the loader.
-        """
+    def write(self, iteration: int, rates: dict[str, float]) -> None:
+        """Write the means since the last line, to all three places; this waits for the device."""
+        now = time.perf_counter()
+        step, data = now - self._line_began, self._waited
+        self._line_began, self._waited = now, 0.0
         if not self._count:  # all iterations were skipped
-            return {}
+            return
         seconds = {"step": step / self._count, "data": data / self._count}
         sums = self._processes.sum(torch.stack([x.double() for x in self._sums.values()])).tolist()
         means = {name: value / self._count for name, value in zip(self._sums, sums, strict=True)}
@@ -181,7 +211,8 @@ class RunLog:
         told = losses | {f"lr_{name}": value for name, value in rates.items()}
         parts = "  ".join(f"{name}: {value:.6g}" for name, value in told.items())
         self._logger.info("%s  %s", self._position(iteration), parts)
-        return means
+        if self._bar is not None:
+            self._bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
 
     def write_scores(self, iteration: int, scores: dict, best: float, names: Sequence[str]) -> None:
         """Validation scores; best: the highest mIoU so far."""

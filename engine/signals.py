@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from utils.distributed import Processes
 from utils.workers import ENDING_SIGNALS
 
 CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
@@ -17,13 +18,13 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Interrupted(Exception):
-    """What raises it was asked to end before it was done."""
+    """Raised to stop training early after a signal."""
 
 
 class Interruption:
-    """Whether the run has been asked to end, in a `with` block that catches the signals.
+    """Catches the signals that ask the run to end, within a `with` block.
 
-    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 (a scheduler's warning), SIGHUP. A second Ctrl-C ends it at once.
+    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 (a scheduler's warning), SIGHUP. A second Ctrl-C ends the run at once.
     """
 
     def __init__(self):
@@ -36,6 +37,11 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         restore_signals(self._before)
+
+    def raise_if_asked(self, processes: Processes) -> None:
+        """Raise `Interrupted` on all processes at the same call if any of them has had a signal."""
+        if processes.any(self.asked_by is not None):
+            raise Interrupted
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._interrupts += number == signal.SIGINT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.schedule import Schedule
 from models import deeplabv2
 
 PROJECT = Path(__file__).parents[2]
@@ -100,6 +102,18 @@ def random_network(backbone: str, n_class: int = 19, norm: bool = False, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return deeplabv2(backbone, n_class, norm)
+
+
+def end_after(iteration: int, patch: pytest.MonkeyPatch) -> None:
+    """Let a signal reach the next training in this process as soon as an iteration is done."""
+    line = Schedule.line
+
+    def asked(self: Schedule, done: int) -> bool:
+        if done == iteration:
+            signal.raise_signal(signal.SIGTERM)
+        return line(self, done)
+
+    patch.setattr(Schedule, "line", asked)
 
 
 def write_released(path: Path, network: torch.nn.Module) -> Path:

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_tools import PROJECT, run_here
+from cli_tools import PROJECT, end_after, run_here
 
 from engine.inference import evaluate
 from engine.run_state import RunStates
 from engine.signals import CAN_CONTINUE, Interrupted
-from engine.training import Training
 from tests.cli.killed_runs import (
     COMMON,
     STAGES,
@@ -84,7 +83,7 @@ def exit_of(typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object
 def interrupt_after(iteration: int, typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a training that is asked to end when it has done so many iterations."""
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_asked", lambda self: self.stage.iteration == iteration)
+        end_after(iteration, patch)
         assert exit_of(typed, folder, monkeypatch) == CAN_CONTINUE
 
 
@@ -251,7 +250,7 @@ def test_no_validation_is_lost(world, desk, monkeypatch):
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.training.evaluate", interrupted)
+        patch.setattr("engine.validation.evaluate", interrupted)
         assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert_whole(desk, world)
@@ -266,7 +265,7 @@ def test_the_last_validation_is_made_up_for_and_saved(world, desk, monkeypatch):
         return whole(*arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.training.evaluate", interrupted)
+        patch.setattr("engine.validation.evaluate", interrupted)
         assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert_whole(desk, world)

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROJECT, run_here
+from cli_tools import PROJECT, end_after, run_here
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.labels import NAMES
-from engine.training import Training
+from engine.validation import Validation
 from tests.cli.killed_runs import differences, left_by, prepare, training_words
 from utils.report.page import page as page_of
 from utils.report.run import read_run
@@ -37,7 +37,7 @@ def world(tmp_path_factory) -> Path:
         train(folder, patch, "pictured", "--picture_interval", "4")
         train(folder, patch, "plain", "--picture_interval", "0")
         with patch.context() as stop, pytest.raises(SystemExit):
-            stop.setattr(Training, "_asked", lambda self: self.stage.iteration == 8)
+            end_after(8, stop)
             train(folder, patch, "stopped", "--picture_interval", "1")
     return folder
 
@@ -149,7 +149,7 @@ def test_a_run_that_begins_anew_keeps_nothing_of_the_old(world, tmp_path, monkey
     shutil.copytree(world / "logs", tmp_path / "logs")
     words = [*training_words("stage1", "pictured", 1), "--overwrite", "--picture_interval", "0"]
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "validate", lambda self: None)
+        patch.setattr(Validation, "run", lambda self, _: None)
         run_here(" ".join(["python", *words]), tmp_path, patch)
     run = tmp_path / "logs" / "pictured"
     assert not list(run.glob("scores_*.json")) and not list(run.glob("pictures/*.png"))

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli_tools import MINI, PROJECT, SMALL, TRAINING, load, pixels, refused_here, run_here
+from cli_tools import MINI, PROJECT, SMALL, TRAINING, end_after, load, pixels, refused_here, run_here
 from PIL import Image
 
 from data.check import check
 from data.labels import IGNORE
 from data.sets.choose import classes_of, source_data, target_data
-from engine.training import Training
 from stages.build import training_loaders
 from utils.distributed import ALONE
 from utils.options import Options, parse
@@ -246,7 +245,7 @@ def test_a_val_split_that_is_there_but_wrong_is_no_missing_one(desk, monkeypatch
 
 def test_an_interrupted_run_goes_on_with_the_same_classes_only(page, desk, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_asked", lambda self: self.stage.iteration == 2)
+        end_after(2, patch)
         with pytest.raises(SystemExit) as end:
             run_here(WARM_UP, desk, monkeypatch)
         assert end.value.code == 75
