@@ -37,7 +37,7 @@ def test_our_log_has_the_released_form(tmp_path):
     with RunLog(tmp_path, get_logger(tmp_path), total=90000, per_epoch=30, epochs=128) as log:
         for value in (7.0, 5.0):
             log.add({"total": torch.tensor(value), "CTS": torch.tensor(value - 1)})
-        log.write(39, {"head": 4.95e-4}, 1.0, 0.1)
+        log.write(39, {"head": 4.95e-4})
         log.write_scores(999, {"miou": 0.448, "iou": [0.448]}, 0.5, ["road"])
     for handler in logging.getLogger("cpsl").handlers[:]:
         logging.getLogger("cpsl").removeHandler(handler)
