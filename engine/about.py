@@ -1,4 +1,4 @@
-"""What a run's folder says of the run itself, so that a report needs nothing else: `about.json`."""
+"""Write `about.json`: the facts of a run that its report needs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_about(
         "iterations": total,
         "classes": list(classes.names),
         "colours": classes.palette.tolist(),
-        "prior": earlier.get("prior", prior),  # that the run began with; a refreshed one is in the log
+        "prior": earlier.get("prior", prior),  # at the start of the run; a refreshed one is in the log
         "images": images | ({} if val is None else {"val": len(val)}),
         "as_published": val is not None and scored_as_published(o, val, len(val)),
         "parameters": sum(p.numel() for p in stage.student.parameters()),
@@ -57,9 +57,9 @@ def write_about(
 
 
 def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
-    """Whether scores on `images` of val may be laid beside the published ones.
+    """True if scores on `images` of val may stand beside the published ones.
 
-    Where nothing says which source a checkpoint is of, it is taken to be the usual one.
+    Without --src_dataset, a checkpoint is taken to be trained on the usual source.
     """
     usual = published_source(o.n_class)
     source = o.src_dataset if o.given("src_dataset") else usual
@@ -69,7 +69,7 @@ def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
 
 
 def _start(stage: Stage) -> dict:
-    """Where and on what a run begins or goes on."""
+    """Describe where and on which machine a run begins or goes on."""
     device = next(stage.student.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -88,7 +88,7 @@ def _start(stage: Stage) -> dict:
 
 
 def _earlier(path: Path, iteration: int) -> dict:
-    """What was written where a run that is continued began."""
+    """Load the `about.json` of a run that is continued; empty if it is damaged."""
     if iteration == 0:
         return {}
     try:

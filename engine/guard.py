@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from data.loaders import SourceBatch, TargetBatch
-from engine.finite import Bad, FiniteWatch, finite
+from engine.finite import FiniteWatch, NotFinite, finite
 from stages.stage import Stage
 
 REMEDY = (
@@ -70,13 +70,13 @@ class Guard:
         modules = self.stage.modules.items()
         return {name: {key: x.clone() for key, x in module.named_buffers()} for name, module in modules}
 
-    def _count(self, bad: Bad) -> None:
+    def _count(self, bad: NotFinite) -> None:
         self.in_a_row += 1
         if self.in_a_row > self.limit:
             raise ValueError(f"{self._told(bad)}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
         self.logger.warning("%s; skipped", self._told(bad))
 
-    def _told(self, bad: Bad) -> str:
+    def _told(self, bad: NotFinite) -> str:
         return f"{bad}; {self.files(bad.iteration)}"
 
 

@@ -1,4 +1,4 @@
-"""The one loop over whole images that all inference shares."""
+"""The loop over whole images for all inference scripts and validation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from utils.metrics import ConfusionMatrix, nan_mean
 
 
 class Prediction(NamedTuple):
-    """One image (1, 3, H, W) in [0, 1] with its name, label (H, W) int64 or None, and the output.
+    """One image (1, 3, H, W) in [0, 1], its name, its label (H, W) int64 or None, and the output.
 
-    mirrored: the output for the mirrored image, if that was asked for.
+    mirrored: the output for the mirrored image, or None.
     """
 
     name: str
@@ -54,10 +54,7 @@ def predict(
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
 ) -> Iterator[Prediction]:
-    """The network's outputs on every image of an `inference_loader`, in order, in eval mode.
-
-    Progress goes to the terminal.
-    """
+    """Yield the network's output for each image of an `inference_loader`, in order, in eval mode."""
     network.eval()
     total, one_size = len(loader.dataset), of_one_size(loader)
     with tqdm.tqdm(desc=title, total=total, unit="img", leave=False, disable=processes.no_bar) as bar:
@@ -73,14 +70,14 @@ def predict(
 
 
 def _one(output: SegmentationOutput | None, i: int) -> SegmentationOutput | None:
-    """The output for image i of a batch, as a batch of one."""
+    """Return the output for image i of a batch, as a batch of one."""
     return None if output is None else SegmentationOutput(*(part[i : i + 1] for part in output))
 
 
 def mean_probabilities(views: Iterable[tuple[Tensor, bool]], size: Sequence[int]) -> Tensor:
-    """Mean over views of the probabilities, each brought to `size` (H, W); (1, K, H, W).
+    """Mean probabilities (1, K, H, W) over several predictions of one image, each resized to `size` (H, W).
 
-    views: logits (1, K, h, w) each, and whether they are of the mirrored image.
+    views: logits (1, K, h, w), and True if they are of the mirrored image.
     """
     total, count = None, 0
     for logits, mirrored in views:
@@ -98,32 +95,32 @@ def evaluate(
     on_prediction: Callable[[Prediction, Tensor], None] | None = None,
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
-    each: Callable[[], None] | None = None,
+    after_each: Callable[[], None] | None = None,
 ) -> dict:
-    """Scores on labelled images.
+    """Score the network on labelled images.
 
-    on_prediction(item, train ids (H, W)) sees each prediction; each() is called after every image, by
-    all processes equally often, and may raise.
+    on_prediction(item, train ids (H, W)) receives each prediction. after_each() is called after every image,
+    equally often by all processes; it may raise.
     """
     matrix = ConfusionMatrix(n_class, device)
     own = len(loader.dataset)
     total = int(processes.sum(torch.tensor(own)))
-    spare = -(-total // processes.size) - own if each is not None else 0  # some have an image less
+    spare = -(-total // processes.size) - own if after_each is not None else 0  # some have an image less
     for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
         logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
         matrix.update(item.label[None], prediction)
         if on_prediction is not None:
             on_prediction(item, prediction[0])
-        if each is not None:
-            each()
+        if after_each is not None:
+            after_each()
     for _ in range(spare):
-        each()
+        after_each()
     matrix.add_up(processes)
     return matrix.scores()
 
 
 def add_mean_over_13(scores: dict, classes: Classes) -> None:
-    """`miou_13`, the second figure of SYNTHIA's tables, to scores over its 16 classes."""
+    """Add `miou_13`, the second figure of SYNTHIA's tables, to scores over its 16 classes."""
     if len(classes.names) == 16 and classes.built_in:
         scores["miou_13"] = nan_mean([scores["iou"][i] for i in thirteen_of_sixteen()])

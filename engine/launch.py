@@ -1,4 +1,4 @@
-"""One process a GPU: starting the processes of a run, joining them, ending them together."""
+"""Start the processes of a run, one for each GPU, join them, and end them together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from engine.signals import passed_on, start_apart
 from utils.distributed import Processes
 from utils.options import Options, one_line
 
-PATIENCE = timedelta(minutes=30)  # the longest that a message between GPUs may take
-# Hosts wait for whoever is slower: to download, to write, to predict its share. `_Watch` finds who is lost.
-HOST_PATIENCE = timedelta(days=1)
-SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
+GPU_TIMEOUT = timedelta(minutes=30)  # for a message between GPUs
+# Hosts wait long for a slower process, which may download or write. `_Watch` finds lost processes.
+HOST_TIMEOUT = timedelta(days=1)
+SILENCE = 20.0  # seconds without a heartbeat after which a process counts as lost
 _GRACE = 10.0  # seconds that a copy has for ending
 _LOST = (
     "closed by peer",
@@ -37,11 +37,11 @@ _LOST = (
 
 @contextmanager
 def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
-    """The processes that share this run, around all its work.
+    """Join the processes of this run for the time of the block.
 
-    Under torchrun those that it started. Otherwise one for each GPU that is visible and --gpus admits: with
-    more than one, this process only starts copies of itself and ends as they end. batch: images that they
-    must share evenly, if any.
+    Under torchrun these are the processes that it started. Otherwise there is one for each visible GPU, at
+    most --gpus. With more than one GPU, this process only starts copies of itself and ends as they end.
+    batch: number of images that the processes must divide evenly, if any.
     """
     if "LOCAL_RANK" not in os.environ:
         count = _usable_gpus(o, batch)
@@ -54,12 +54,12 @@ def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
     with watch:
         processes = _join(o)
         yield processes
-        processes.wait()  # nobody leaves before all have written what they have
+        processes.wait()  # no process leaves before all have written their files
     dist.destroy_process_group()
 
 
 def _usable_gpus(o: Options, batch: int | None) -> int:
-    """How many GPUs take part; says so where the batch leaves some idle."""
+    """Return the number of GPUs to use; prints a line if the batch leaves some idle."""
     visible = torch.cuda.device_count() if o.on_gpu else 0
     admitted = min(visible, o.gpus or visible)
     count = max((n for n in range(1, admitted + 1) if batch is None or batch % n == 0), default=0)
@@ -69,7 +69,7 @@ def _usable_gpus(o: Options, batch: int | None) -> int:
 
 
 def _join(o: Options) -> Processes:
-    """Meet the others: over NCCL on GPUs, over gloo on CPUs."""
+    """Join the process group: NCCL on GPUs, gloo on CPUs."""
     local_rank = int(os.environ["LOCAL_RANK"])
     if o.on_gpu:
         if local_rank >= torch.cuda.device_count():
@@ -77,17 +77,17 @@ def _join(o: Options) -> Processes:
                 f"{local_rank + 1} processes for {torch.cuda.device_count()} GPUs; start one a GPU"
             )
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if o.on_gpu else "gloo", timeout=PATIENCE)
-    host = dist.new_group(backend="gloo", timeout=HOST_PATIENCE)
+    dist.init_process_group("nccl" if o.on_gpu else "gloo", timeout=GPU_TIMEOUT)
+    host = dist.new_group(backend="gloo", timeout=HOST_TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), local_rank, host)
 
 
 class _Watch:
-    """Ends this process when another has failed or gone, and tells the others when this one fails.
+    """Ends this process when another one fails or is lost, and reports a failure of this one.
 
-    A thread, for the main one may be waiting for a message that nobody sends. It meets the others at a store
-    of keys: `failed`, counted up by those that fail, the first of which says why; `alive/RANK`, a sign of
-    life that another process watches, as one that is killed says nothing.
+    It runs in a thread, because the main thread may wait for a message that never comes. The processes share
+    a store of keys. Each failing process adds to `failed`; the first one prints the reason. `alive/RANK` is
+    a heartbeat that another process watches, because a killed process cannot report anything.
     """
 
     def __init__(self):
@@ -114,14 +114,14 @@ class _Watch:
             sys.excepthook(kind, error, trace)
         _leave(f"error: {message}" if message else None)
 
-    def _connect(self, patience: timedelta) -> dist.Store:
-        """A connection of one's own: a shared one is blocked by whoever waits for a key."""
+    def _connect(self, timeout: timedelta) -> dist.Store:
+        """Open a connection for this thread: a call that waits for a key blocks a common one."""
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=patience)
+        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
         return dist.PrefixStore(f"cpsl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
     def _is_first_to_fail(self) -> bool:
-        """Also where the store is gone with the process that held it."""
+        """True as well if the store is gone with the process that held it."""
         try:
             return self._connect(timedelta(seconds=2)).add("failed", 1) == 1
         except (RuntimeError, OSError):
@@ -130,7 +130,7 @@ class _Watch:
     def _keep_watch(self) -> None:
         watched, seen, since = (self.rank + 1) % self.size, -1, time.monotonic()
         try:
-            store = self._connect(PATIENCE)
+            store = self._connect(GPU_TIMEOUT)
             while not self._done.wait(1.0):
                 store.add(f"alive/{self.rank}", 1)
                 beats = store.add(f"alive/{watched}", 0)
@@ -141,14 +141,14 @@ class _Watch:
                 if not failed and silent and store.add("failed", 1) == 1:
                     _leave(f"error: process {watched} of this run is silent (killed?); start the run again")
                 if (failed or silent) and not self._done.wait(3.0):
-                    _leave(None)  # the reason has been said
+                    _leave(None)  # the reason has been printed
         except (RuntimeError, OSError):
             if not self._done.wait(5.0):
                 _leave("error: the first process of this run has gone; start the run again")
 
 
 def _leave(message: str | None) -> None:
-    """End at once: tidying up would wait for processes that are no longer there."""
+    """End at once: a normal exit would wait for processes that are lost."""
     if message:
         print(message, file=sys.stderr)
     sys.stdout.flush()
@@ -157,17 +157,17 @@ def _leave(message: str | None) -> None:
 
 
 def start_copies(count: int, argv: Sequence[str]) -> int:
-    """Run `python argv` as `count` processes that share a run on this machine; their exit code.
+    """Run `python argv` as `count` processes of one run on this machine; return their exit code.
 
-    As soon as one fails the others are ended. Signals are passed on to them.
+    When one fails, the others are ended. Signals are passed on to all.
     """
-    # Held here, so that no process takes the store along when it fails.
+    # This process holds the store, so that it survives a failing copy.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
     shared |= {"LOCAL_WORLD_SIZE": str(count)}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     copies: list[subprocess.Popen] = []
-    patience = 0.0
+    grace = 0.0
     try:
         with passed_on(copies):
             for rank in range(count):
@@ -176,13 +176,13 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
             while True:
                 codes = [copy.poll() for copy in copies]
                 if any(codes):
-                    patience = _GRACE  # the others notice and end by themselves
+                    grace = _GRACE  # the others notice and end by themselves
                     break
                 if None not in codes:
                     return 0
                 time.sleep(0.1)
     finally:
-        _end(copies, patience)
+        _end(copies, grace)
     rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
     if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         return 128 - code
@@ -191,9 +191,9 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
     return code if code > 0 else 128 - code
 
 
-def _end(copies: Sequence[subprocess.Popen], patience: float) -> None:
-    """Let those that still run end by themselves for `patience` seconds, ask them, then make them."""
-    for seconds, ask in ((patience, subprocess.Popen.terminate), (_GRACE, subprocess.Popen.kill)):
+def _end(copies: Sequence[subprocess.Popen], grace: float) -> None:
+    """Wait `grace` seconds for running copies to end by themselves, then terminate, then kill them."""
+    for seconds, ask in ((grace, subprocess.Popen.terminate), (_GRACE, subprocess.Popen.kill)):
         deadline = time.monotonic() + seconds
         for copy in copies:
             with suppress(subprocess.TimeoutExpired):

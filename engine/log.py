@@ -1,4 +1,4 @@
-"""One line for people, one for machines, curves for TensorBoard."""
+"""Log of a run: a line for people, a line for machines, and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from utils.render import Sheet, contact_sheet, save_sheet
 
 
 class _LogFile(logging.FileHandler):
-    """A log file; a line that cannot be written is an error, as that of any other file."""
+    """A log file that raises when a line cannot be written, as other files do."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -41,7 +41,7 @@ class _AboveTheBar(logging.Handler):
 
 
 def get_logger(folder: Path | None = None, file_name: str = "run.log") -> logging.Logger:
-    """The project's one logger, to the terminal and, if a folder is given, to a file in it (appended)."""
+    """Return the project's logger: it writes to the terminal and appends to a file in `folder`, if given."""
     logger = logging.getLogger("cpsl")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -58,7 +58,7 @@ def get_logger(folder: Path | None = None, file_name: str = "run.log") -> loggin
 
 
 def silent_logger() -> logging.Logger:
-    """For processes that leave the talking to the first."""
+    """Return a logger without output, for all processes but the main one."""
     logger = logging.Logger("silent")
     logger.addHandler(logging.NullHandler())
     return logger
@@ -71,8 +71,8 @@ class RunLog:
     form of the released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total]
     there, and j in the other places.
     total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs; start: iterations that
-    were done before, whose lines stay. Of several processes each holds shares of the losses (loss.shares);
-    they are added up when a line is due, and the first writes.
+    are done already, whose lines stay. Each process holds its part of the losses; the parts are added up
+    when a line is due, and the main process writes.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class RunLog:
         self._line_began, self._waited = time.perf_counter(), 0.0
 
     def __enter__(self) -> RunLog:
-        """Open the files. Lines that were written after the state that was loaded come again."""
-        # The thread that writes curves says what stops it to the next `add_scalar` too.
+        """Open the files. Lines that are newer than the loaded state are deleted; they come again."""
+        # The error of the thread that writes curves reaches the next `add_scalar` as well.
         self._hook, threading.excepthook = threading.excepthook, self._silent_on_disk_errors
         if self._processes.is_main:
             from torch.utils.tensorboard import SummaryWriter  # slow to import: only training needs it
@@ -108,7 +108,7 @@ class RunLog:
                 lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             save_text("".join(lines[: self._lines_written]), self._path)
             self._lines = self._path.open("a", encoding="utf-8")
-            # TensorBoard drops what an interrupted or an earlier run has told of later iterations.
+            # TensorBoard drops the curves of an interrupted or earlier run after this iteration.
             folder = self._path.parent / "tensorboard"
             self._curves = SummaryWriter(str(folder), purge_step=self._start + 1)
         return self
@@ -118,7 +118,7 @@ class RunLog:
             self._hook(failure)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Flush and close the files; an error on the way is only raised if none is under way."""
+        """Flush and close the files; an error here never hides an earlier one."""
         try:
             if self._lines is not None:
                 self._lines.close()
@@ -172,13 +172,13 @@ class RunLog:
         self._line_began += time.perf_counter() - began
 
     def state(self) -> dict:
-        """What has been added since the last line; sums (processes, losses)."""
+        """Return the sums since the last line, (processes, losses)."""
         sums = torch.stack(list(self._sums.values())) if self._sums else torch.zeros(0)
         every = self._processes.gather(sums[None])
         return {"losses": list(self._sums), "sums": every, "count": self._count, "lines": self._lines_written}
 
     def load_state(self, state: dict) -> None:
-        """Go on from `state()`; with another number of processes the first takes all."""
+        """Go on from `state()`; with another number of processes the main one takes all sums."""
         sums = state["sums"]
         if len(sums) == self._processes.size:
             own = sums[self._processes.rank]
@@ -208,14 +208,14 @@ class RunLog:
         scalars |= {f"lr/{k}": v for k, v in rates.items()} | {f"time/{k}": v for k, v in seconds.items()}
         self._record(iteration, scalars)
         losses = {"loss" if name == "total" else f"loss_{name}": value for name, value in means.items()}
-        told = losses | {f"lr_{name}": value for name, value in rates.items()}
-        parts = "  ".join(f"{name}: {value:.6g}" for name, value in told.items())
+        values = losses | {f"lr_{name}": value for name, value in rates.items()}
+        parts = "  ".join(f"{name}: {value:.6g}" for name, value in values.items())
         self._logger.info("%s  %s", self._position(iteration), parts)
         if self._bar is not None:
             self._bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
 
     def write_scores(self, iteration: int, scores: dict, best: float, names: Sequence[str]) -> None:
-        """Validation scores; best: the highest mIoU so far."""
+        """Write validation scores; best: the highest mIoU so far."""
         now = 100 * scores["miou"]
         self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
         scalars = {"val/miou": scores["miou"]}
@@ -224,10 +224,10 @@ class RunLog:
         self._record(iteration, scalars)
 
     def write_prior(self, iteration: int, prior: list[float], names: list[str]) -> None:
-        """A refreshed class distribution."""
+        """Write a refreshed class distribution."""
         shares = dict(zip(names, prior, strict=True))
-        told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
-        self._logger.info("%s  class distribution refreshed: %s", self._position(iteration), told)
+        text = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        self._logger.info("%s  class distribution refreshed: %s", self._position(iteration), text)
         self._record(iteration, {f"prior/{name}": share for name, share in shares.items()})
 
     def write_look(
@@ -237,9 +237,9 @@ class RunLog:
         sheets: dict[str, Sheet],
         samples: dict[str, np.ndarray] | None = None,
     ) -> None:
-        """What people look at: numbers, pictures by title, and values whose histogram is drawn, by name.
+        """Write scalars, pictures by title, and histograms of values by name.
 
-        Numbers go to `log.jsonl` too, and the newest picture of each title to a file of its own.
+        Scalars go to `log.jsonl` too, and the newest picture of each title to a file of its own.
         """
         if scalars:
             self._record(iteration, scalars)

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it stood: saved whole, with a checksum, the last two kept."""
+"""Files of a run's saved states: written whole, with a checksum; the last two stay."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ _SUM = ".sha256"
 
 
 class RunStates:
-    """The states of one run, `ITERATION.pt` in a folder, each vouched for by `ITERATION.pt.sha256`.
+    """Saved states of one run: `ITERATION.pt` in a folder, with checksums in `ITERATION.pt.sha256`.
 
-    The sums are in the format of `sha256sum`.
+    The checksum files are in the format of `sha256sum`.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def iterations(self) -> list[int]:
-        """Those of the states that are there, good or not, in order."""
+        """Return the iterations of all states in the folder, whole or damaged, in order."""
         if not self.folder.is_dir():
             return []
         found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
     def path(self, iteration: int) -> Path:
-        """Where the state after so many iterations lies."""
+        """Path of the state after so many iterations."""
         return self.folder / f"{iteration:07d}.pt"
 
     def save(self, content: dict, iteration: int, keep: int = 2) -> Path:
-        """Write a state, tensors from any device, then remove all but the `keep` newest."""
+        """Write a state with tensors from any device; then delete all but the `keep` newest."""
         path = self.path(iteration)
         with replace_when_whole(path, durable=True) as file:
-            summing = _Summing(file)
-            write_tensors(to_cpu(content), summing)
-            line = f"{summing.digest.hexdigest()}  {path.name}\n"
-            if path.is_file():  # until the new file has taken the old one's place, either is good
-                _vouch(path, _vouched(path) + line)
-        _vouch(path, line)
+            hashing = _HashingFile(file)
+            write_tensors(to_cpu(content), hashing)
+            line = f"{hashing.digest.hexdigest()}  {path.name}\n"
+            if path.is_file():  # until the new file replaces the old one, either is valid
+                _write_checksums(path, _read_checksums(path) + line)
+        _write_checksums(path, line)
         for older in self.iterations()[:-keep]:
             self.remove(older)
         return path
 
     def load(self, iteration: int) -> dict:
-        """The content of a state that `problem` finds nothing wrong with, tensors on the CPU."""
+        """Load a state, tensors on the CPU; see `problem` for its checks."""
         path = self.path(iteration)
         content = load_file(path, "begin the run anew with --overwrite")
         if not isinstance(content, dict):
@@ -62,12 +62,12 @@ class RunStates:
         return content
 
     def problem(self, iteration: int) -> str | None:
-        """What is wrong with a state's file, None if nothing is; OSError if that cannot be found out.
+        """Describe the damage of a state's file; None if it is whole, OSError if it cannot be read.
 
-        One without a checksum was renamed, and so is whole: its own checksums are looked at.
+        A state without a checksum file was renamed by the user: the checksums inside it are checked.
         """
         path = self.path(iteration)
-        sums = [line.split()[0] for line in _vouched(path).splitlines() if line.strip()]
+        sums = [line.split()[0] for line in _read_checksums(path).splitlines() if line.strip()]
         if not sums:
             try:
                 check_torch_file(path)
@@ -79,9 +79,9 @@ class RunStates:
         return None if found in sums else f"{path}: is damaged (its checksum differs)"
 
     def remove(self, iteration: int) -> None:
-        """Delete a state; the sum first, so that nothing vouches for what is half gone."""
+        """Delete a state; its checksum first, so that no half-deleted state passes the check."""
         path = self.path(iteration)
-        _sum_of(path).unlink(missing_ok=True)
+        _checksum_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
     def clear(self) -> None:
@@ -90,8 +90,8 @@ class RunStates:
             self.remove(iteration)
 
 
-class _Summing:
-    """A file to write to that works out the sum of what it was given."""
+class _HashingFile:
+    """A file to write to that computes the checksum of its content."""
 
     def __init__(self, file: IO[bytes]):
         self._file, self.digest = file, hashlib.sha256()
@@ -104,29 +104,29 @@ class _Summing:
         self._file.flush()
 
 
-def _sum_of(path: Path) -> Path:
+def _checksum_path(path: Path) -> Path:
     return path.with_name(path.name + _SUM)
 
 
-def _vouched(path: Path) -> str:
-    """The lines of a state's checksums; empty if there are none."""
+def _read_checksums(path: Path) -> str:
+    """Return the lines of a state's checksum file; empty if there is none."""
     try:
-        return _sum_of(path).read_text(encoding="ascii")
+        return _checksum_path(path).read_text(encoding="ascii")
     except (FileNotFoundError, UnicodeDecodeError):
         return ""
 
 
-def _vouch(path: Path, lines: str) -> None:
-    with replace_when_whole(_sum_of(path), durable=True) as file:
+def _write_checksums(path: Path, lines: str) -> None:
+    with replace_when_whole(_checksum_path(path), durable=True) as file:
         file.write(lines.encode())
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """A folder that no second run may enter before the block ends."""
+    """Lock a folder against a second run until the block ends."""
     with open_in(folder, ".lock") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loading processes do not inherit it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it
         except (BlockingIOError, PermissionError):
             raise ValueError(
                 f"{folder}: another process is training there; end it, or give another --name"
@@ -137,7 +137,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def open_in(folder: Path, name: str) -> IO[bytes]:
-    """A new file in a folder that is made if it is missing; an OSError names it and a remedy."""
+    """Open a new file in a folder that is made if it is missing; an OSError names it and a remedy."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return open(folder / name, "wb")

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it finishes what it is at, saves, and can be continued."""
+"""Handle signals that ask a run to end: it finishes the iteration, saves, and can be continued."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Interruption:
 
 
 def catch_signals(handler: Handler) -> dict[int, object]:
-    """Hand the asking signals to `handler`, but ignored ones (nohup); returns what handled them before."""
+    """Set `handler` for the ending signals that are not ignored (nohup); return the handlers before."""
     caught = [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in caught}
 
@@ -65,13 +65,13 @@ def restore_signals(before: dict[int, object]) -> None:
 
 
 def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
-    """Start a process in a session of its own: a Ctrl-C reaches it only through this process."""
+    """Start a process in its own session: a Ctrl-C reaches it only through this process."""
     return subprocess.Popen(words, env=environment, start_new_session=True)
 
 
 @contextmanager
 def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
-    """Signals to this process go to its children (`start_apart`), which decide what to do; those so far."""
+    """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of them."""
     passed: list[int] = []
 
     def send(number: int, _frame: FrameType | None) -> None:
