@@ -45,7 +45,7 @@ COMMANDS = (
     f"train.py --name one --rce {STAGE1}",
     f"train.py --name one_none --quirks none --refresh_distribution 5 --regular_w 0.1 {STAGE1}",
     f"train.py --name one_strong --S_pseudo 1 --finetune --train_thred 0.2 {STAGE1}",
-    f"train.py --name one_bf16 --precision bf16 --recompute {STAGE1}",
+    f"train.py --name one_recompute --recompute {STAGE1}",
     f"2 train.py --name one_two --rce {STAGE1}",
     f"generate_pseudo_label.py --name hard --flip --resume_path {ONE} {SMALL}",
     f"generate_pseudo_label.py --name grid --resume_path {ONE} {SMALL}",
