@@ -20,8 +20,9 @@ from loss import occurrences
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.products import prototype_path
 from utils.distributed import Processes
+from utils.errors import run_script
 from utils.files.whole import replace_when_whole
-from utils.options import Options, parse, run_script
+from utils.options import Options, parse
 
 PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
 

@@ -16,7 +16,8 @@ from loss import ClassCounter
 from stages.build import inference_data, load_for_inference, prepare_device, whole_images
 from stages.products import distribution_path, save_distribution
 from utils.distributed import Processes
-from utils.options import Options, parse, run_script
+from utils.errors import run_script
+from utils.options import Options, parse
 
 
 def main() -> None:

@@ -20,8 +20,10 @@ from engine.inference import Prediction, mean_probabilities, predict
 from engine.launch import joined
 from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
 from utils.distributed import Processes
+from utils.errors import run_script
 from utils.files.background import BackgroundWriter
-from utils.options import Options, grid_size, parse, run_script
+from utils.grid import grid_size
+from utils.options import Options, parse
 
 
 def main() -> None:

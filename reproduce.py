@@ -18,8 +18,9 @@ from data.sets.choose import classes_of, target_data
 from engine.run_state import RunStates, locked
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
+from utils.errors import run_script
 from utils.files.yaml_file import parse_yaml
-from utils.options import parse, run_script
+from utils.options import parse
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report.recipe_report import write_report
 from utils.report.recipe_table import caption, gather, save_tables, summary

@@ -31,9 +31,10 @@ from stages.build import (
     whole_images,
 )
 from utils.distributed import Processes
+from utils.errors import run_script
 from utils.files.background import BackgroundWriter
 from utils.files.whole import save_json
-from utils.options import Options, parse, run_script
+from utils.options import Options, parse
 from utils.render import save_prediction
 from utils.report.published import published_rows
 from utils.report.tables import plain_table, save_table

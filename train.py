@@ -30,8 +30,9 @@ from engine.signals import CAN_CONTINUE, Interrupted, Interruption
 from engine.validation import Validation
 from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
 from utils.distributed import Processes
+from utils.errors import run_script
 from utils.files.whole import save_text
-from utils.options import Options, parse, run_script
+from utils.options import Options, parse
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from data.pseudo_labels import PseudoLabels
 from data.sets.choose import source_data, target_data, validation_data
 from data.sets.dataset import DataSet
 from utils.distributed import ALONE, Processes
-from utils.options import Options, parse, run_script
+from utils.errors import run_script
+from utils.options import Options, parse
 from utils.parallel_map import parallel_map
 
 SAMPLE = 8  # images of each data set that training looks at when it starts

@@ -12,7 +12,7 @@ import numpy as np
 from data.augment.resize import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size
-from utils.options import grid_size
+from utils.grid import grid_size
 
 _AGAIN = "copy or download them again"
 _ANEW = "make them anew with generate_pseudo_label.py and this run's --n_class and --img_size"

@@ -29,7 +29,7 @@ from data.augment.weak import WeakRecord, centred_record, draw_weak, weak_box, w
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
 from utils.distributed import ALONE, Processes
-from utils.options import grid_size
+from utils.grid import grid_size
 from utils.workers import set_up_worker
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h

@@ -18,7 +18,8 @@ import torch.distributed as dist
 
 from engine.signals import passed_on, start_apart
 from utils.distributed import Processes
-from utils.options import Options, one_line
+from utils.errors import one_line
+from utils.options import Options
 
 GPU_TIMEOUT = timedelta(minutes=30)  # for a message between GPUs
 # Hosts wait long for a slower process, which may download or write. `_Watch` finds lost processes.

@@ -20,9 +20,9 @@ from engine.inference import mean_probabilities
 from models import Compute
 from stages.stage import PLAIN, resize_logits
 from utils.distributed import ALONE, Processes
+from utils.errors import one_line
 from utils.files.background import BackgroundWriter
 from utils.files.whole import save_image
-from utils.options import one_line
 from utils.render import save_prediction
 
 SHORTEST_SIDE = 8  # pixels, the network's stride

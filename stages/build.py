@@ -28,7 +28,8 @@ from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_module
 from utils.distributed import ALONE, Processes
-from utils.options import Options, crop_problem
+from utils.grid import crop_problem
+from utils.options import Options
 from utils.quirks import recorded_quirks
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")

@@ -24,7 +24,8 @@ from utils.checkpoint import checkpoint_path
 from utils.classes_file import read_classes_file
 from utils.files.whole import save_json
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml
-from utils.options import OF_THE_MACHINE, build_parser, option_words
+from utils.options import option_words
+from utils.options.declarations import MACHINE_OPTIONS
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {
@@ -163,9 +164,8 @@ def _module_words(entry: dict) -> list[str]:
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:
-    parser = build_parser(_PARSER_OF[script])
     try:
-        words = option_words(options, parser)
+        words = option_words(options, _PARSER_OF[script])
     except ValueError as error:
         raise ValueError(f"step {name}: {error}") from None
     return Step(name, ("python", f"{script}.py", *words), script, options, _product(script, options))
@@ -243,7 +243,7 @@ class Done:
             return None
 
     def _start(self, step: Step, previous: Step | None) -> dict:
-        options = {name: str(value) for name, value in step.options.items() if name not in OF_THE_MACHINE}
+        options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
         origin = self._origin(step, previous)
         return {"options": options, "classes": origin["classes"], "after": origin["after"]}
 

@@ -16,7 +16,7 @@ from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.sets.dataset import DataSet
 from data.sets.folder import folder, has_labels, read_list
 from utils.classes_file import LAYOUTS, Layout
-from utils.options import grid_size
+from utils.grid import grid_size
 
 STORED = value_format([[0], [1], [2]], [255], "ids", "")
 SIZES = {"a/1": (40, 24), "a/2": (33, 47), "b/1": (24, 40)}

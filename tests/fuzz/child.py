@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 from tests.fuzz.readers import Readers, Refused
-from utils.options import one_line
+from utils.errors import one_line
 
 MEMORY = 4 * 2**30  # bytes that reading one file may take
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "pty.")

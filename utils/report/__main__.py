@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from utils.errors import run_script
 from utils.files.whole import save_text
-from utils.options import run_script
 from utils.report.page import page
 from utils.report.run import read_run
 

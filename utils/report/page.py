@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from utils.options import build_parser, plain_defaults
+from utils.options import default_values
 from utils.render import Sheet
 from utils.report.charts import grid, line_chart
 from utils.report.classes import confusions, shares
@@ -177,7 +177,7 @@ def _options(run: Run) -> str:
     """Those that are not at their default, then all."""
     if not run.options:
         return ""
-    defaults = plain_defaults(build_parser("train"))
+    defaults = default_values("train")
     head = ["option", "value", "default"]
     rows = {name: [name, _value(value), _value(defaults.get(name))] for name, value in run.options.items()}
     changed = [name for name, value in run.options.items() if value != defaults.get(name)]
