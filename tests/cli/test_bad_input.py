@@ -81,10 +81,10 @@ def test_folder_without_images(desk, monkeypatch):
     assert "empty/leftImg8bit/val" in refused_here(f"{TEST} {MODEL} --tgt_rootpath empty", desk, monkeypatch)
 
 
-def test_image_without_label(own_desk):
+def test_image_without_label(own_desk, monkeypatch):
     label = first(own_desk, "cityscapes/gtFine/val/*/*.png")
     label.unlink()
-    line = refused(f"{TEST} {MODEL}", own_desk)
+    line = refused_here(f"{TEST} {MODEL}", own_desk, monkeypatch)
     assert str(label.relative_to(own_desk)) in line and "missing" in line
 
 
@@ -103,19 +103,19 @@ def test_truncated_image_in_training(own_desk):
     assert re.search(r"dataset/GTA5/images/0000\d\.png", line) and "again" in line
 
 
-def test_label_ids_that_do_not_exist(own_desk):
+def test_label_ids_that_do_not_exist(own_desk, monkeypatch):
     path = first(own_desk, "cityscapes/gtFine/val/*/*.png")
     ids = pixels(path)
     ids[3, 4] = 77
     Image.fromarray(ids).save(path)
-    line = refused(f"{TEST} {MODEL}", own_desk)
+    line = refused_here(f"{TEST} {MODEL}", own_desk, monkeypatch)
     assert str(path.relative_to(own_desk)) in line and "77" in line
 
 
-def test_synthia_label_of_8_bits(own_desk):
+def test_synthia_label_of_8_bits(own_desk, monkeypatch):
     for path in (own_desk / "dataset" / "SYNTHIA" / "GT" / "LABELS").iterdir():
         Image.fromarray(np.zeros((128, 256, 3), np.uint8)).save(path)
-    line = refused(f"{SOURCE_ONLY} --src_dataset synthia --n_class 16", own_desk)
+    line = refused_here(f"{SOURCE_ONLY} --src_dataset synthia --n_class 16", own_desk, monkeypatch)
     assert "SYNTHIA/GT/LABELS/" in line and "16-bit" in line
 
 
@@ -169,10 +169,10 @@ def test_prototypes_of_another_network(stage1_desk, monkeypatch):
     assert "(19, 256)" in line and "(19, 64)" in line and "calc_prototype.py" in line
 
 
-def test_missing_class_distribution(desk, networks):
+def test_missing_class_distribution(desk, networks, monkeypatch):
     shutil.copy(networks / "k16.pkl", desk / MODEL)
     torch.save(torch.zeros(16, 64), desk / "models" / "prototypes_on_cityscapes_from_deeplabv2")
-    line = refused(f"{STAGE1} --n_class 16", desk)
+    line = refused_here(f"{STAGE1} --n_class 16", desk, monkeypatch)
     assert "class_distribution.npy" in line
     assert re.search(r"python generate_class_distribution\.py .*--n_class 16", line)
 
@@ -183,37 +183,37 @@ def test_class_distribution_of_other_classes(stage1_desk, monkeypatch):
     assert "shares.npy" in line and "generate_class_distribution.py" in line
 
 
-def test_soft_labels_of_other_classes(stage1_desk, dataset):
+def test_soft_labels_of_other_classes(stage1_desk, dataset, monkeypatch):
     write_soft_labels(stage1_desk / "soft", train_stems(dataset, 2), n_class=16)
-    line = refused(f"{STAGE1} --path_soft soft", stage1_desk)
+    line = refused_here(f"{STAGE1} --path_soft soft", stage1_desk, monkeypatch)
     assert re.search(r"soft/\S+\.npy", line) and "--n_class" in line
 
 
-def test_hard_labels_of_other_classes(desk, dataset, networks):
+def test_hard_labels_of_other_classes(desk, dataset, networks, monkeypatch):
     shutil.copy(networks / "k16.pkl", desk / MODEL)
     (desk / "hard").mkdir()
     for name in train_stems(dataset, 2):
         Image.fromarray(np.full((128, 256), 18, np.uint8)).save(desk / "hard" / f"{name}.png")
-    line = refused(f"{STAGE2} --path_LP hard --n_class 16", desk)
+    line = refused_here(f"{STAGE2} --path_LP hard --n_class 16", desk, monkeypatch)
     assert re.search(r"hard/\S+\.png", line) and "--n_class" in line
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------
 
 
-def test_missing_checkpoint(desk):
-    line = refused(f"{TEST} logs/nothing/here.pkl", desk)
+def test_missing_checkpoint(desk, monkeypatch):
+    line = refused_here(f"{TEST} logs/nothing/here.pkl", desk, monkeypatch)
     assert "logs/nothing/here.pkl" in line and "--resume_path" in line
 
 
-def test_checkpoint_of_other_classes(desk, networks):
-    line = refused(f"{TEST} {networks / 'k16.pkl'} --n_class 19", desk)
+def test_checkpoint_of_other_classes(desk, networks, monkeypatch):
+    line = refused_here(f"{TEST} {networks / 'k16.pkl'} --n_class 19", desk, monkeypatch)
     assert str(networks / "k16.pkl") in line and "--n_class 16" in line
 
 
-def test_checkpoint_to_train_from_of_other_classes(desk, networks):
+def test_checkpoint_to_train_from_of_other_classes(desk, networks, monkeypatch):
     shutil.copy(networks / "k16.pkl", desk / MODEL)
-    line = refused(f"{STAGE2}", desk)
+    line = refused_here(f"{STAGE2}", desk, monkeypatch)
     assert MODEL in line and "--n_class 16" in line
 
 
@@ -233,8 +233,8 @@ def test_option_for_a_norm_that_is_not_there(desk, monkeypatch):
     assert MODEL in line and "--bn_clr" in line
 
 
-def test_missing_simclr_weights(desk):
-    line = refused(f"{STAGE2} --student_init simclr --bn_clr --no_resume", desk)
+def test_missing_simclr_weights(desk, monkeypatch):
+    line = refused_here(f"{STAGE2} --student_init simclr --bn_clr --no_resume", desk, monkeypatch)
     assert "pretrained_models/r101_1x_sk0.pth" in line and "download" in line
 
 
@@ -280,40 +280,45 @@ def test_file_that_is_no_checkpoint(desk, monkeypatch):
 # --- files that claim or hold too much --------------------------------------------------------------------
 
 
-def test_checkpoint_that_claims_a_terabyte(desk):
+def test_checkpoint_that_claims_a_terabyte(desk, monkeypatch):
     (desk / "claims.pkl").write_bytes(bombs.zipped(bombs.model(bombs.tensor(10**12, (4,), (1,)))))
-    assert "claims.pkl" in refused(f"{TEST} claims.pkl", desk)
+    assert "claims.pkl" in refused_here(f"{TEST} claims.pkl", desk, monkeypatch)
 
 
-def test_checkpoint_shorter_than_its_pickle_says(desk):
+def test_checkpoint_shorter_than_its_pickle_says(desk, monkeypatch):
     (desk / "short.pkl").write_bytes(bombs.zipped(bombs.model(bombs.tensor(10**8, (10**8,), (1,)))))
-    assert "short.pkl" in refused(f"{TEST} short.pkl", desk)
+    assert "short.pkl" in refused_here(f"{TEST} short.pkl", desk, monkeypatch)
 
 
-def test_image_of_absurd_size(own_desk):
+def test_image_of_absurd_size(own_desk, monkeypatch):
     image = first(own_desk, "cityscapes/leftImg8bit/val/*/*.png")
     content = image.read_bytes()
     body = b"IHDR" + (12_000).to_bytes(4, "big") * 2 + content[24:29]
     image.write_bytes(content[:12] + body + zlib.crc32(body).to_bytes(4, "big") + content[33:])
-    assert str(image.relative_to(own_desk)) in refused(f"{TEST} {MODEL} --max_images 1", own_desk)
+    assert str(image.relative_to(own_desk)) in refused_here(
+        f"{TEST} {MODEL} --max_images 1", own_desk, monkeypatch
+    )
 
 
-def test_soft_label_that_claims_a_terabyte(stage1_desk, dataset):
+def test_soft_label_that_claims_a_terabyte(stage1_desk, dataset, monkeypatch):
     for name in train_stems(dataset, 2):
         path = write_soft_labels(stage1_desk / f"soft_{name}", [name]) / f"{name}.npy"
         (stage1_desk / "soft").mkdir(exist_ok=True)
         header = "{'descr': '<f4', 'fortran_order': False, 'shape': (19, 1000000, 1000000), }"
         (stage1_desk / "soft" / path.name).write_bytes(bombs.npy(header, path.read_bytes()[128:]))
-    line = refused(f"{STAGE1} --path_soft soft", stage1_desk)
+    line = refused_here(f"{STAGE1} --path_soft soft", stage1_desk, monkeypatch)
     assert re.search(r"soft/\S+\.npy", line)
 
 
-def test_options_of_a_billion_laughs(tmp_path):
+def test_options_of_a_billion_laughs(tmp_path, monkeypatch, capsys):
     names = "abcdefghij"
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     lines += [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in pairwise(names)]
     (tmp_path / "laughs.yaml").write_text("\n".join(lines))
-    assert "laughs.yaml" in refused("python test.py --config laughs.yaml", tmp_path)
+    with pytest.raises(SystemExit):
+        run_here("python test.py --config laughs.yaml", tmp_path, monkeypatch)
+    error = capsys.readouterr().err
+    assert "laughs.yaml" in error and error.count("\n") == 1
 
 
 def test_recipe_that_runs_another_program(desk, monkeypatch):

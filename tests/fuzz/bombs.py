@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,21 @@ import torch
 from tests.fuzz.good_files import CLASSES, CLASSES_FILE, GOOD, OPTIONS, RECIPE, checkpoint, mat, torch_bytes
 from tests.fuzz.mutate import png_chunks, png_of, zip_of, zip_records
 
-Make = Callable[[], bytes] | tuple[Callable[[], bytes], int]  # content; and the length of a file with holes
-HUGE = 10**12
+Make = bytes | str | Callable[[], bytes]  # the content, text as latin1
+HUGE, HOLES = 10**12, 30 * 10**9
+SPARSE = "30 GB of holes"  # the file is that long and holds only what its content says
 
 
 def bombs(trap: Path, kinds: Collection[str]) -> Iterator[tuple[str, str, bytes, int]]:
     """(kind, what it is, content, length of the file) of these kinds; trap: what hostile code would make."""
-    for kind, what, make in (*_torch(trap), *_arrays(), *_images(), *_splits(), *_yaml(trap), *_texts()):
-        if kind not in kinds:
-            continue
-        content, length = (make[0](), make[1]) if isinstance(make, tuple) else (make(), 0)
-        yield kind, what, content, max(length, len(content))
+    for these, table in (*_torch(trap), *_arrays(), *_images(), *_splits(), *_yaml(trap), *_texts()):
+        for kind in these.split():
+            if kind in kinds:
+                for what, make in table.items():
+                    content = make() if callable(make) else make
+                    content = content.encode("latin1") if isinstance(content, str) else content
+                    holes = HOLES if what == SPARSE else 2**30 if what.endswith("with holes") else 0
+                    yield kind, what, content, max(holes, len(content))
 
 
 # --- torch files ------------------------------------------------------------------------------------------
@@ -123,7 +128,8 @@ def nest(depth: int, kind: type) -> object:
     return value
 
 
-def _torch(trap: Path) -> Iterator[tuple[str, str, Make]]:
+def _torch(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
+    small = tensor(4, (4,), (1,))
     values = {
         "a storage longer than its record": tensor(10**8, (10**8,), (1,)),
         "a storage of a terabyte": tensor(HUGE, (4,), (1,)),
@@ -152,78 +158,51 @@ def _torch(trap: Path) -> Iterator[tuple[str, str, Make]]:
         "a call of getattr": Call("builtins", "getattr", Call("os", "mkdir"), "x"),
         "torch.load inside": Call("torch.serialization", "load", str(trap)),
         "torch.hub": Call("torch.hub", "load", str(trap), "x"),
-        "a sparse tensor": torch.ones(2).to_sparse(),
         "a number": 3,
         "a name of many lines": "a\nb",
     }
-    for what, value in values.items():
-        if isinstance(value, torch.Tensor):
-            yield "checkpoint_zip", what, lambda v=value: torch_bytes(model(v))
-            yield "checkpoint_legacy", what, lambda v=value: torch_bytes(model(v), False)
-            continue
-        yield "checkpoint_zip", what, lambda v=value: zipped(model(v))
-        yield "prototypes", what, lambda v=value: zipped(v)
-        numbers = struct.pack("<q", 4) + bytes(16)
-        yield "checkpoint_legacy", what, lambda v=value, n=numbers: legacy(model(v), ("0",), n)
-    small = tensor(4, (4,), (1,))
-    yield (
-        "checkpoint_zip",
-        "keys of many lines",
-        lambda: zipped({"ResNet101": {"model_state": {"a\nb\x1b[2J": small}}}),
-    )
-    yield (
-        "checkpoint_zip",
-        "a key of 3 MB",
-        lambda: zipped({"ResNet101": {"model_state": {"a" * 3 * 10**6: small}}}),
-    )
-    yield "checkpoint_zip", "entries of many lines", lambda: zipped({"a\nb" * 9**6: 3})
-    yield (
-        "checkpoint_zip",
-        "one storage of two lengths",
-        lambda: zipped(model([small, tensor(10**8, (4,), (1,))])),
-    )
-    yield "checkpoint_zip", "a state dict that hides its items", _hidden_items
-    yield "checkpoint_zip", "a packed record of 100 GB", lambda: _packed(10**11)
-    yield "checkpoint_zip", "a plain record of 100 GB", lambda: _packed(10**11, zipfile.ZIP_STORED)
-    yield "checkpoint_zip", "a packed pickle of 3 GB", _packed_pickle
-    yield (
-        "checkpoint_zip",
-        "two pickles",
-        lambda: _with_record("archive/DATA.pkl", pickled(Call("os", "mkdir", "x"))),
-    )
-    yield "checkpoint_zip", "a script", lambda: _with_record("archive/constants.pkl", b"x")
-    yield "checkpoint_zip", "a comment with a second end", _two_ends
-    yield (
-        "checkpoint_zip",
-        "100,000 records",
-        lambda: zip_of([(f"archive/data/{i}", b"") for i in range(100_000)]),
-    )
-    yield "checkpoint_zip", "64 MB of empty dicts", lambda: _with_pickle(b"\x80\x02" + b"}" * 2**26 + b".")
-    yield "checkpoint_zip", "a long memo", lambda: _with_pickle(b"\x80\x02]r\xff\xff\xff\xff.")
-    yield "checkpoint_zip", "2 GB of text", lambda: _with_pickle(b"\x80\x02X\xff\xff\xff\x7fabc.")
-    yield "checkpoint_zip", "protocol 4", lambda: _with_pickle(pickle.dumps({"a": bytearray(9)}, 5))
-    yield (
-        "checkpoint_zip",
-        "bytes of 2**60",
-        lambda: _with_pickle(b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"."),
-    )
-    yield "checkpoint_zip", "a damaged number", _damaged_number
-    yield "checkpoint_zip", "an empty zip", lambda: zip_of([])
-    yield "checkpoint_legacy", "a storage that is a view", _legacy_view
-    yield "checkpoint_legacy", "numbers that are not listed", lambda: legacy(model(small), ())
+    numbers = struct.pack("<q", 4) + bytes(16)
+    sparse = torch.ones(2).to_sparse()
+    yield "checkpoint_zip", {what: partial(zipped, model(value)) for what, value in values.items()}
+    yield "prototypes", {what: partial(zipped, value) for what, value in values.items()}
     yield (
         "checkpoint_legacy",
-        "keys that take for ever to compare",
-        lambda: legacy(model(small), [nest(60, tuple)]),
+        {what: partial(legacy, model(value), ("0",), numbers) for what, value in values.items()}
+        | {
+            "a sparse tensor": partial(torch_bytes, model(sparse), False),
+            "a storage that is a view": _legacy_view,
+            "numbers that are not listed": partial(legacy, model(small), ()),
+            "keys that take for ever to compare": partial(legacy, model(small), [nest(60, tuple)]),
+            "a list of no storages": partial(legacy, model(small), {"0": 1}),
+            "a storage of a terabyte in a file with holes": partial(
+                legacy, model(tensor(10**11, (4,), (1,))), ("0",), struct.pack("<q", 10**11)
+            ),
+        },
     )
-    yield "checkpoint_legacy", "a list of no storages", lambda: legacy(model(small), {"0": 1})
     yield (
-        "checkpoint_legacy",
-        "a storage of a terabyte in a file with holes",
-        (
-            lambda: legacy(model(tensor(10**11, (4,), (1,))), ("0",), struct.pack("<q", 10**11)),
-            2**30,
-        ),
+        "checkpoint_zip",
+        {
+            "a sparse tensor": partial(torch_bytes, model(sparse)),
+            "keys of many lines": partial(zipped, {"ResNet101": {"model_state": {"a\nb\x1b[2J": small}}}),
+            "a key of 3 MB": partial(zipped, {"ResNet101": {"model_state": {"a" * 3 * 10**6: small}}}),
+            "entries of many lines": lambda: zipped({"a\nb" * 9**6: 3}),
+            "one storage of two lengths": partial(zipped, model([small, tensor(10**8, (4,), (1,))])),
+            "a state dict that hides its items": _hidden_items,
+            "a packed record of 100 GB": partial(_packed, 10**11),
+            "a plain record of 100 GB": partial(_packed, 10**11, zipfile.ZIP_STORED),
+            "a packed pickle of 3 GB": _packed_pickle,
+            "two pickles": lambda: _with_record("archive/DATA.pkl", pickled(Call("os", "mkdir", "x"))),
+            "a script": partial(_with_record, "archive/constants.pkl", b"x"),
+            "a comment with a second end": _two_ends,
+            "100,000 records": lambda: zip_of([(f"archive/data/{i}", b"") for i in range(100_000)]),
+            "64 MB of empty dicts": lambda: _with_pickle(b"\x80\x02" + b"}" * 2**26 + b"."),
+            "a long memo": partial(_with_pickle, b"\x80\x02]r\xff\xff\xff\xff."),
+            "2 GB of text": partial(_with_pickle, b"\x80\x02X\xff\xff\xff\x7fabc."),
+            "protocol 4": partial(_with_pickle, pickle.dumps({"a": bytearray(9)}, 5)),
+            "bytes of 2**60": partial(_with_pickle, b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"."),
+            "a damaged number": _damaged_number,
+            "an empty zip": partial(zip_of, []),
+        },
     )
 
 
@@ -299,7 +278,7 @@ def npy(header: str, body: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) % 2**16) + text + body
 
 
-def _arrays() -> Iterator[tuple[str, str, Make]]:
+def _arrays() -> Iterator[tuple[str, dict[str, Make]]]:
     shapes = {
         "4 TB": (HUGE,),
         "more than 2**64 bytes": (2**62, 16),
@@ -310,25 +289,33 @@ def _arrays() -> Iterator[tuple[str, str, Make]]:
         "70 sides": (1,) * 70,
         "a side that is true": (True, 3),
     }
-    for kind, dtype in (("soft", "<f4"), ("confidence", "<f2"), ("distribution", "<f8")):
-        for what, shape in shapes.items():
-            header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
-            yield kind, f"an array of {what}", lambda h=header: npy(h, bytes(64))
-        for descr in (
-            "'|O'",
-            "'V1000000000000'",
-            "('<f4', (1000000, 1000000))",
-            "[('a', '<f8', 99999999999)]",
-            "'<c16'",
-        ):
-            header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (19,), }}"
-            yield kind, f"an array of {descr}", lambda h=header: npy(h, bytes(400))
-        yield kind, "a header of 9,000 brackets", lambda: npy("(" * 9000, b"")
-        yield kind, "a header of 9,000 signs", lambda: npy("{'shape': " + "-" * 9000 + "1}", b"")
-        yield kind, "a header of 4 GB", lambda: b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}"
-        yield kind, "an archive of arrays", _npz
-        sparse = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (19, 1000000, 200), }")
-        yield kind, "30 GB of holes", (lambda s=sparse: s, 31 * 10**9)
+    kinds = (
+        "'|O'",
+        "'V1000000000000'",
+        "('<f4', (1000000, 1000000))",
+        "[('a', '<f8', 99999999999)]",
+        "'<c16'",
+    )
+    head = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}"
+    for kind, dtype in (("soft", "'<f4'"), ("confidence", "'<f2'"), ("distribution", "'<f8'")):
+        yield (
+            kind,
+            {
+                f"an array of {what}": npy(head.format(dtype, shape), bytes(64))
+                for what, shape in shapes.items()
+            },
+        )
+    yield (
+        "soft confidence distribution",
+        {f"an array of {descr}": npy(head.format(descr, "(19,)"), bytes(400)) for descr in kinds}
+        | {
+            "a header of 9,000 brackets": npy("(" * 9000),
+            "a header of 9,000 signs": npy("{'shape': " + "-" * 9000 + "1}"),
+            "a header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+            "an archive of arrays": _npz,
+            SPARSE: npy(head.format("'<f8'", "(19, 1000000, 200)")),
+        },
+    )
 
 
 def _npz() -> bytes:
@@ -346,32 +333,27 @@ def _sized(data: bytes, width: int, height: int) -> bytes:
     return png_of(chunks)
 
 
-def _images() -> Iterator[tuple[str, str, Make]]:
+def _images() -> Iterator[tuple[str, dict[str, Make]]]:
+    sizes = ((10**5, 10**5), (2**31 - 1, 2**31 - 1), (12_000, 12_000), (13_000, 13_000), (2**31 - 1, 1))
     for kind in ("image", "label_ids", "label_synthia", "hard_label", "confidence_png"):
         good = GOOD[kind][1]()
-        for size in (
-            (10**5, 10**5),
-            (2**31 - 1, 2**31 - 1),
-            (12_000, 12_000),
-            (13_000, 13_000),
-            (2**31 - 1, 1),
-        ):
-            yield kind, f"{size[0]}×{size[1]} pixels", lambda g=good, s=size: _sized(g, *s)
-        yield kind, "a strip of 80 million rows", lambda g=good: _strip(g)
-        for chunk in (b"zTXt", b"iCCP", b"iTXt"):
-            yield kind, f"{chunk.decode()} of 500 MB", lambda g=good, c=chunk: _text_chunk(g, c)
+        yield kind, {f"{w}×{h} pixels": _sized(good, w, h) for w, h in sizes}
         yield (
             kind,
-            "EPS",
-            lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 40\n%%EndComments\nshowpage\n%%EOF\n",
+            {f"{c.decode()} of 500 MB": partial(_text_chunk, good, c) for c in (b"zTXt", b"iCCP", b"iTXt")},
         )
-        for form in ("BMP", "GIF", "TIFF", "PPM", "WEBP", "ICO", "TGA", "PCX"):
-            yield kind, form, lambda f=form: _other_form(f)
-        yield kind, "30 GB of holes", (lambda g=good: g[:60], 30 * 10**9)
+        forms = ("BMP", "GIF", "TIFF", "PPM", "WEBP", "ICO", "TGA", "PCX")
+        yield kind, {form: partial(_other_form, form) for form in forms}
+        many = [*png_chunks(good)[:1], *[(b"abCd", b"")] * 10**5]
+        eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 40\n%%EndComments\nshowpage\n%%EOF\n"
         yield (
             kind,
-            "a million empty chunks",
-            lambda g=good: png_of([*png_chunks(g)[:1], *[(b"abCd", b"")] * 10**5]),
+            {
+                "a strip of 80 million rows": partial(_strip, good),
+                "EPS": eps,
+                SPARSE: good[:60],
+                "a hundred thousand empty chunks": partial(png_of, many),
+            },
         )
 
 
@@ -419,45 +401,39 @@ def matrix(name: bytes, sides: tuple[int, ...], values: bytes, kind: int = 6, st
     return element(14, flags + shape + element(1, name) + element(stored, values))
 
 
-def _splits() -> Iterator[tuple[str, str, Make]]:
+def _splits() -> Iterator[tuple[str, dict[str, Make]]]:
     head = GOOD["split_plain"][1]()[:128]
     names = (b"trainIds", b"valIds", b"testIds")
     one = np.ones(1).tobytes()
+
+    def three(sides: tuple[int, ...], values: bytes = one, kind: int = 6) -> bytes:
+        return head + b"".join(matrix(name, sides, values, kind) for name in names)
+
+    def old(rows: int, columns: int, name: int) -> bytes:
+        return b"".join(
+            struct.pack("<5i", 0, rows, columns, 0, name or len(n) + 1) + n + b"\0" + one for n in names
+        )
+
     sides = {
         "a million million": (10**6, 10**6),
         "2 GB": (2**31 - 1, 1),
         "negative": (-5, -7),
         "40": (1,) * 40,
     }
-    for what, shape in sides.items():
-        content = head + b"".join(matrix(n, shape, one) for n in names)
-        yield "split_plain", f"matrices of {what} numbers", lambda c=content: c
-    for kind, what in (
-        (1, "cells"),
-        (2, "structs"),
-        (3, "objects"),
-        (4, "text"),
-        (5, "sparse"),
-        (16, "a function"),
-    ):
-        content = head + b"".join(matrix(n, (2, 1), one * 2, kind) for n in names)
-        yield "split_plain", f"matrices that are {what}", lambda c=content: c
-    for value in (-1.0, 0.0, 1.5, 1e300, np.nan, np.inf, 2.0**40):
-        body = np.array([value]).tobytes()
-        content = head + b"".join(matrix(n, (1, 1), body) for n in names)
-        yield "split_plain", f"the id {value}", lambda c=content: c
-    yield "split_compressed", "8 GB packed", lambda: head + _packed_matrices(names)
-    yield "split_compressed", "text", lambda: mat()[:128] + element(15, zlib.compress(b"x" * 100))
+    yield "split_plain", {f"matrices of {what} numbers": three(shape) for what, shape in sides.items()}
+    kinds = {1: "cells", 2: "structs", 3: "objects", 4: "text", 5: "sparse", 16: "a function"}
     yield (
         "split_plain",
-        "version 7.3",
-        lambda: b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" * 9,
+        {f"matrices that are {what}": three((2, 1), one * 2, kind) for kind, what in kinds.items()},
     )
-    v4 = b"".join(struct.pack("<5i", 0, 2**30, 2**30, 0, len(n) + 1) + n + b"\0" + one for n in names)
-    yield "split_v4", "matrices of 2**60 numbers", lambda: v4
-    v4_wrong = b"".join(struct.pack("<5i", 0, -(2**30), 8, 0, 2**31 - 1) + n + b"\0" + one for n in names)
-    yield "split_v4", "a name of 2 GB", lambda: v4_wrong
-    yield "split_plain", "30 GB of holes", (mat, 30 * 10**9)
+    ids = (-1.0, 0.0, 1.5, 1e300, np.nan, np.inf, 2.0**40)
+    yield "split_plain", {f"the id {value}": three((1, 1), np.array([value]).tobytes()) for value in ids}
+    hdf = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" * 9
+    yield "split_plain", {"version 7.3": hdf, SPARSE: mat}
+    packed_text = head + element(15, zlib.compress(b"x" * 100))
+    yield "split_compressed", {"8 GB packed": lambda: head + _packed_matrices(names), "text": packed_text}
+    wrong = {"matrices of 2**60 numbers": old(2**30, 2**30, 0), "a name of 2 GB": old(-(2**30), 8, 2**31 - 1)}
+    yield "split_v4", wrong
 
 
 def _packed_matrices(names: tuple[bytes, ...]) -> bytes:
@@ -484,7 +460,7 @@ def _zeros(packer: zlib._Compress, millions: int) -> bytes:
 # --- texts ------------------------------------------------------------------------------------------------
 
 
-def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
+def _yaml(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
     laughs = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(12)
     )
@@ -522,16 +498,12 @@ def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
         "another character set": "lr: ä\n".encode("latin1").decode("latin1"),
         "help": "name: --help\n",
     }
-    for what, text in texts.items():
-        yield "options", what, lambda t=text: t.encode("latin1")
-        yield "recipe", what, lambda t=text: f"folder: x\nsteps: []\n{t}".encode("latin1")
-        yield "classes", what, lambda t=text: f"classes: [a, b]\n{t}".encode("latin1")
-    yield "options", "UTF-16", lambda: OPTIONS.encode("utf-16")
-    yield "recipe", "UTF-16", lambda: RECIPE.encode("utf-16")
-    yield "options", "30 GB of holes", (OPTIONS.encode, 30 * 10**9)
-    yield "name_list", "30 GB of holes", (lambda: b"a\n", 30 * 10**9)
-    yield "name_list", "a name of 60 MB", lambda: b"a" * 60 * 10**6
-    yield "name_list", "20 million names", lambda: b"a\n" * 20 * 10**6
+    yield "options", texts | {"UTF-16": OPTIONS.encode("utf-16"), SPARSE: OPTIONS}
+    yield "recipe", {what: f"folder: x\nsteps: []\n{text}" for what, text in texts.items()}
+    yield "recipe", {"UTF-16": RECIPE.encode("utf-16")}
+    yield "classes", {what: f"classes: [a, b]\n{text}" for what, text in texts.items()}
+    names = {"a name of 60 MB": lambda: b"a" * 60 * 10**6, "20 million names": lambda: b"a\n" * 20 * 10**6}
+    yield "name_list", names | {SPARSE: "a\n"}
     changes = {
         "an id of 20,000 digits": ("source: 7", "source: 0x" + "f" * 20_000),
         "a million ids": ("source: 7", "source: [" + "1," * 40_000 + "1]"),
@@ -544,9 +516,7 @@ def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
         "an attribute": ('"ids/{split}"', '"ids/{split.__class__}"'),
         "itself": ("source: {images: rgb", "source: &self {images: *self"),
     }
-    for what, (old, new) in changes.items():
-        assert old in CLASSES_FILE, old
-        yield "classes", what, lambda o=old, n=new: CLASSES_FILE.replace(o, n).encode()
+    yield "classes", _changed(CLASSES_FILE, changes)
     changes = {
         "a module that opens a shell": ("data.mini", "pty"),
         "a module of the system": ("data.mini", "http.server"),
@@ -574,64 +544,70 @@ def _yaml(trap: Path) -> Iterator[tuple[str, str, Make]]:
         "a test that leaves its folder": ("test: last", "test: ../../../x"),
         "a folder of a million signs": ('folder: "runs', 'folder: "' + "r" * 60_000),
     }
-    for what, (old, new) in changes.items():
-        assert old in RECIPE, old
-        yield "recipe", what, lambda o=old, n=new: RECIPE.replace(o, n).encode()
     steps = "".join(f"  - {{name: s{i}, script: test}}\n" for i in range(2500))
-    yield "recipe", "2,500 steps", lambda: f"folder: x\nsteps:\n{steps}".encode()
+    yield "recipe", _changed(RECIPE, changes) | {"2,500 steps": f"folder: x\nsteps:\n{steps}"}
 
 
-def _texts() -> Iterator[tuple[str, str, Make]]:
-    for what, text in {
-        "1e999": "1e999\n" * CLASSES,
-        "sums beyond all numbers": "1e308\n" * CLASSES,
-        "nan": "nan\n" * CLASSES,
-        "nothing": "",
-        "comments": "# a\n" * 9,
-        "zeros": "0\n" * CLASSES,
-        "a table": "1 2\n" * CLASSES,
-        "30 MB": "1 " * 15 * 10**6,
-        "one number of 9,000 digits": "9" * 9000,
-    }.items():
-        yield "distribution_text", what, lambda t=text: t.encode()
-    yield "distribution_text", "30 GB of holes", (lambda: b"1\n", 30 * 10**9)
-    yield "distribution_text", "no text", lambda: bytes(range(256)) * 4
-    for what, text in {
-        "a list inside lists": "[" * 10**5,
-        "a list": "[1, 2]",
-        "numbers that are text": '{"classes": ["a"], "iou": ["x"], "miou": 3}',
-        "a class too many": '{"classes": ["a", "b"], "iou": [0.5], "miou": 0.5}',
-    }.items():
-        yield "scores", what, lambda t=text: t.encode()
+def _changed(good: str, changes: dict[str, tuple[str, str]]) -> dict[str, Make]:
+    """A good text with one part of it replaced."""
+    assert all(old in good for old, _ in changes.values())
+    return {what: good.replace(old, new) for what, (old, new) in changes.items()}
+
+
+def _texts() -> Iterator[tuple[str, dict[str, Make]]]:
+    yield (
+        "distribution_text",
+        {
+            "1e999": "1e999\n" * CLASSES,
+            "sums beyond all numbers": "1e308\n" * CLASSES,
+            "nan": "nan\n" * CLASSES,
+            "nothing": "",
+            "comments": "# a\n" * 9,
+            "zeros": "0\n" * CLASSES,
+            "a table": "1 2\n" * CLASSES,
+            "30 MB": "1 " * 15 * 10**6,
+            "one number of 9,000 digits": "9" * 9000,
+            SPARSE: "1\n",
+            "no text": bytes(range(256)) * 4,
+        },
+    )
+    yield (
+        "scores",
+        {
+            "a list inside lists": "[" * 10**5,
+            "a list": "[1, 2]",
+            "numbers that are text": '{"classes": ["a"], "iou": ["x"], "miou": 3}',
+            "a class too many": '{"classes": ["a", "b"], "iou": [0.5], "miou": 0.5}',
+        },
+    )
     entry = GOOD["cache_entry"][1]()
-    for what, shape in {
-        "no rows": "[0, 48, 3]",
-        "a terabyte": f"[{HUGE}, 1, 1]",
-        "minus": "[-40, -48, 3]",
-    }.items():
-        header = f'{{"shape": {shape}, "sums": []}}'.encode().ljust(2**14)
-        yield "cache_entry", f"a cache entry of {what}", lambda h=header: h + entry[2**14 :]
-    yield "cache_entry", "a cache entry of deep lists", lambda: (b"[" * 16000).ljust(2**14) + entry[2**14 :]
-    sums = entry[: 2**14].decode().replace("[40, 48, 3]", "[40, 144]").encode()
-    yield "cache_entry", "a cache entry of other sides", lambda: sums + entry[2**14 :]
-    for number in ("0x1p99999", "nan", "inf", "0x" + "f" * 999, "x", "ä"):
-        content = f"0123456789abcdef01234567 {' '.join([number] * 6)}".encode()
-        yield (
-            "colour_statistics",
-            f"statistics of {number[:9]}",
-            lambda c=content: b"\n%08x %s\n" % (zlib.crc32(c), c),
-        )
-    yield "colour_statistics", "30 GB of holes", (lambda: b"\n", 30 * 10**9)
-    yield "run_log", "numbers without end", lambda: b"Iter [" + b"9" * 400 + b"/9]  loss: 3\n"
-    for what, text in {
-        "a list inside lists": "[" * 10**5,
-        "classes without end": '{"classes": [' + '"a",' * 10**5 + '"a"]}',
-        "numbers without end": '{"iteration": 1, "val/miou": ' + "9" * 4000 + "}\n",
-        "numbers at the edge": '{"iteration": 1, "loss/x": -1.7e308}\n{"iteration": 2, "loss/x": 1.7e308}\n',
-        "an iteration of nothing": '{"iteration": NaN}\n',
-        "a line far away": '{"iteration": 1e300, "loss/x": 1}\n',
-    }.items():
-        for kind in ("run_about", "run_confusion", "run_lines"):
-            yield kind, what, lambda t=text: t.encode()
-    yield "run_lines", "30 GB of holes", (GOOD["run_lines"][1], 30 * 10**9)
-    yield "run_log", "30 GB of holes", (lambda: b"Iter [20/90]  loss: 7\n", 30 * 10**9)
+    heads = {
+        "no rows": '{"shape": [0, 48, 3], "sums": []}',
+        "a terabyte": f'{{"shape": [{HUGE}, 1, 1], "sums": []}}',
+        "minus": '{"shape": [-40, -48, 3], "sums": []}',
+        "deep lists": "[" * 16000,
+        "other sides": entry[: 2**14].decode().replace("[40, 48, 3]", "[40, 144]"),
+    }
+    entries = {what: head.encode().ljust(2**14) + entry[2**14 :] for what, head in heads.items()}
+    yield "cache_entry", {f"a cache entry of {what}": content for what, content in entries.items()}
+    numbers = ("0x1p99999", "nan", "inf", "0x" + "f" * 999, "x", "ä")
+    lines = {n[:9]: f"0123456789abcdef01234567 {' '.join([n] * 6)}".encode() for n in numbers}
+    summed = {f"statistics of {n}": b"\n%08x %s\n" % (zlib.crc32(line), line) for n, line in lines.items()}
+    yield "colour_statistics", summed | {SPARSE: "\n"}
+    yield (
+        "run_log",
+        {"numbers without end": f"Iter [{'9' * 400}/9]  loss: 3\n", SPARSE: "Iter [20/90]  loss: 7\n"},
+    )
+    edge = '{"iteration": 1, "loss/x": -1.7e308}\n'
+    yield (
+        "run_about run_confusion run_lines",
+        {
+            "a list inside lists": "[" * 10**5,
+            "classes without end": '{"classes": [' + '"a",' * 10**5 + '"a"]}',
+            "numbers without end": '{"iteration": 1, "val/miou": ' + "9" * 4000 + "}\n",
+            "numbers at the edge": edge + edge.replace("-1", "1"),
+            "an iteration of nothing": '{"iteration": NaN}\n',
+            "a line far away": '{"iteration": 1e300, "loss/x": 1}\n',
+        },
+    )
+    yield "run_lines", {SPARSE: GOOD["run_lines"][1]}
