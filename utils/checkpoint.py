@@ -20,7 +20,7 @@ from utils.files.whole import replace_when_whole
 
 NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
 
-# What a numpy float64 inside a checkpoint is made of; released files hold one as `best_iou`.
+# The parts of a numpy float64 inside a checkpoint; released files hold one as `best_iou`.
 _NUMPY_SCALAR = [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]
 _NUMPY_SCALAR_OLD_NAME = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
 
@@ -37,17 +37,17 @@ def save_checkpoint(content: dict, path: Path) -> None:
 
 
 def write_tensors(content: object, file: IO[bytes]) -> None:
-    """torch.save, of whose writer an error of the disk comes out as an error of the disk."""
-    watched = _Watched(file)
+    """Call torch.save; an error of the disk is raised as that OSError, not as torch's RuntimeError."""
+    target = _RememberingFile(file)
     try:
-        torch.save(content, watched)
+        torch.save(content, target)
     except RuntimeError:
-        if watched.error is None:
+        if target.error is None:
             raise
-        raise watched.error from None
+        raise target.error from None
 
 
-class _Watched:
+class _RememberingFile:
     """A file that remembers the error that a write ended in."""
 
     def __init__(self, file: IO[bytes]):
@@ -107,7 +107,7 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
 
 
 def is_state(content: object) -> bool:
-    """Whether it is a state dict: names and tensors and nothing else."""
+    """True for a state dict: names and tensors and nothing else."""
     return isinstance(content, dict) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     )

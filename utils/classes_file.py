@@ -6,8 +6,7 @@
     source: {images: images, labels: labels, label_suffix: _id.png, ignore: [0, 255]}
     target: {images: "{split}/images", labels: "{split}/labels", kind: ids, ignore: rest}
 
-Read and checked here, down to plain values, of which `data.classes` makes look-ups. For users:
-docs/own_data.md.
+This module reads and checks it; `data.classes` makes look-ups from the values. For users: docs/own_data.md.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _GOLDEN = 0.618034  # of a circle of hues: neighbours in the list differ most
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one domain's files lie below its root, and what its labels hold.
+    """The places of one domain's files below its root, and the meaning of its labels.
 
     images, labels: folders; list: a file of names, or None for all images there are; {split} in any of the
     three stands for `train` or `val`. image_suffix: the end of an image's name, None for .png, .jpg and
@@ -65,7 +64,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class ClassesFile:
-    """What a file says. names and colours are empty where it leaves the classes to --n_class."""
+    """The content of a file. names and colours are empty where it leaves the classes to --n_class."""
 
     path: Path
     names: tuple[str, ...]
@@ -74,11 +73,11 @@ class ClassesFile:
 
     @property
     def digest(self) -> str:
-        """Of what labels mean, wherever the file and the data lie."""
+        """Checksum of the meaning of labels; it does not depend on where the file and the data lie."""
         layouts = map(self.layouts.get, _DOMAINS)
         meant = [(each.kind, each.values, each.ignore, self._held_colours(each)) for each in layouts]
-        said = repr((self.names, meant))
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = repr((self.names, meant))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _held_colours(self, layout: Layout) -> tuple[Colour | None, ...]:
         """The classes' colours where they are what labels hold, not only what pictures show."""
@@ -87,7 +86,7 @@ class ClassesFile:
 
 
 def read_classes_file(path: Path) -> ClassesFile:
-    """ValueError in one line, naming the file, for anything that is not as the head of this module says."""
+    """Read the file; ValueError in one line, naming it, unless it has the form at the head of this module."""
     content = load_yaml(path)
     try:
         return _classes_file(path, content)
@@ -127,14 +126,16 @@ def _classes(value: Any) -> list:
 
 
 def _entry(entry: Any, index: int) -> dict:
-    """A class, which may be its name alone."""
+    """One class as a mapping; a name is enough."""
     entry = {"name": entry} if isinstance(entry, str) else entry
     entry = _mapping(entry, f"class {index + 1}", ("name", "colour", *_DOMAINS))
     name = entry.get("name")
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
         raise ValueError(f"class {index + 1} has no name, a text of 1 to {_LONGEST_NAME} characters")
     if not name.isprintable() or name != name.strip():
-        raise ValueError(f"class {index + 1}: {name!r} is no name: signs that cannot be seen stand in it")
+        raise ValueError(
+            f"class {index + 1}: {name!r} is no name: it has invisible signs or spaces at its ends"
+        )
     return entry
 
 

@@ -1,4 +1,4 @@
-"""A confusion matrix and what follows from it."""
+"""A confusion matrix and its scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from utils.distributed import Processes
 
 
 class ConfusionMatrix:
-    """Counts of (label, prediction) pairs, kept on the device as integers."""
+    """Counts of (label, prediction) pairs, as integers on the device."""
 
     def __init__(self, n_class: int, device: torch.device | str = "cpu"):
         self.n_class = n_class
@@ -26,7 +26,7 @@ class ConfusionMatrix:
         self.images += len(label)
 
     def add_up(self, processes: Processes) -> None:
-        """Count what all processes have counted; between hosts, which wait long for one that is slower."""
+        """Sum the counts over all processes, on the CPU: there, waiting long for a slow one is no error."""
         self.counts = processes.sum(self.counts.cpu())
         self.images = int(processes.sum(torch.tensor(self.images)))
 

@@ -21,7 +21,7 @@ Points = Sequence[tuple[int, float]]  # (Iter, value)
 
 
 class Published(NamedTuple):
-    """What the logs of a released stage show, by the counter that they print."""
+    """Points in the logs of a released stage, by the counter that they print."""
 
     miou: Points  # percent; the best and the last one included
     loss: Points  # the first lines

@@ -1,4 +1,4 @@
-"""What the released code does beyond or against the paper, one switch each.
+"""Behaviour of the released code beyond or against the paper, one switch each.
 
 The published figures were made with all of them, so `--quirks reference` (all) is the default and
 `--quirks none` is a clean reading of the paper; a comma list switches on just those named.
@@ -79,12 +79,12 @@ class Quirks:
         return cls(**{name: name in chosen for name in names})
 
     def active(self) -> list[str]:
-        """Names of those switched on."""
+        """Names of the quirks that are on."""
         return [f.name for f in fields(self) if getattr(self, f.name)]
 
 
 def recorded_quirks(checkpoint: Mapping) -> str:
-    """What a checkpoint says it was trained with: "reference", "none", names, or "not recorded"."""
+    """The quirks recorded in a checkpoint: "reference", "none", names, or "not recorded"."""
     names = [f.name for f in fields(Quirks)]
     found = checkpoint.get("quirks")
     if not isinstance(found, list) or any(name not in names for name in found):

@@ -1,4 +1,4 @@
-"""What cannot work ends in one line that names the file or option and says what to do."""
+"""Bad input ends in one line that names the file or option and says what to do."""
 
 from __future__ import annotations
 
@@ -264,10 +264,10 @@ def test_hostile_checkpoint_runs_nothing(desk, plain):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_torn_checkpoint(desk, share, monkeypatch):
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_torn_checkpoint(desk, part, monkeypatch):
     content = (desk / MODEL).read_bytes()
-    (desk / "torn.pkl").write_bytes(content[: int(share * len(content))])
+    (desk / "torn.pkl").write_bytes(content[: int(part * len(content))])
     assert "torn.pkl" in refused_here(f"{TEST} torn.pkl", desk, monkeypatch)
 
 

@@ -25,7 +25,7 @@ PER_CHILD = 300  # files; a new process then, so that nothing adds up
 
 @dataclass(frozen=True)
 class Reading:
-    """How the reading of one file went; wrong: what must not happen."""
+    """The outcome of reading one file; wrong: everything that must not happen."""
 
     kind: str
     what: str

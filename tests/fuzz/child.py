@@ -1,4 +1,4 @@
-"""Reads files one after the other, as told on standard input, and reports on each in a line of JSON.
+"""Read the files named on standard input one by one, and report on each in a line of JSON.
 
     python -m tests.fuzz.child FOLDER
 
@@ -27,11 +27,11 @@ _OTHERS = ("pickle.find_class", "socket.connect", "ctypes.dlopen", "os.kill", "s
 _KNOWN_MODULES = {"PIL", "numpy", "scipy", "torch", "torchvision", "yaml"} | set(sys.stdlib_module_names)
 
 
-class Watch:
+class Audit:
     """Notes what reading a file must not do; it cannot be taken off again."""
 
     def __init__(self, folder: Path):
-        self.folder, self.on, self.seen = str(folder), False, []
+        self.folder, self.on, self.found = str(folder), False, []
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple) -> None:
@@ -39,7 +39,7 @@ class Watch:
             return
         if event.startswith((*_PROCESSES, *_OTHERS)):
             self._note(f"{event} {str(args)[:80]}")
-            raise RuntimeError("watched")
+            raise RuntimeError("audited")
         if event == "import" and args[0].partition(".")[0] not in _KNOWN_MODULES:
             self._note(f"import {args[0]}")
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
@@ -48,7 +48,7 @@ class Watch:
             self._note(f"{event} {str(args[0])[:80]}")
 
     def _note(self, what: str) -> None:
-        self.seen.append(what)
+        self.found.append(what)
 
 
 def _status(name: str) -> int:
@@ -58,7 +58,7 @@ def _status(name: str) -> int:
 
 
 def _wants_memory(error: BaseException | None) -> bool:
-    """Whether somewhere behind an error memory was asked for that is not there."""
+    """True if an error, or one behind it, comes from asking for too much memory."""
     while error is not None:
         if isinstance(error, MemoryError) or "can't allocate" in str(error):
             return True
@@ -89,7 +89,7 @@ def judge(kind: str, readers: Readers, error: Exception | None) -> tuple[str, st
     return "refused", message[:300], wrong
 
 
-def read(kind: str, file: Path, readers: Readers, watch: Watch, noise: int) -> dict:
+def read(kind: str, file: Path, readers: Readers, audit: Audit, noise: int) -> dict:
     """Read one file and say how it went."""
     os.replace(file, readers.place(kind))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is used
@@ -97,13 +97,13 @@ def read(kind: str, file: Path, readers: Readers, watch: Watch, noise: int) -> d
     error, started = None, time.process_time()  # the machine may be busy with other work
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        watch.on, watch.seen = True, []
+        audit.on, audit.found = True, []
         try:
             readers.read(kind)
         except Exception as raised:
             error = raised
         finally:
-            watch.on = False
+            audit.on = False
     seconds = time.process_time() - started
     sys.stdout.flush(), sys.stderr.flush()
     outcome, message, wrong = judge(kind, readers, error)
@@ -118,7 +118,7 @@ def read(kind: str, file: Path, readers: Readers, watch: Watch, noise: int) -> d
     others = [word for word in words if not word.startswith("libpng ")]  # which cannot be asked not to speak
     if others:
         wrong.append(f"other words: {others[0][:200]}")
-    wrong += [f"ran {what}" for what in watch.seen]
+    wrong += [f"ran {what}" for what in audit.found]
     return {"outcome": outcome, "message": message, "seconds": seconds, "memory": taken, "wrong": wrong}
 
 
@@ -128,7 +128,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     noise = os.open(folder / "noise", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     os.dup2(noise, 1), os.dup2(noise, 2)  # decoders in C write there
-    readers, watch = Readers(folder), Watch(folder)
+    readers, audit = Readers(folder), Audit(folder)
     for kind in ("image", "label_synthia"):  # what is imported late is imported now
         readers.place(kind).write_bytes(b"")
     limit = _status("VmSize") + 2 * MEMORY
@@ -137,7 +137,7 @@ def main() -> None:
     for line in sys.stdin:
         case = json.loads(line)
         print(
-            json.dumps(read(case["kind"], Path(case["file"]), readers, watch, noise)),
+            json.dumps(read(case["kind"], Path(case["file"]), readers, audit, noise)),
             file=answers,
             flush=True,
         )

@@ -97,7 +97,7 @@ def checkpoint(zipped: bool) -> bytes:
 
 
 def torch_bytes(content: object, zipped: bool = True) -> bytes:
-    """What torch.save writes."""
+    """The bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
@@ -133,7 +133,7 @@ def _shares() -> np.ndarray:
 
 
 def _cache_entry() -> bytes:
-    """As `data.image_cache` writes it; made by its own writer, for which it is read back."""
+    """An entry made by the writer of `data.image_cache`, which reads it back."""
     from data.image_cache import _encode
 
     return _encode(picture())

@@ -51,7 +51,7 @@ class Readers:
         self.cache_entry = self._prepare()
 
     def place(self, kind: str) -> Path:
-        """Where a file of this kind lies."""
+        """The path at which a file of this kind is read."""
         return self.cache_entry if kind == "cache_entry" else self.folder / kind / GOOD[kind][0]
 
     def read(self, kind: str) -> None:
@@ -61,7 +61,7 @@ class Readers:
         reader(path)
 
     def _prepare(self) -> Path:
-        """What good files the bad ones need beside them; returns the place of the cache's only entry."""
+        """Write the good files that bad ones need beside them; return the path of the cache's only entry."""
         for kind in GOOD:
             (self.folder / kind / GOOD[kind][0]).parent.mkdir(parents=True, exist_ok=True)
         for kind in ("split_compressed", "split_plain", "split_v4"):

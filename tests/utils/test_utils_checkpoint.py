@@ -15,7 +15,7 @@ from utils.checkpoint import checkpoint_path, load_checkpoint, load_file, save_c
 
 
 def released(prefix: str = "") -> dict:
-    """As the released code writes it: numpy score, prototypes that require a gradient."""
+    """A checkpoint of the released code: numpy score, prototypes that require a gradient."""
     state = {f"{prefix}conv1.weight": torch.arange(4.0), f"{prefix}bn1.num_batches_tracked": torch.tensor(3)}
     return {
         "ResNet101": {"model_state": state, "prototypes_ema": torch.ones(2, 3, requires_grad=True)},

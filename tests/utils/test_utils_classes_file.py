@@ -83,7 +83,7 @@ def test_the_digest_is_of_what_decides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "word"),
     [
         (GOOD, "[1, 2]", "the file is a mapping of classes, source, target"),
         ("classes:", "clases:", "'clases', which is none of classes, source, target"),
@@ -127,7 +127,7 @@ def test_the_digest_is_of_what_decides(tmp_path):
         ("classes:", "classes: [", "not a readable YAML file"),
     ],
 )
-def test_what_is_refused_in_one_line(tmp_path, old, new, told):
+def test_what_is_refused_in_one_line(tmp_path, old, new, word):
     text = GOOD.replace(old, new, 1)
     assert text != GOOD
     path = write(tmp_path, text)
@@ -135,7 +135,7 @@ def test_what_is_refused_in_one_line(tmp_path, old, new, told):
         read_classes_file(path)
     message = str(error.value)
     assert message.startswith(f"{path}: ") and "\n" not in message
-    assert told in message
+    assert word in message
 
 
 def test_drawn_colours_differ():

@@ -10,7 +10,7 @@ PROJECT = Path(__file__).parents[2]
 
 
 def said_by(lines: str) -> str:
-    """What a process that helps says on stderr."""
+    """The standard error of a worker."""
     program = f"import os, signal, sys\nfrom utils.workers import set_up_worker\nset_up_worker()\n{lines}"
     return subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True).stderr
 

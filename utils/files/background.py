@@ -11,10 +11,10 @@ _THREADS, _WAITING = 2, 8
 
 
 class BackgroundWriter:
-    """Does things in two threads, in a `with` block at whose end all are done.
+    """Call functions in two threads; at the end of its `with` block all have returned.
 
     At most 8 wait at a time: then `do` waits too. The first error is raised by the next `do` or by the end of
-    the block; what has not begun by then is left undone.
+    the block; calls that have not begun by then are dropped.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Image files, of which nothing but the header is read until their pixels are wanted."""
+"""Image files; only the header is read until the pixels are needed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LONGEST_SIDE = 2**15  # pixels; sides are resized one by one, so that a strip wo
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A PNG or JPEG of no more pixels than Pillow's limit (89 million), and no long strip; errors name it.
+    """Open a PNG or JPEG of no more pixels than Pillow's limit (89 million), and no long strip.
 
-    Only the header has been read; an error in the block counts as one of the file.
+    Only the header has been read. Errors, also those of the block, name the file.
     """
     try:
         with warnings.catch_warnings():

@@ -44,7 +44,7 @@ def replace_when_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]
 
 
 def _onto_disk(folder: Path) -> None:
-    """What was renamed in a folder outlives a power cut."""
+    """Write a folder's names to the disk, so that a rename outlives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -86,7 +86,7 @@ def load_array(path: Path) -> np.ndarray:
 
 
 def _read_array(file: BinaryIO) -> np.ndarray:
-    """As np.load, which would take the memory before it looks how long the file is."""
+    """Read the array; unlike np.load, compare the shape with the file's length before taking memory."""
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("of a format that plain numbers do not need")
     shape, column_major, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=_HEADER_LIMIT)
@@ -133,7 +133,7 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Whether it lives and is not this one."""
+    """True if a process of this id runs and is not this one."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""YAML of small files that people write; what is written to harm its reader is refused."""
+"""YAML of small files that people write; files made to harm their reader are refused."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def parse_yaml(text: str) -> object:
 
 
 def is_scalar(value: object) -> bool:
-    """Whether it is a text, a number, a switch or a date, rather than nothing, a list or a mapping."""
+    """True for a text, a number, a switch or a date; False for nothing, a list or a mapping."""
     return isinstance(value, str | int | float | date)
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name, used as one of a file, would not stay in its folder."""
+    """True if a file of this name would lie outside its folder."""
     return not name or not name.isprintable() or Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _length(node: yaml.Node, known: dict[int, int]) -> int:
-    """Characters of a node, about, when every alias is written out; of one inside itself beyond the limit."""
+    """About the characters of a node with all aliases written out; beyond the limit if it contains itself."""
     if id(node) not in known:
         known[id(node)] = LIMIT + 1
         parts = node.value
