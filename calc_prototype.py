@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.build import inference_data, whole_images
+from data.inputs import prototype_path
 from data.sets.choose import source_data
 from data.sets.dataset import DataSet
 from engine.inference import predict
 from engine.launch import joined
+from engine.trained import load_for_inference, prepare_device
 from loss import occurrences
-from stages.build import inference_data, load_for_inference, prepare_device, whole_images
-from stages.products import prototype_path
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.whole import replace_when_whole

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.build import inference_data, whole_images
+from data.inputs import distribution_path, save_distribution
 from data.sets.choose import classes_of
 from engine.inference import predict
 from engine.launch import joined
+from engine.trained import load_for_inference, prepare_device
 from loss import ClassCounter
-from stages.build import inference_data, load_for_inference, prepare_device, whole_images
-from stages.products import distribution_path, save_distribution
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.options import Options, parse

@@ -12,13 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from data.build import inference_data, whole_images
 from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.sets.choose import classes_of
 from data.sets.dataset import DataSet
 from engine.inference import Prediction, mean_probabilities, predict
 from engine.launch import joined
-from stages.build import computing, inference_data, load_for_inference, prepare_device, whole_images
+from engine.trained import load_for_inference, prepare_device
+from stages.build import computing
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.background import BackgroundWriter

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from data.build import inference_data, whole_images
 from data.classes import Classes
 from data.own_images import own_images, own_loader
 from data.sets.choose import classes_of
@@ -23,13 +24,7 @@ from engine.about import scored_as_published
 from engine.inference import Prediction, add_mean_over_13, evaluate, shapes
 from engine.launch import joined
 from engine.own_images import Predictor, Products, predict_own_images
-from stages.build import (
-    inference_data,
-    load_for_inference,
-    load_with_record,
-    prepare_device,
-    whole_images,
-)
+from engine.trained import load_for_inference, load_with_record, prepare_device
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.background import BackgroundWriter

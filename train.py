@@ -16,6 +16,7 @@ from functools import partial
 import torch
 import yaml
 
+from data.build import training_loaders, validation_images, whole_images
 from data.loaders import batches, iteration_files
 from data.sets.choose import classes_of
 from engine.about import write_about
@@ -27,8 +28,9 @@ from engine.resume import Resume, claim, delete_old_run, newest_state, run_files
 from engine.run_state import RunStates
 from engine.schedule import Schedule
 from engine.signals import CAN_CONTINUE, Interrupted, Interruption
+from engine.trained import prepare_device
 from engine.validation import Validation
-from stages.build import build_stage, prepare_device, training_loaders, validation_images, whole_images
+from stages.build import build_stage
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.whole import save_text

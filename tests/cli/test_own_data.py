@@ -16,10 +16,10 @@ import yaml
 from cli_tools import MINI, PROJECT, SMALL, TRAINING, end_after, load, pixels, refused_here, run_here
 from PIL import Image
 
+from data.build import training_loaders
 from data.check import check
 from data.labels import IGNORE
 from data.sets.choose import classes_of, source_data, target_data
-from stages.build import training_loaders
 from utils.distributed import ALONE
 from utils.options import Options, parse
 

@@ -15,6 +15,7 @@ from data.augment.colour_statistics import KeptStatistics
 from data.augment.colour_transfer import colour_statistics
 from data.classes import folder_format, known_classes, own_classes, value_format
 from data.image_cache import ImageCache
+from data.inputs import load_distribution, load_prototypes
 from data.labels import IGNORE, id_format
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, read_label_image
@@ -23,7 +24,6 @@ from data.sets.gta5 import gta5
 from data.sets.synthia import read_synthia_ids
 from models import deeplabv2
 from models.weights import load_network, network_shape
-from stages.products import load_distribution, load_prototypes
 from tests.fuzz.good_files import CLASSES, FEATURES, GOOD, SIZE, picture
 from utils.checkpoint import load_checkpoint
 from utils.classes_file import read_classes_file

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.inputs import load_distribution, prototype_path
 from stages.build import absent_prototypes
-from stages.products import load_distribution, prototype_path
 from utils.options import parse
 
 SHARES = np.arange(1.0, 20) / 190

@@ -1,8 +1,12 @@
-"""Where the products of earlier steps lie, and the command that makes each."""
+"""Inputs that earlier steps or the data sets give a stage: where they lie, and the command that makes each.
+
+Prototypes, pseudo labels, and the class prior that stage 1 starts from (docs/class_distribution.md).
+"""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +14,13 @@ import torch
 from torch import Tensor
 
 from data.pseudo_labels import PseudoLabels
+from data.sets.choose import source_data, target_data
+from data.sets.dataset import DataSet
 from utils.checkpoint import load_file
+from utils.distributed import Processes
 from utils.files.whole import load_array, save_array
 from utils.options import Options
+from utils.parallel_map import parallel_map
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
 ABSENT = 1e-6  # share of a class that never occurs: a prior of 0 would forbid it for ever
@@ -144,3 +152,46 @@ def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels:
     pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
     pseudo.require(names, ".png", f"{command} --flip --name {o.path_LP.name} --save_path {o.path_LP.parent}")
     return pseudo
+
+
+def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
+    """Prior (K,), positive and of sum 1, and a line on where it comes from (`--class_distribution`)."""
+    name = o.named_distribution
+    if name is None:
+        return load_distribution(o)
+    if name == "uniform":
+        return torch.full((o.n_class,), 1 / o.n_class), f"class distribution: {o.n_class} equal shares"
+    whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
+    data = source_data(o) if name == "source_labels" else target_data(o, "train")
+    try:
+        counts = count_labels(data, o.n_class, o.num_workers, processes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
+    if not counts.any():
+        raise ValueError(f"{data.root}: no label has a pixel of a class; give another --class_distribution")
+    told = f"class distribution: of the labels of {whose} ({len(data)} images)"
+    if absent := int((counts == 0).sum()):
+        told += f" ({absent} classes without a pixel are raised to {ABSENT:g})"
+    shares = (counts.double() / counts.sum()).clamp(min=ABSENT)
+    return (shares / shares.sum()).float(), told
+
+
+def count_labels(data: DataSet, n_class: int, workers: int, processes: Processes) -> Tensor:
+    """Pixels of each class (K,) int64 in all labels of a data set; each process reads a share of them."""
+    own = range(processes.rank, len(data), processes.size)
+    counts = np.zeros(n_class, np.int64)
+    for counted in parallel_map(
+        partial(_count, data, n_class), own, workers, "counting labels", processes.no_bar
+    ):
+        if isinstance(counted, Exception):
+            raise counted
+        counts += counted
+    return processes.sum(torch.from_numpy(counts))
+
+
+def _count(data: DataSet, n_class: int, index: int) -> np.ndarray | Exception:
+    """Pixels of each class (K,) in one label, the ignore id is none; or why it cannot be read."""
+    try:
+        return np.bincount(data.read_label(index).ravel(), minlength=256)[:n_class]
+    except (OSError, ValueError) as error:
+        return error

@@ -1,0 +1,86 @@
+"""From options to loaders of the images that a script trains on or predicts."""
+
+from __future__ import annotations
+
+import logging
+
+from torch.utils.data import DataLoader
+
+from data.augment.colour_statistics import KeptStatistics
+from data.check import check_sample
+from data.inputs import require_pseudo_labels
+from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
+from data.sets.choose import source_data, target_data, validation_data
+from data.sets.dataset import DataSet
+from utils.distributed import Processes
+from utils.grid import crop_problem
+from utils.options import Options
+
+
+def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
+    """The target domain's split; says where its images are read at another size than they have."""
+    data = target_data(o, split)
+    found = data.size_on_disk()
+    if data.size is not None and found != data.size and not o.given("img_size"):
+        sizes = [f"{width}×{height}" for width, height in (found, data.size)]
+        processes.print_once(
+            f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size"
+        )
+    return data
+
+
+def whole_images(
+    o: Options, data: DataSet, processes: Processes, with_labels: bool = False, again: bool = False
+) -> DataLoader:
+    """This process's part of a split as whole images; see `inference_loader`."""
+    return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
+
+
+def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
+    """Labelled val images to choose checkpoints by; None, which is said, where there are none."""
+    data, why = validation_data(o)
+    if data is None:
+        logger.info("no validation, and no 'best' checkpoint: %s", why)
+    elif o.tgt_dataset == "folder" and data.images == target_data(o, "train").images:
+        logger.info("val has the images of train: 'best' is chosen on those that are trained on")
+    return data
+
+
+def training_loaders(
+    o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
+) -> tuple[DataLoader, DataLoader | None]:
+    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
+
+    start: iterations that have been done.
+    """
+    augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
+    # The baseline knows nothing of the target, not even its colours.
+    target = None if o.stage == "source_only" else target_data(o, "train")
+    names = [target.image_name(i) for i in range(len(target))] if target is not None else []
+    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
+    check_sample(o, processes)
+    if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
+        processes.print_once(
+            "SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out"
+        )
+    if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
+        raise ValueError(problem)
+    colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
+    strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
+    statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
+    source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours, statistics)
+    shared = {
+        "batch": o.bs,
+        "seed": o.seed,
+        "shuffle": not o.noshuffle,
+        "drop_last": not o.no_droplast,
+        "workers": o.num_workers,
+        "processes": processes,
+        "pin": o.on_gpu,
+        "start": start,
+    }
+    source_loader = training_loader(source, **shared)
+    if target is None:
+        return source_loader, None
+    samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo)
+    return source_loader, training_loader(samples, **shared)
