@@ -101,23 +101,21 @@ def train(o: Options, processes: Processes, interruption: Interruption, states: 
                 with log.waiting():
                     source_batch, target_batch = next(feed)
                 rates = stage.learning_rates()
-                if pictures.due(iteration, due.validation(iteration)):
-                    stage.watch()
+                show = pictures.due(iteration, due.validation(iteration))
 
-                losses = guard.step(source_batch, target_batch)  # learn → check → update; None if skipped
+                learned = guard.step(source_batch, target_batch, show)  # learn → check → update
 
-                if losses is not None:
-                    log.add(losses)
+                if learned is not None:  # it was not skipped
+                    log.add(learned.losses)
                 if (prior := stage.new_prior()) is not None:
                     log.write_prior(iteration, prior.tolist(), list(classes.names))
                 if due.line(iteration):
                     guard.check()
                     log.write(iteration, rates)
                 with log.clock_stopped():
-                    view, stage.view = stage.view, None
-                    if view is not None and losses is not None:
+                    if learned is not None and learned.shown is not None:
                         guard.check()
-                        pictures.draw(iteration, view)
+                        pictures.draw(iteration, learned.shown)
                     if due.validation(iteration):
                         validation.run(end_if_asked)
                     if due.state(iteration):

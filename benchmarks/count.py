@@ -52,7 +52,7 @@ RECTIFY, CONSISTENCY, REST = "full → weak, rectified labels", "consistency, re
 OF_LOSSES, UPDATE = "backward of the losses", "optimisers, EMA update"
 NETWORKS = (SOURCE, TEACHER, WEAK, STRONG, DISCRIMINATOR, BACKWARD)
 FILES = {  # of the innermost function that is told by its file
-    "loss/self_labeling.py": "self-labeling",
+    "loss/queue.py": "self-labeling",
     "loss/sinkhorn.py": "self-labeling",
     "loss/contrast.py": "contrast",
     "engine/finite.py": "finite numbers",
@@ -155,6 +155,8 @@ class Counting(PretendedGPU):
             return self.part
         for place in places():
             file = place.split(":")[0]
+            if file == "loss/class_balanced.py":
+                return RECTIFY if place.endswith("omega") else "self-labeling"
             if file in FILES:
                 return FILES[file]
             if file in ("loss/prototypes.py", "data/augment/replay.py"):

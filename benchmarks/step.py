@@ -33,15 +33,23 @@ from data.loaders import SourceBatch, TargetBatch, read, training_loader
 from data.mini.world import parse_size
 from engine.guard import Guard
 from engine.log import silent_logger
+from loss import prototype_consistency, queue_contrast
 from models import Compute, FCDiscriminator, SegmentationOutput, deeplabv2, freeze_batch_norm
+from stages import self_labeling
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
-from stages.stage import BatchDraws, OptimisationSettings, Stage
+from stages.stage import BatchDraws, OptimisationSettings, Stage, self_training_loss
 from stages.warm_up import WarmUpStage
 from utils.quirks import Quirks
 
 K = 19
 STAGES = ("warm_up", "stage1", "stage2")
+# Functions that stages/self_labeling.py calls, and their calls in a pair of iterations.
+PARTS = (
+    ("cross-entropy of the target", self_training_loss, 2),
+    ("contrast", queue_contrast, 1),  # without CutMix alone
+    ("consistency", prototype_consistency, 2),
+)
 FORWARD = "weak and strong, forward"
 
 
@@ -112,7 +120,7 @@ def build(o: argparse.Namespace, compute: Compute, device: torch.device) -> Stag
     stage = SelfLabelingStage(
         network, prototypes, torch.full((K,), 1 / K), settings, method, Quirks(), draws, compute
     )
-    own = stage.self_labeling
+    own = stage.self_labeling.queues
     for ring in (own.features, own.predictions):
         ring.fill_(torch.nn.functional.normalize(torch.randn_like(ring.rows), dim=1))
     own.labels.fill_(torch.randint(0, K, own.labels.rows.shape, device=device).float())
@@ -154,7 +162,7 @@ def networks_alone(o: argparse.Namespace, stage: Stage, source: SourceBatch, tar
         torch.autograd.backward(tensors, [torch.ones_like(x) for x in tensors])
 
     def passes() -> None:
-        compute, student = stage.compute, stage.learner
+        compute, student = stage.compute, stage.student_ddp
         backward([compute(student, source.image)[1:]])
         if o.stage == "stage1":
             with torch.no_grad():
@@ -284,37 +292,32 @@ def _wait_for(device: torch.device) -> None:
 
 def split(stage: Stage, timer: Timer, source: SourceBatch) -> dict[str, int]:
     """Mark the parts of an iteration; their names, and their marks in a pair of iterations."""
-    parts = {"source, forward and backward": "learn_source"}
-    if isinstance(stage, SelfLabelingStage):
-        parts |= {
-            "EMA model, rectified labels": "teacher_view",
-            "cross-entropy of the target": "self_train",
-            "self-labeling": "self_labeling_loss",
-            "contrast": "contrast",
-            "consistency": "consistency",
-        }
-    parts |= {"backward of the target": "backward", "optimiser, EMA update": "advance"}
-    for name, attribute in parts.items():
-        setattr(stage, attribute, timer.timed(name, getattr(stage, attribute)))
-    learn_source = stage.learn_source
+    calls = {"source, forward and backward": 2, "backward of the target": 2, "optimiser, EMA update": 2}
+    learn_source = timer.timed("source, forward and backward", stage.learn_source)
 
-    def without_its_backward(*arguments: object) -> Tensor:
-        loss = learn_source(*arguments)
+    def without_its_backward(*given: object) -> tuple[Tensor, Tensor]:
+        found = learn_source(*given)
         timer.marks["backward of the target"].pop()  # it is a part of this one
-        return loss
+        return found
 
     stage.learn_source = without_its_backward
-    calls = dict.fromkeys(parts, 2)
+    stage.backward = timer.timed("backward of the target", stage.backward)
+    stage.advance = timer.timed("optimiser, EMA update", stage.advance)
     if isinstance(stage, SelfLabelingStage):
         calls |= {FORWARD: 4, "backward of the target": 4}  # of the weak and of the strong view
-        calls["contrast"] = 1  # without CutMix alone
         compute, timed = stage.compute, timer.timed(FORWARD, stage.compute)
 
         def of_the_target(network: torch.nn.Module, images: Tensor, *others: object) -> SegmentationOutput:
-            target = network is stage.learner and images is not source.image
+            target = network is stage.student_ddp and images is not source.image
             return (timed if target else compute)(network, images, *others)
 
         stage.compute = of_the_target
+        sl = stage.self_labeling
+        sl.sampled_loss = timer.timed("self-labeling", sl.sampled_loss)
+        calls["self-labeling"] = 2
+        for name, function, count in PARTS:
+            calls[name] = count
+            setattr(self_labeling, function.__name__, timer.timed(name, function))
     return calls
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.loaders import SourceBatch, TargetBatch
 from engine.finite import FiniteWatch, NotFinite, finite
-from stages.stage import Stage
+from stages.stage import Learned, Stage
 
 REMEDY = (
     "--continue goes on from the last saved state, with --on_nonfinite skip past such iterations; "
@@ -34,24 +34,29 @@ class Guard:
         self.in_a_row = 0  # skipped
         self._watch = FiniteWatch(stage.processes)
 
-    def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor] | None:
-        """One iteration; its losses (`Stage.learn`), or None if it was skipped."""
-        stage = self.stage
+    def step(self, source: SourceBatch, target: TargetBatch | None, show: bool = False) -> Learned | None:
+        """Do one iteration (`Stage.step`); None if it was skipped."""
+        stage, bad = self.stage, None
         before = self._buffers() if self.skip else {}
-        losses = stage.learn(source, target)
-        self._watch.add(stage.iteration + 1, losses, finite([*losses.values(), *stage.gradients()]))
-        bad = self._watch.first_bad() if self.skip else None
-        if bad is None:
-            stage.advance()
-            self.in_a_row = 0
-            return losses
-        for name, module in stage.modules.items():
-            module.load_state_dict(before[name], strict=False)
+
+        def check(losses: dict[str, Tensor]) -> bool:
+            """False if the iteration is to be skipped; then the buffers are those from before it."""
+            nonlocal bad
+            self._watch.add(stage.iteration + 1, losses, finite([*losses.values(), *stage.gradients()]))
+            bad = self._watch.first_bad() if self.skip else None
+            if bad is not None:
+                for name, module in stage.modules.items():
+                    module.load_state_dict(before[name], strict=False)
+            return bad is None
+
         with warnings.catch_warnings():  # torch expects an update before the rates move
-            warnings.simplefilter("ignore", UserWarning)
-            stage.advance(update=False)
-        self._count(bad)
-        return None
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step", UserWarning)
+            learned = stage.step(source, target, check, show)
+        if bad is not None:
+            self._count(bad)
+            return None
+        self.in_a_row = 0
+        return learned
 
     def check(self) -> None:
         """Wait for the device; ValueError if an iteration since the last time was bad."""

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from engine.inference import Prediction
 from engine.log import RunLog
-from stages.view import Points, View
+from engine.view import Points, View, view_of
+from stages.stage import Shown
 from utils.distributed import Processes
 from utils.render import Sheet, colourise
 
@@ -38,8 +39,9 @@ class Pictures:
         """Whether an iteration is drawn: every so many, counted as log lines are, and at validations."""
         return self.every > 0 and (validation or (iteration + 1) % self.every == 0)
 
-    def draw(self, iteration: int, view: View) -> None:
-        """A view, by all processes; this waits for the device."""
+    def draw(self, iteration: int, shown: Shown) -> None:
+        """Draw what an iteration shows, by all processes; this waits for the device."""
+        view = view_of(shown)
         scalars = self._means(view)
         samples = {
             f"confidence/{name}": self.processes.gather(x).float().cpu().numpy()

@@ -1,20 +1,19 @@
 """Pure functions and small modules on tensors; usable from any other project."""
 
 from loss.adversarial import SOURCE, TARGET, domain_loss
-from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics
+from loss.class_balanced import ClassBalancedSelfLabeling, class_statistics, summed
 from loss.contrast import queue_contrast
 from loss.distillation import distillation_loss
-from loss.prior import ClassCounter, class_shares, occurrences
+from loss.prior import ClassCounter, class_frequencies, occurrences
 from loss.prototypes import cosines_to_prototypes, prototype_consistency, rectified_label, rectified_probs
+from loss.queue import RingQueue, take_pixels
 from loss.segmentation import (
     confidence_regulariser,
     cross_entropy,
     reverse_cross_entropy,
     symmetric_cross_entropy,
 )
-from loss.self_labeling import RingQueue, SelfLabeling, take_pixels
 from loss.sinkhorn import sinkhorn
-from loss.together import summed
 
 __all__ = [
     "SOURCE",
@@ -22,8 +21,7 @@ __all__ = [
     "ClassBalancedSelfLabeling",
     "ClassCounter",
     "RingQueue",
-    "SelfLabeling",
-    "class_shares",
+    "class_frequencies",
     "class_statistics",
     "confidence_regulariser",
     "cosines_to_prototypes",

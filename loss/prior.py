@@ -1,23 +1,23 @@
-"""The class prior from predictions: counted while training, turned into shares now and then."""
+"""The class prior from predictions: counted while training, turned into frequencies now and then."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from loss.shares import Total, alone
+from loss.segmentation import Total, identity
 
 # About 7 of the 65,792 rows of a full queue and an image: a class that is hardly predicted is not given up.
-LEAST_SHARE = 1e-4
+LEAST = 1e-4
 
 
-def class_shares(counts: Tensor, least: float = LEAST_SHARE) -> Tensor:
-    """Counts (K,), not all 0 → shares (K,) float32 of sum 1; shares below `least` are raised to it.
+def class_frequencies(counts: Tensor, least: float = LEAST) -> Tensor:
+    """Counts (K,), not all 0 → frequencies (K,) float32 of sum 1; those below `least` are raised to it.
 
-    The others are scaled down for it, so that a share may end below `least` by a factor of 1 / (1 + K·least).
+    The others are scaled down for it, so that one may end below `least` by a factor of 1 / (1 + K·least).
     """
-    shares = (counts.double() / counts.sum()).clamp(min=least)
-    return (shares / shares.sum()).float()
+    frequencies = (counts.double() / counts.sum()).clamp(min=least)
+    return (frequencies / frequencies.sum()).float()
 
 
 def occurrences(values: Tensor, bins: int) -> Tensor:
@@ -31,11 +31,11 @@ def occurrences(values: Tensor, bins: int) -> Tensor:
 class ClassCounter(nn.Module):
     """Counts how often each of K classes is predicted. State: `counts` (K,) int64.
 
-    total: sums a tensor over the processes that share a batch (loss.shares); the counts are then equal
-    everywhere. Integers, so that no order of sums changes them. Nothing here waits for a GPU.
+    total: sums a tensor over the processes that split a batch; the counts are then equal everywhere.
+    Integers, so that no order of sums changes them. Nothing here waits for a GPU.
     """
 
-    def __init__(self, n_class: int, total: Total = alone):
+    def __init__(self, n_class: int, total: Total = identity):
         super().__init__()
         self.register_buffer("counts", torch.zeros(n_class, dtype=torch.int64))
         self.total = total
@@ -47,7 +47,7 @@ class ClassCounter(nn.Module):
 
     @torch.no_grad()
     def take_(self) -> Tensor:
-        """The shares (K,) of what was counted since the last call (`class_shares`)."""
-        shares = class_shares(self.counts)
+        """Frequencies (K,) of the classes counted since the last call (`class_frequencies`)."""
+        frequencies = class_frequencies(self.counts)
         self.counts.zero_()
-        return shares
+        return frequencies

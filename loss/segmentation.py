@@ -1,29 +1,42 @@
-"""Losses of class scores against labels. Letters: B images, K classes, H×W pixels."""
+"""Losses of class scores against labels. Letters: B images, K classes, H×W pixels.
+
+Where several processes split a batch, each returns its part of the loss: the sum over its own pixels, divided
+by the count over the whole batch. The parts, and their gradients, add up to those of the whole batch. `total`
+sums a count over the processes.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from loss.shares import Total, alone
+Total = Callable[[Tensor], Tensor]
 
 
-def cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, total: Total = alone) -> Tensor:
+def identity(x: Tensor) -> Tensor:
+    """Return x, the sum over a single process."""
+    return x
+
+
+def cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, total: Total = identity) -> Tensor:
     """Mean cross-entropy over the labelled pixels; 0 if there is none.
 
-    logits (B, K, H, W), label (B, H, W) int64 → scalar. total: see loss.shares.
+    logits (B, K, H, W), label (B, H, W) int64 → scalar.
     """
     summed = F.cross_entropy(logits, label, ignore_index=ignore_index, reduction="sum")
     return summed / total((label != ignore_index).sum()).clamp(min=1)
 
 
-def reverse_cross_entropy(logits: Tensor, label: Tensor, ignore_index: int, total: Total = alone) -> Tensor:
+def reverse_cross_entropy(
+    logits: Tensor, label: Tensor, ignore_index: int, total: Total = identity
+) -> Tensor:
     """Cross-entropy with prediction and label exchanged (Wang et al. 2019, symmetric cross-entropy).
 
     −Σ_k p_k ln(onehot_k) with the label's zeros clamped to 1e-4 and p to at least 1e-7, averaged over
-    the labelled pixels. logits (B, K, H, W), label (B, H, W) int64 → scalar. total: see loss.shares.
+    the labelled pixels. logits (B, K, H, W), label (B, H, W) int64 → scalar.
     """
     probs = logits.softmax(dim=1).clamp(1e-7, 1.0)
     valid = label != ignore_index
@@ -40,7 +53,7 @@ def symmetric_cross_entropy(
     ignore_index: int,
     alpha: float = 0.1,
     beta: float = 1.0,
-    total: Total = alone,
+    total: Total = identity,
 ) -> Tensor:
     """alpha · cross-entropy + beta · reverse cross-entropy (`--rce`)."""
     forward = cross_entropy(logits, label, ignore_index, total)

@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from loss import confidence_regulariser, cross_entropy, distillation_loss, symmetric_cross_entropy
+from loss import confidence_regulariser, distillation_loss
 from models import Compute
-from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from stages.stage import (
+    PLAIN,
+    BatchDraws,
+    Learned,
+    OptimisationSettings,
+    Shown,
+    Stage,
+    detached,
+    quarter,
+    resize_logits,
+    self_training_loss,
+)
 from utils.quirks import Quirks
 
 
@@ -70,33 +80,42 @@ class DistillationStage(Stage):
         """The view whose probabilities the teacher gives."""
         return "strong" if self.quirks.unreplayed_labels else self.student_view
 
-    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+    def learn(self, source: SourceBatch, target: TargetBatch, show: bool = False) -> Learned:
         """Pseudo labels and the teacher's probabilities."""
-        source_loss = self.learn_source(source)
-        image = getattr(target, self.student_view)
-        size = quarter(image.shape[2:])
-        output = self.forward(self.learner, image)
-        student_logits = resize_logits(output.logits, size)  # (B, K, H/4, W/4)
-        label = self.training_label(target)
+        method, total = self.method, self.processes.sum
 
-        losses = {"CTS": self.self_train(student_logits, label)}
+        # ============ source: CE(x_s, y_s), backward at once ============
+        source_loss, source_logits = self.learn_source(source)
+
+        # ============ pseudo labels ŷ: L_CTS = CE(p, ŷ), or α·CE(p, ŷ) + β·RCE(p, ŷ) ============
+        image = getattr(target, self.student_view)  # (B, 3, H, W)
+        size = quarter(image.shape[2:])
+        label = target.label[:, ::4, ::4]  # (B, H/4, W/4)
+        label = self.replay(label, target.strong_records) if method.train_on_strong else label
+        student_logits = self.forward(self.student_ddp, image).logits  # (B, K, h, w)
+        student_logits = resize_logits(student_logits, size)  # (B, K, H/4, W/4)
+        losses = {"CTS": self_training_loss(student_logits, label, method, total)}
+
+        # ============ section 3.5, distillation: L_kd = KL(p_teacher ‖ p) ============
         losses["distill"] = losses["CTS"].new_zeros(())
-        seen = {"prediction": student_logits}
+        shown_logits = {"prediction": student_logits.detach()}
         if self.teacher is not None:
             with torch.no_grad():
-                output = self.compute(self.teacher, getattr(target, self.teacher_view))
-                teacher_logits = resize_logits(output.logits, size)
-            seen["teacher"] = teacher_logits
-            divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)
+                teacher_logits = self.compute(self.teacher, getattr(target, self.teacher_view)).logits
+                teacher_logits = resize_logits(teacher_logits, size)  # (B, K, H/4, W/4)
+            divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)  # Q3
             losses["distill"] = divergence / self.processes.size
-        total = losses["CTS"] + self.method.distillation_weight * losses["distill"]
-        if self.method.regulariser_weight > 0:
-            regulariser = confidence_regulariser(student_logits, self.method.regulariser)
-            total = total + self.method.regulariser_weight * regulariser / self.processes.size
-        self.backward(total)
-        if self.view:
-            self.view.add_target({f"{self.student_view} view": image}, {"pseudo label": label}, seen)
-        return {name: x.detach() for name, x in ({"total": total} | losses | {"source": source_loss}).items()}
+            shown_logits["teacher"] = teacher_logits
+
+        # ============ all together: L_CTS + λ_kd·L_kd ============
+        losses["total"] = losses["CTS"] + method.distillation_weight * losses["distill"]
+        if method.regulariser_weight > 0:
+            regulariser = confidence_regulariser(student_logits, method.regulariser)
+            losses["total"] = losses["total"] + method.regulariser_weight * regulariser / self.processes.size
+        self.backward(losses["total"])
+        losses = detached({"total": losses["total"]} | losses | {"source": source_loss})
+        images, labels = {f"{self.student_view} view": image}, {"pseudo label": label}
+        return Learned(losses, Shown(source, source_logits, images, labels, shown_logits) if show else None)
 
     def state(self) -> dict:
         """With a mark of the teacher, which is not saved: it never changes."""
@@ -117,15 +136,3 @@ class DistillationStage(Stage):
         for tensor in self.teacher.state_dict().values():
             mark = zlib.crc32(tensor.cpu().contiguous().numpy(), mark)
         return mark
-
-    def training_label(self, target: TargetBatch) -> Tensor:
-        """Hard pseudo labels at a quarter (B, H/4, W/4), as the student's view shows them."""
-        label = target.label[:, ::4, ::4]
-        return self.replay(label, target.strong_records) if self.method.train_on_strong else label
-
-    def self_train(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy or symmetric cross-entropy on the pseudo labels."""
-        if self.method.symmetric:
-            alpha, beta = self.method.rce_alpha, self.method.rce_beta
-            return symmetric_cross_entropy(logits, label, IGNORE, alpha, beta, self.processes.sum)
-        return cross_entropy(logits, label, IGNORE, self.processes.sum)

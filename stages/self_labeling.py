@@ -1,13 +1,14 @@
 """Stage 1: self-training on rectified pseudo labels with class-balanced pixel-level self-labeling.
 
 Letters: B images, K classes, D feature channels, H×W crop or image, h×w grid, P pixels sampled per image.
-"weak" and "strong" are views of one crop of the target image, "whole" is the image that it was cut from.
+`weak` and `strong` are two augmentations of one target crop, `whole` is the image it was cut from.
+f̄ and η̄ are features of the EMA model and prototypes that follow η. docs/method.md has the equations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,28 @@ from data.augment.replay import full_to_weak
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import (
+    ClassBalancedSelfLabeling,
     ClassCounter,
-    SelfLabeling,
     confidence_regulariser,
     cosines_to_prototypes,
-    cross_entropy,
     prototype_consistency,
     queue_contrast,
     rectified_label,
-    symmetric_cross_entropy,
     take_pixels,
 )
 from models import Compute, SegmentationOutput, ema_copy, ema_update_
-from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, quarter, resize_logits
+from stages.stage import (
+    PLAIN,
+    BatchDraws,
+    Clustering,
+    Learned,
+    OptimisationSettings,
+    Shown,
+    Stage,
+    quarter,
+    resize_logits,
+    self_training_loss,
+)
 from utils.checkpoint import NETWORK
 from utils.quirks import Quirks
 from utils.transfer import sent
@@ -62,19 +72,10 @@ class SelfLabelingSettings:
     refresh_prior: int | None = None  # refresh_distribution: every so many iterations
 
 
-class TeacherView(NamedTuple):
-    """What the EMA model sees in the whole images, without gradient."""
-
-    feats: Tensor  # (B, D, h, w), whole image
-    logits: Tensor  # (B, K, h, w), whole image
-    probs_weak: Tensor  # (B, K, H/4, W/4): softmax of the weak crop's cosines to the prototypes, ω
-    label_weak: Tensor  # (B, H/4, W/4): rectified label
-
-
 class SelfLabelingStage(Stage):
     """The paper's section 3.
 
-    prototypes: centroids (K, D) of calc_prototype; prior: (K,) class marginal to begin with.
+    prototypes: centroids (K, D) of calc_prototype; prior: class distribution (K,) to begin with.
     """
 
     def __init__(
@@ -89,10 +90,22 @@ class SelfLabelingStage(Stage):
         compute: Compute = PLAIN,
     ):
         self.method = method
-        self.prototypes = nn.Parameter(F.normalize(prototypes, dim=1), requires_grad=method.learn_prototypes)
-        self.prototypes_ema = self.prototypes.detach().clone()
+        self.self_labeling = ClassBalancedSelfLabeling(
+            prototypes,
+            prior,
+            method.pixels,
+            method.queue_length,
+            method.temperature,
+            method.epsilon,
+            method.sinkhorn_iterations,
+            EMA_MOMENTUM,
+            quirks.raw_queue_scores,
+            IGNORE,
+            absent_classes=True,
+        )
+        self.self_labeling.requires_grad_(method.learn_prototypes)
         own = {
-            "params": [self.prototypes],
+            "params": [self.self_labeling.prototypes],
             "lr": optimisation.lr * PROTOTYPE_MULTIPLE,
             "repeats": 1,
             "name": "prototypes",
@@ -101,17 +114,6 @@ class SelfLabelingStage(Stage):
         extra = [own] if method.learn_prototypes else []
         super().__init__(student, optimisation, quirks, extra, draws, compute)
         compute.prepare(self.ema)
-        self.self_labeling = SelfLabeling(
-            prior,
-            prototypes.shape[1],
-            method.queue_length,
-            method.temperature,
-            method.epsilon,
-            method.sinkhorn_iterations,
-            quirks.raw_queue_scores,
-            self.processes.gather,
-            self.processes.rank,
-        ).to(prototypes.device)
         self.counter = None  # of the EMA model's predictions, for the next prior
         if method.refresh_prior is not None:
             self.counter = ClassCounter(len(prior), self.processes.sum).to(prototypes.device)
@@ -119,171 +121,109 @@ class SelfLabelingStage(Stage):
 
     @property
     def target_parts(self) -> frozenset[str]:
-        """The parts of a target sample that the stage looks at."""
+        """The parts of a target sample that the stage uses."""
         parts = {"weak", "strong", "whole", "soft_quarter"}
         return frozenset(parts if self.quirks.unshuffled_labels else parts | {"soft_grid"})
 
     def train_mode(self) -> None:
-        """The EMA model too with Q2, else in eval mode."""
+        """Set the EMA model to training mode too with Q2, else to eval mode."""
         super().train_mode()
         self.ema.train(self.quirks.ema_train_mode)
 
-    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
-        """The forward and backward passes of the paper's algorithm."""
-        source_loss = self.learn_source(source)
-        box = self.draws.cutmix_box(*target.weak.shape[2:])
-        seen = self.teacher_view(target)
+    def learn(self, source: SourceBatch, target: TargetBatch, show: bool = False) -> Learned:
+        """One iteration of the paper's algorithm, up to the gradients."""
+        method, sl, processes, tau = self.method, self.self_labeling, self.processes, self.method.temperature
+
+        # ============ source: CE(x_s, y_s), backward at once ============
+        source_loss, source_logits = self.learn_source(source)
+        box = self.draws.cutmix_box(*target.weak.shape[2:])  # None in half of the batches
+
+        # ============ section 3.2, rectified pseudo labels: ŷ = argmax ω·p_soft ============
+        with torch.no_grad():  # ω = softmax(cos(f̄, η̄)/τ)
+            whole = self.forward(self.ema, target.whole)  # feats (B, D, h, w), logits (B, K, h, w)
+            whole_size, grid = target.whole.shape[2:], whole.feats.shape[2:]
+            omega = sl.omega(full_to_weak(whole.feats, target.weak_records, whole_size))  # (B, K, H/4, W/4)
+            label_weak = rectified_label(omega, target.soft_quarter, method.label_threshold, IGNORE)
         if self.counter is not None:
-            self.counter.add_(seen.logits)
-        label = self.training_label(source, target, seen, box)
-        image = self.training_image(source, target, box)
+            self.counter.add_(whole.logits)
+
+        # ============ section 3.2, self-training with CutMix: L_CTS = α·CE(p, ŷ) + β·RCE(p, ŷ) ============
+        image = _paste(target.weak, source.image, box)  # (B, 3, H, W)
+        label = _paste_quarter(label_weak, source.label, box)  # (B, H/4, W/4)
+        if method.train_on_strong:
+            image = target.strong
+            if not self.quirks.unreplayed_labels:  # Q10
+                label = self.replay(label_weak, target.strong_records)
         # Dropout of both views is drawn before the pixels: the order of draws decides what a seed gives.
-        dropout = self.dropout(self.learner, image)
-        apart = self.method.consistency_weight > 0 and not self.method.train_on_strong
-        strong_dropout = self.dropout(self.learner, target.strong) if apart else None
+        two_views = method.consistency_weight > 0 and not method.train_on_strong
+        dropout = self.dropout(self.student_ddp, image)  # (B, D)
+        dropout_strong = self.dropout(self.student_ddp, target.strong) if two_views else None
+        source_gradients = self.take_gradients() if two_views else {}
+        with self.accumulating(two_views):
+            student = self.compute(self.student_ddp, image, dropout)  # feats, logits as of `whole`
+        logits_quarter = resize_logits(student.logits, label.shape[1:])  # (B, K, H/4, W/4)
+        losses = {"CTS": self_training_loss(logits_quarter, label, method, processes.sum)}
 
-        earlier = self.take_gradients() if apart else {}
-        with self.accumulating(apart):
-            output = self.compute(self.learner, image, dropout)
-            pixels = self.sampled_pixels(seen.feats)
-            queue_labels = self.queue_labels(target, seen, pixels)
-            losses = {"CTS": self.self_train(output, label)}
-            self.self_labeling.kept = [] if self.view else None
-            losses["SL"], queue_was_full = self.self_labeling_loss(seen, pixels, queue_labels)
-            losses["contrast"] = losses["SL"].new_zeros(())
-            if box is None and queue_was_full:
-                losses["contrast"] = self.contrast(output, seen, label)
-            if self.method.regulariser_weight > 0:
-                losses["regular"] = self.regulariser(output, label)
-            if not apart:
-                losses["consist"] = self.consistency(output, seen, target)
-            self.backward(self.weigh(losses))
-        if apart:  # the weak view's activations are gone before those of the strong view come
-            self.add_gradients(earlier)
-            strong = self.compute(self.learner, target.strong, strong_dropout)
-            losses["consist"] = self.consistency(strong, seen, target)
-            # The classifier takes no part; the 0 tells DistributedDataParallel that its gradient is complete.
-            self.backward(self.weigh({"consist": losses["consist"]}) + 0 * strong.logits.sum())
+        # ============ section 3.3, balanced assignments Q: L_SL = −Σ Q·ln softmax(cos(f̄, η)/τ) ============
+        pixels = self.sampled_pixels(whole.feats)  # (B, P)
+        if self.quirks.unshuffled_labels:  # Q4: labels of other pixels
+            label_grid = _nearest(label_weak, grid)  # (B, h·w)
+            label_pixels = label_grid[:, : method.pixels]  # (B, P)
+        else:
+            label_grid = _nearest(label, student.feats.shape[2:])  # (B, h·w)
+            soft_label = resize_logits(target.soft_grid, grid)  # (B, K, h, w)
+            label_whole = rectified_label(sl.omega(whole.feats), soft_label, method.label_threshold, IGNORE)
+            label_pixels = label_whole.flatten(1).gather(1, pixels)  # (B, P)
+        sampled = (F.normalize(take_pixels(x, pixels), dim=2) for x in whole)  # (B, P, D), (B, P, K)
+        gathered = map(processes.gather, (*sampled, label_pixels[..., None]))  # those of all processes
+        own = processes.part(range(processes.size * len(pixels)))  # the images of this process
+        losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)
+
+        # ============ contrast with the queue: L_con = −mean [l_pos − ln(e^l_pos + Σ e^l_neg)] ============
+        losses["contrast"] = losses["SL"].new_zeros(())
+        if box is None and queue_was_full:
+            anchors = self.sampled_pixels(student.feats)  # (B, P)
+            anchor_feats = take_pixels(student.feats, anchors).flatten(0, 1)  # (B·P, D)
+            anchor_labels = label_grid.gather(1, anchors).flatten()  # (B·P,)
+            queue = sl.queues.features.rows, sl.queues.labels.rows[:, 0]  # (N, D), (N,)
+            contrast = queue_contrast(anchor_feats, anchor_labels, *queue, tau)
+            losses["contrast"] = contrast / processes.size
+        if method.regulariser_weight > 0:
+            logits_quarter = resize_logits(student.logits, label.shape[1:])  # (B, K, H/4, W/4)
+            losses["regular"] = confidence_regulariser(logits_quarter, method.regulariser) / processes.size
+
+        # ============ section 3.4, consistency: L_cons = KL(ω ‖ softmax(cos(f_strong, η̄)/τ)) ============
+        strong = student
+        if two_views:  # the weak view's activations are freed before those of the strong view come
+            self.backward(self.weighted(losses))
+            self.add_gradients(source_gradients)
+            strong = self.compute(self.student_ddp, target.strong, dropout_strong)
+        losses["consist"] = losses["SL"].new_zeros(())
+        if method.consistency_weight > 0:
+            omega_strong = self.replay(omega, target.strong_records)  # (B, K, H/4, W/4)
+            feats_strong = resize_logits(strong.feats, quarter(target.strong.shape[2:]))  # (B, D, H/4, W/4)
+            cosines, known = cosines_to_prototypes(feats_strong, sl.prototypes_ema), omega_strong != IGNORE
+            losses["consist"] = prototype_consistency(omega_strong, known, cosines, tau, processes.sum)
+
+        # ============ all together: L_CTS + λ_SL·L_SL + λ_con·L_con + λ_cons·L_cons ============
+        if two_views:  # 0·logits completes the gradients for DistributedDataParallel
+            self.backward(self.weighted({"consist": losses["consist"]}) + 0 * strong.logits.sum())
+        else:
+            self.backward(self.weighted(losses))
         self._sum_prototype_gradients()
-        if self.view:
-            self._show(source, target, seen, output, label, pixels, box)
         losses = {name: loss.detach() for name, loss in losses.items()}
-        return {"total": self.weigh(losses)} | losses | {"source": source_loss}
-
-    def _show(
-        self,
-        source: SourceBatch,
-        target: TargetBatch,
-        seen: TeacherView,
-        output: SegmentationOutput,
-        label: Tensor,
-        pixels: Tensor,
-        box: Box | None,
-    ) -> None:
-        images = {"weak view": target.weak, "strong view": target.strong, "whole image": target.whole}
-        images["training image"] = self.training_image(source, target, box)
-        labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": seen.label_weak}
-        labels["training label"] = label
-        self.view.add_target(images, labels, {"prediction": output.logits})
-        self.view.add_rectification(target.soft_quarter, seen.probs_weak)
-        self.view.add_assignments(self.self_labeling, target.whole, pixels, seen.feats.shape[2:])
-        self.view.add_queue(self.self_labeling.labels, len(self.prototypes))
-        self.view.add_prototypes(self.prototypes.detach(), self.prototypes_ema)
-
-    @torch.no_grad()
-    def teacher_view(self, target: TargetBatch) -> TeacherView:
-        """EMA features of the whole image, and the weak crop's labels rectified by them (section 3.2)."""
-        feats, logits = self.forward(self.ema, target.whole)
-        feats_weak = full_to_weak(
-            feats, target.weak_records, tuple(target.whole.shape[2:])
-        )  # (B, D, H/4, W/4)
-        probs_weak = self._prototype_probs(feats_weak)
-        label_weak = rectified_label(probs_weak, target.soft_quarter, self.method.label_threshold, IGNORE)
-        return TeacherView(feats, logits, probs_weak, label_weak)
-
-    def _prototype_probs(self, feats: Tensor) -> Tensor:
-        """ω: softmax over the K cosines to the EMA prototypes."""
-        return (cosines_to_prototypes(feats, self.prototypes_ema) / self.method.temperature).softmax(dim=1)
-
-    def training_image(self, source: SourceBatch, target: TargetBatch, box: Box | None) -> Tensor:
-        """What the student self-trains on: the weak view with CutMix; or the strong view, never mixed."""
-        if self.method.train_on_strong:
-            return target.strong
-        return _paste(target.weak, source.image, box)
-
-    def training_label(
-        self, source: SourceBatch, target: TargetBatch, seen: TeacherView, box: Box | None
-    ) -> Tensor:
-        """The rectified label (B, H/4, W/4) with the source's pasted into the CutMix box."""
-        if self.method.train_on_strong and not self.quirks.unreplayed_labels:
-            return self.replay(seen.label_weak, target.strong_records)
-        if box is None:
-            return seen.label_weak
-        full = seen.label_weak.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
-        return _paste(full, source.label, box)[:, ::4, ::4]
-
-    def self_train(self, output: SegmentationOutput, label: Tensor) -> Tensor:
-        """Cross-entropy, or symmetric cross-entropy, of the target."""
-        logits = resize_logits(output.logits, label.shape[1:])
-        if self.method.symmetric:
-            alpha, beta = self.method.rce_alpha, self.method.rce_beta
-            return symmetric_cross_entropy(logits, label, IGNORE, alpha, beta, self.processes.sum)
-        return cross_entropy(logits, label, IGNORE, self.processes.sum)
+        shown = None
+        if show:
+            clustered = omega, pixels, tuple(grid), assignments
+            shown = self._shown(source, source_logits, target, image, label_weak, label, student, clustered)
+        return Learned({"total": self.weighted(losses)} | losses | {"source": source_loss}, shown)
 
     def sampled_pixels(self, maps: Tensor) -> Tensor:
         """(B, P) random flat positions of maps (B, C, h, w), on their device."""
         drawn = self.draws.pixels(len(maps), maps[0, 0].numel(), self.method.pixels)
         return sent(drawn, maps.device)
 
-    def queue_labels(self, target: TargetBatch, seen: TeacherView, pixels: Tensor) -> Tensor:
-        """Labels (B, P) that enter the queue with the sampled pixels of the whole image."""
-        if self.quirks.unshuffled_labels:
-            return self._weak_label_on_whole_grid(seen)[:, : pixels.shape[1]]
-        probs = self._prototype_probs(seen.feats)  # (B, K, h, w)
-        soft = resize_logits(target.soft_grid, seen.feats.shape[2:])
-        label = rectified_label(probs, soft, self.method.label_threshold, IGNORE)
-        return label.flatten(1).gather(1, pixels)
-
-    @staticmethod
-    def _weak_label_on_whole_grid(seen: TeacherView) -> Tensor:
-        """Q4: the weak crop's label stretched over the whole image's grid, flat (B, h·w)."""
-        label = F.interpolate(seen.label_weak[:, None].float(), size=seen.feats.shape[2:], mode="nearest")
-        return label.flatten(1).long()
-
-    def self_labeling_loss(self, seen: TeacherView, pixels: Tensor, labels: Tensor) -> tuple[Tensor, bool]:
-        """L_SL: online class-balanced assignments of sampled pixels (section 3.3)."""
-        feats, logits = take_pixels(seen.feats, pixels), take_pixels(seen.logits, pixels)
-        return self.self_labeling(feats, logits, labels, self.prototypes)
-
-    def contrast(self, output: SegmentationOutput, seen: TeacherView, label: Tensor) -> Tensor:
-        """Student pixels of the crop, of label (B, H/4, W/4), against the queue of EMA features."""
-        grid, pixels = output.feats.shape[2:], self.sampled_pixels(output.feats)
-        if self.quirks.unshuffled_labels:
-            grid_label = self._weak_label_on_whole_grid(seen)
-        else:
-            grid_label = F.interpolate(label[:, None].float(), size=grid, mode="nearest").flatten(1).long()
-        anchors = take_pixels(output.feats, pixels).flatten(0, 1)  # (B·P, D)
-        anchor_labels = grid_label.gather(1, pixels).flatten()
-        queue, queue_labels = self.self_labeling.features.rows, self.self_labeling.labels.rows[:, 0]
-        loss = queue_contrast(anchors, anchor_labels, queue, queue_labels, self.method.temperature)
-        return loss / self.processes.size
-
-    def regulariser(self, output: SegmentationOutput, label: Tensor) -> Tensor:
-        """ProDA's regulariser of the target's logits, at the size of the label (`--regular_w`)."""
-        logits = resize_logits(output.logits, label.shape[1:])
-        return confidence_regulariser(logits, self.method.regulariser) / self.processes.size
-
-    def consistency(self, strong: SegmentationOutput, seen: TeacherView, target: TargetBatch) -> Tensor:
-        """The student's cosines on the strong view follow the EMA model's, moved as the view was."""
-        if self.method.consistency_weight <= 0:
-            return seen.feats.new_zeros(())
-        replayed = self.replay(seen.probs_weak, target.strong_records)
-        mask = replayed != IGNORE
-        feats = resize_logits(strong.feats, quarter(target.strong.shape[2:]))
-        cosines = cosines_to_prototypes(feats, self.prototypes_ema)
-        return prototype_consistency(replayed, mask, cosines, self.method.temperature, self.processes.sum)
-
-    def weigh(self, losses: dict[str, Tensor]) -> Tensor:
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is differentiated; the source's loss already was."""
         method = self.method
         weights = {
@@ -296,19 +236,54 @@ class SelfLabelingStage(Stage):
         return sum(weights[name] * loss for name, loss in losses.items())
 
     def _sum_prototype_gradients(self) -> None:
-        """`backward` has scaled shares for the network, whose gradients become a mean; this is a sum."""
-        if self.prototypes.grad is not None and self.processes.size > 1:
-            self.prototypes.grad.div_(self.processes.size)
-            self.processes.sum_gradients([self.prototypes])
+        """Add up the prototypes' gradients, which `backward` has scaled for the mean over the processes."""
+        prototypes = self.self_labeling.prototypes
+        if prototypes.grad is not None and self.processes.size > 1:
+            prototypes.grad.div_(self.processes.size)
+            self.processes.sum_gradients([prototypes])
+
+    def _shown(
+        self,
+        source: SourceBatch,
+        source_logits: Tensor,
+        target: TargetBatch,
+        image: Tensor,
+        label_weak: Tensor,
+        label: Tensor,
+        student: SegmentationOutput,
+        clustered: tuple[Tensor, Tensor, tuple[int, int], list[Tensor]],
+    ) -> Shown:
+        """Tensors of an iteration; copies of those that its update, or a new prior, changes in place."""
+        sl = self.self_labeling
+        images = {"weak view": target.weak, "strong view": target.strong, "whole image": target.whole}
+        labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": label_weak}
+        queue = sl.queues.labels
+        clustering = Clustering(
+            target.soft_quarter,
+            *clustered,
+            sl.prior.clone(),
+            queue.newest_first()[: queue.filled, 0].long(),
+            len(queue.rows),
+            sl.prototypes.detach().clone(),
+            sl.prototypes_ema.clone(),
+        )
+        return Shown(
+            source,
+            source_logits,
+            images | {"training image": image},
+            labels | {"training label": label},
+            {"prediction": student.logits.detach()},
+            clustering,
+        )
 
     def update(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""
         super().update()
         ema_update_(self.ema, self.student, EMA_MOMENTUM)
-        self.prototypes_ema.lerp_(self.prototypes.detach(), 1.0 - EMA_MOMENTUM)
+        self.self_labeling.update_ema_()
 
     def advance(self, update: bool = True) -> None:
-        """Also refreshes the prior when that is due, though not after an iteration that was skipped."""
+        """Also refresh the prior when that is due, though not after an iteration that was skipped."""
         super().advance(update)
         every = self.method.refresh_prior
         self._refreshed = every is not None and update and self.iteration % every == 0
@@ -321,24 +296,14 @@ class SelfLabelingStage(Stage):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """With the EMA model, the queues and the prior, and the counts for the next prior."""
+        """With the EMA model; prototypes, queues and prior; and the counts for the next prior."""
         modules = super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
         return modules if self.counter is None else modules | {"counter": self.counter}
-
-    def state(self) -> dict:
-        """With both kinds of prototypes."""
-        return super().state() | {"prototypes": self.prototypes.data, "prototypes_ema": self.prototypes_ema}
-
-    def load_state(self, state: dict) -> None:
-        """With both kinds of prototypes."""
-        super().load_state(state)
-        self.prototypes.data.copy_(state["prototypes"])
-        self.prototypes_ema.copy_(state["prototypes_ema"])
 
     def released_state(self) -> dict:
         """With the EMA prototypes."""
         state = super().released_state()
-        state[NETWORK]["prototypes_ema"] = self.prototypes_ema
+        state[NETWORK]["prototypes_ema"] = self.self_labeling.prototypes_ema
         return state
 
 
@@ -351,3 +316,16 @@ def _paste(onto: Tensor, from_: Tensor, box: Box | None) -> Tensor:
     images = min(len(onto), len(from_))
     pasted[:images, ..., y1:y2, x1:x2] = from_[:images, ..., y1:y2, x1:x2]
     return pasted
+
+
+def _paste_quarter(label: Tensor, source_label: Tensor, box: Box | None) -> Tensor:
+    """Label (B, H/4, W/4) with the box of the source's label (B, H, W), pasted at full resolution."""
+    if box is None:
+        return label
+    full = label.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
+    return _paste(full, source_label, box)[:, ::4, ::4]
+
+
+def _nearest(label: Tensor, grid: Sequence[int]) -> Tensor:
+    """Label (B, H, W) → (B, h·w), nearest."""
+    return F.interpolate(label[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).long()

@@ -1,11 +1,12 @@
-"""What all stages share: a student, its optimiser and schedule, and learning from the source."""
+"""The parts that all stages have: a student, its optimiser and schedule, and learning from the source."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,8 @@ from data.augment.replay import replay_strong
 from data.augment.strong import StrongRecord
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
-from loss import cross_entropy
+from loss import cross_entropy, symmetric_cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
-from stages.view import View
 from utils.checkpoint import NETWORK
 from utils.distributed import ALONE, Processes
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
@@ -38,7 +38,7 @@ class OptimisationSettings:
 class BatchDraws:
     """Random choices about a whole batch, from one CPU generator that is equal on every process.
 
-    What differs between images is drawn for all of them, and each process takes its part.
+    Choices about single images are drawn for all of them, and each process takes its part.
     """
 
     def __init__(self, seed: int, processes: Processes = ALONE):
@@ -50,8 +50,8 @@ class BatchDraws:
         apply, u, v, w = torch.rand(4, generator=self.generator, dtype=torch.float64).tolist()
         if apply >= 0.5:
             return None
-        share = math.exp(u * math.log(0.5))  # of the height: 0.5 to 1
-        box_height, box_width = round(height * share), round(width * 0.5 / share)
+        part = math.exp(u * math.log(0.5))  # of the height: 0.5 to 1
+        box_height, box_width = round(height * part), round(width * 0.5 / part)
         y1, x1 = round((height - box_height) * v), round((width - box_width) * w)
         return y1, y1 + box_height, x1, x1 + box_width
 
@@ -81,25 +81,53 @@ def quarter(size: Sequence[int]) -> tuple[int, int]:
     return size[0] // 4, size[1] // 4
 
 
-def _synchronised(network: nn.Module) -> nn.Module:
-    """Adds up gradients over the processes, in buckets, while the rest is still being computed."""
-    device = next(network.parameters()).device
-    ids = [device.index] if device.type == "cuda" else None
-    # Buffers are equal everywhere already: statistics are over the whole batch.
-    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
-
-
 PLAIN = Compute()
+
+
+class Clustering(NamedTuple):
+    """State of stage 1's clustering when an iteration has learned, before its update."""
+
+    soft_label: Tensor  # (B, K, H/4, W/4)
+    omega: Tensor  # (B, K, H/4, W/4)
+    pixels: Tensor  # (B, P), sampled positions of the whole image's grid
+    grid: tuple[int, int]  # (h, w)
+    assignments: list[Tensor]  # (M, K), for each image by features, then by predictions; its P rows are last
+    prior: Tensor  # (K,)
+    queue_labels: Tensor  # (rows that are filled,)
+    queue_length: int
+    prototypes: Tensor  # (K, D)
+    prototypes_ema: Tensor  # (K, D)
+
+
+class Shown(NamedTuple):
+    """Tensors of one iteration to look at, without gradient, of this process's images (see engine/view.py).
+
+    Images (B, 3, H, W), labels (B, h, w) and logits (B, K, h, w) of the target by their titles.
+    """
+
+    source: SourceBatch
+    source_logits: Tensor  # (B, K, h, w)
+    images: dict[str, Tensor]
+    labels: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    clustering: Clustering | None = None
+
+
+class Learned(NamedTuple):
+    """Losses of an iteration as detached 0-d tensors, by name; and what it shows, if that was asked for."""
+
+    losses: dict[str, Tensor]
+    shown: Shown | None = None
 
 
 class Stage:
     """A student trained from a source and a target batch an iteration; see the subclasses' `learn`.
 
-    Where several processes share the batch, each holds its part; losses are shares (see loss.shares) and the
-    gradients of all are added up once, in the last backward pass; those before it are in `accumulating`.
+    Where several processes split a batch, losses are those of this process's part (see loss.segmentation).
+    Gradients are added up once, in the last backward pass; forward passes before it are in `accumulating`.
     """
 
-    target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `learn` looks at
+    target_parts: frozenset[str] = frozenset()  # fields of TargetBatch that `learn` uses
 
     def __init__(
         self,
@@ -116,43 +144,31 @@ class Stage:
         self.draws = draws or BatchDraws(0)
         self.processes = self.draws.processes
         self.iteration = 0  # iterations done
-        self.view: View | None = None  # what an iteration that is watched saw
         self.train_mode()
-        # Called to learn; `student` itself is what is stored. It adds up gradients while they are computed.
-        self.learner = student if self.processes.size == 1 else _synchronised(student)
+        # The student as it is called to learn: it adds up gradients while they are computed.
+        self.student_ddp = student if self.processes.size == 1 else _synchronised(student)
         groups = parameter_groups(student, settings.lr, settings.head_multiple, quirks.repeated_updates)
         self.optimizer = RepeatedSGD([*groups, *extra_groups], lr=settings.lr)
         # Each with its schedule.
         self.optimizers = [(self.optimizer, poly_schedule(self.optimizer, settings.train_iters))]
 
-    def watch(self) -> None:
-        """Let the next `learn` leave its view; whoever asks takes it away by setting it to None."""
-        self.view = View()
+    # --- one iteration: learn → check → update ------------------------------------------------------------
 
-    def step(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
-        """One iteration; the losses as detached 0-d tensors."""
-        losses = self.learn(source, target)
-        self.advance()
-        return losses
+    def step(
+        self,
+        source: SourceBatch,
+        target: TargetBatch | None,
+        check: Callable[[dict[str, Tensor]], bool] | None = None,
+        show: bool = False,
+    ) -> Learned:
+        """Do one iteration. check: called with the losses before the update; False leaves the update out."""
+        learned = self.learn(source, target, show)
+        self.advance(check is None or check(learned.losses))
+        return learned
 
-    def learn(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
-        """Forward and backward passes: leaves gradients, and the losses as detached 0-d tensors."""
+    def learn(self, source: SourceBatch, target: TargetBatch | None, show: bool = False) -> Learned:
+        """Forward and backward passes: leave gradients, and return losses and what to show."""
         raise NotImplementedError
-
-    def gradients(self) -> list[Tensor]:
-        """Those that the optimisers would use."""
-        groups = (group for optimizer, _ in self.optimizers for group in optimizer.param_groups)
-        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
-
-    def take_gradients(self) -> dict[nn.Parameter, Tensor]:
-        """Take the student's gradients off its parameters; see `add_gradients`."""
-        gradients = {p: p.grad for p in self.student.parameters() if p.grad is not None}
-        self.student.zero_grad(set_to_none=True)
-        return gradients
-
-    def add_gradients(self, taken: dict[nn.Parameter, Tensor]) -> None:
-        """Add what `take_gradients` took, in one operation; a backward pass adds each tensor by itself."""
-        torch._foreach_add_([p.grad for p in taken], list(taken.values()))
 
     def advance(self, update: bool = True) -> None:
         """Use the gradients up and count the iteration; update=False: throw them away instead."""
@@ -173,26 +189,28 @@ class Stage:
         return None
 
     def train_mode(self) -> None:
-        """Networks as they are while learning; call it again after an evaluation."""
+        """Set the networks to their modes while learning; call it again after an evaluation."""
         self.student.train()
         if self.settings.freeze_bn:
             freeze_batch_norm(self.student)
 
-    def learn_source(self, source: SourceBatch, last: bool = False) -> Tensor:
-        """Source cross-entropy at full resolution; backward at once, which frees its graph.
+    # --- parts of `learn` ---------------------------------------------------------------------------------
+
+    def learn_source(self, source: SourceBatch, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Source cross-entropy and logits (B, K, h, w), detached: backward at once, which frees the graph.
 
         last: no other backward pass follows in this iteration.
         """
         with self.accumulating(not last):
-            output = self.forward(self.learner, source.image)
-            loss = self.source_loss(output, source.label)
+            logits = self.forward(self.student_ddp, source.image).logits
+            loss = cross_entropy(
+                resize_logits(logits, source.label.shape[1:]), source.label, IGNORE, self.processes.sum
+            )
             self.backward(loss)
-        if self.view:
-            self.view.add_source(source, output.logits)
-        return loss.detach()
+        return loss.detach(), logits.detach()
 
     def forward(self, network: nn.Module, images: Tensor) -> SegmentationOutput:
-        """The network's output for images (B, 3, H, W), with a new draw of its dropout in training mode."""
+        """Output of the network for images (B, 3, H, W), with a new draw of its dropout in training mode."""
         return self.compute(network, images, self.dropout(network, images))
 
     def dropout(self, network: nn.Module, images: Tensor) -> Tensor | None:
@@ -204,16 +222,11 @@ class Stage:
 
     def accumulating(self, more: bool) -> AbstractContextManager:
         """Context of a forward and backward pass; if more follow, gradients stay on this process for now."""
-        return self.learner.no_sync() if more and self.processes.size > 1 else nullcontext()
+        return self.student_ddp.no_sync() if more and self.processes.size > 1 else nullcontext()
 
-    def source_loss(self, output: SegmentationOutput, label: Tensor) -> Tensor:
-        """Cross-entropy of the logits, up to the size of the label (B, H, W)."""
-        logits = resize_logits(output.logits, label.shape[1:])
-        return cross_entropy(logits, label, IGNORE, self.processes.sum)
-
-    def backward(self, share: Tensor) -> None:
-        """Differentiate a share. DistributedDataParallel takes means of gradients; shares want sums."""
-        (share if self.processes.size == 1 else share * self.processes.size).backward()
+    def backward(self, loss: Tensor) -> None:
+        """Differentiate this process's part of a loss, scaled so that a mean of gradients is their sum."""
+        (loss if self.processes.size == 1 else loss * self.processes.size).backward()
 
     def replay(self, maps: Tensor, records: Sequence[StrongRecord], scale: int = 4) -> Tensor:
         """Maps of the weak crops at 1/scale, as the strong views show them (Q5, Q7; see data.augment.replay).
@@ -222,6 +235,23 @@ class Stage:
         """
         flags = self.quirks.flat_replay, self.quirks.translate_by_height
         return replay_strong(maps, records, scale, IGNORE, *flags)
+
+    def gradients(self) -> list[Tensor]:
+        """Gradients that the optimisers would use."""
+        groups = (group for optimizer, _ in self.optimizers for group in optimizer.param_groups)
+        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+
+    def take_gradients(self) -> dict[nn.Parameter, Tensor]:
+        """Take the student's gradients off its parameters; see `add_gradients`."""
+        gradients = {p: p.grad for p in self.student.parameters() if p.grad is not None}
+        self.student.zero_grad(set_to_none=True)
+        return gradients
+
+    def add_gradients(self, taken: dict[nn.Parameter, Tensor]) -> None:
+        """Add the gradients of `take_gradients`, in one operation; a backward pass adds each by itself."""
+        torch._foreach_add_([p.grad for p in taken], list(taken.values()))
+
+    # --- state --------------------------------------------------------------------------------------------
 
     def learning_rates(self) -> dict[str, float]:
         """The rates of the next iteration, by group."""
@@ -248,6 +278,8 @@ class Stage:
     def load_state(self, state: dict) -> None:
         """Go on from `state()` of such a stage; errors of any kind if it is another's."""
         for name, module in self.modules.items():
+            if state["modules"][name].keys() != module.state_dict().keys():
+                raise ValueError(f"another version of this project saved its {name}")
             module.load_state_dict(state["modules"][name])
         pairs = zip(self.optimizers, state["optimizers"], state["schedules"], strict=True)
         for (optimizer, schedule), optimizer_state, schedule_state in pairs:
@@ -259,3 +291,33 @@ class Stage:
     def released_state(self) -> dict:
         """The networks in the released layout (see utils.checkpoint)."""
         return {NETWORK: {"model_state": self.student.state_dict()}}
+
+
+class SelfTraining(Protocol):
+    """Settings of the cross-entropy on pseudo labels: symmetric (`--rce`), and its weights."""
+
+    symmetric: bool
+    rce_alpha: float
+    rce_beta: float
+
+
+def self_training_loss(
+    logits: Tensor, label: Tensor, method: SelfTraining, total: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """CE(p, ŷ), or α·CE(p, ŷ) + β·RCE(p, ŷ): logits (B, K, H, W), pseudo label (B, H, W) → scalar."""
+    if method.symmetric:
+        return symmetric_cross_entropy(logits, label, IGNORE, method.rce_alpha, method.rce_beta, total)
+    return cross_entropy(logits, label, IGNORE, total)
+
+
+def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The losses without their graphs."""
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _synchronised(network: nn.Module) -> nn.Module:
+    """Adds up gradients over the processes, in buckets, while the rest is still being computed."""
+    device = next(network.parameters()).device
+    ids = [device.index] if device.type == "cuda" else None
+    # Buffers are equal everywhere already: statistics are over the whole batch.
+    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)

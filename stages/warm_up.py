@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn import functional as F
 
 from data.labels import IGNORE
 from data.loaders import SourceBatch, TargetBatch
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
 from models import Compute
-from stages.stage import PLAIN, BatchDraws, OptimisationSettings, Stage, resize_logits
+from stages.stage import (
+    PLAIN,
+    BatchDraws,
+    Learned,
+    OptimisationSettings,
+    Shown,
+    Stage,
+    detached,
+    resize_logits,
+)
 from utils.checkpoint import DISCRIMINATOR
 from utils.optim import poly_schedule
 from utils.quirks import Quirks
@@ -18,9 +28,10 @@ from utils.quirks import Quirks
 class SourceOnlyStage(Stage):
     """Source cross-entropy and nothing else."""
 
-    def learn(self, source: SourceBatch, target: TargetBatch | None) -> dict[str, Tensor]:
-        """Of the labelled source alone."""
-        return {"source": self.learn_source(source, last=True)}
+    def learn(self, source: SourceBatch, target: TargetBatch | None, show: bool = False) -> Learned:
+        """CE(x_s, y_s) on the labelled source."""
+        loss, logits = self.learn_source(source, last=True)
+        return Learned({"source": loss}, Shown(source, logits, {}, {}, {}) if show else None)
 
 
 class WarmUpStage(Stage):
@@ -53,17 +64,38 @@ class WarmUpStage(Stage):
         disc_schedule = poly_schedule(self.disc_optimizer, settings.train_iters)
         self.optimizers.append((self.disc_optimizer, disc_schedule))
 
-    def learn(self, source: SourceBatch, target: TargetBatch) -> dict[str, Tensor]:
+    def learn(self, source: SourceBatch, target: TargetBatch, show: bool = False) -> Learned:
         """The segmenter against the frozen discriminator, then the discriminator."""
+        size = source.label.shape[1:]
         self.discriminator.requires_grad_(False)
-        source_logits, source_loss = self._see_source(source)
-        target_logits = resize_logits(self.forward(self.learner, target.weak).logits, target.weak.shape[2:])
-        source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
 
+        # ============ source: CE(x_s, y_s); with a strong source image its label is replayed ============
+        if self.strong_source_weight > 0:
+            grid_logits = self.forward(self.student_ddp, source.strong).logits  # (B, K, h, w)
+            label = F.interpolate(source.label[:, None].float(), grid_logits.shape[2:])[
+                :, 0
+            ].long()  # (B, h, w)
+            label = self.replay(
+                label, source.strong_records, 4 if self.quirks.source_replay_scale else 8
+            )  # Q8
+            source_loss = cross_entropy(grid_logits, label, IGNORE, self.processes.sum)
+            source_loss = self.strong_source_weight * source_loss
+            source_logits = resize_logits(grid_logits, size)  # (B, K, H, W)
+        else:
+            source_logits = resize_logits(
+                self.forward(self.student_ddp, source.image).logits, size
+            )  # (B, K, H, W)
+            source_loss = cross_entropy(source_logits, source.label, IGNORE, self.processes.sum)
+
+        # ============ target: the segmenter deceives the discriminator, L_adv = (d(p(x_t)) − 0)² ============
+        target_logits = self.forward(self.student_ddp, target.weak).logits  # (B, K, h, w)
+        target_logits = resize_logits(target_logits, target.weak.shape[2:])  # (B, K, H, W)
+        source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
         deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan) / self.processes.size
         adversarial = self.adversarial_weight * deceived
         self.backward(source_loss + adversarial)
 
+        # ============ discriminator: L_d = (d(p(x_s)) − 0)² + (d(p(x_t)) − 1)² ============
         self.discriminator.requires_grad_(True)
         disc_loss = domain_loss(self.discriminator(source_probs.detach()), SOURCE, self.gan)
         disc_loss = disc_loss + domain_loss(self.discriminator(target_probs.detach()), TARGET, self.gan)
@@ -71,29 +103,11 @@ class WarmUpStage(Stage):
         disc_loss.backward()
         self.processes.sum_gradients(self.discriminator.parameters())
 
-        if self.view:
-            self.view.add_source(source, source_logits)
-            self.view.add_target({"weak view": target.weak}, {}, {"prediction": target_logits})
-        losses = {"source": source_loss, "adversarial": adversarial, "discriminator": disc_loss}
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    def _see_source(self, source: SourceBatch) -> tuple[Tensor, Tensor]:
-        """Logits up to the crop (B, K, H, W) and the supervised loss."""
-        size = source.label.shape[1:]
-        if self.strong_source_weight <= 0:
-            logits = resize_logits(self.forward(self.learner, source.image).logits, size)
-            return logits, cross_entropy(logits, source.label, IGNORE, self.processes.sum)
-        logits = self.forward(self.learner, source.strong).logits  # (B, K, h, w)
-        label = self._replayed_source_label(source, logits.shape[2:])
-        loss = self.strong_source_weight * cross_entropy(logits, label, IGNORE, self.processes.sum)
-        return resize_logits(logits, size), loss
-
-    def _replayed_source_label(self, source: SourceBatch, grid: torch.Size) -> Tensor:
-        label = nn.functional.interpolate(source.label[:, None].float(), size=grid, mode="nearest")[
-            :, 0
-        ].long()
-        scale = 4 if self.quirks.source_replay_scale else 8
-        return self.replay(label, source.strong_records, scale)
+        losses = detached({"source": source_loss, "adversarial": adversarial, "discriminator": disc_loss})
+        if not show:
+            return Learned(losses)
+        logits = {"prediction": target_logits.detach()}
+        return Learned(losses, Shown(source, source_logits.detach(), {"weak view": target.weak}, {}, logits))
 
     @property
     def modules(self) -> dict[str, nn.Module]:

@@ -153,10 +153,7 @@ def own_part(batch: SourceBatch | TargetBatch, processes: Processes) -> SourceBa
 def state_of(stage: Stage) -> dict[str, Tensor]:
     state = {}
     for name, module in stage.modules.items():
-        state |= {f"{name}.{k}": v for k, v in module.state_dict().items()}
-    for name in ("prototypes", "prototypes_ema"):
-        if hasattr(stage, name):
-            state[name] = getattr(stage, name).detach()
+        state |= {f"{name}.{k}": v for k, v in module.state_dict().items() if k != "_extra_state"}
     return state
 
 
@@ -165,8 +162,8 @@ def run(name: str, processes: Processes) -> dict:
     stage, losses = CASES[name](processes), []
     for iteration in range(ITERATIONS):
         source, target = (own_part(batch, processes) for batch in batches(iteration))
-        shares = stage.step(source, target)
-        losses.append({k: float(processes.sum(v)) for k, v in shares.items()})
+        parts, _ = stage.step(source, target)
+        losses.append({k: float(processes.sum(v)) for k, v in parts.items()})
     state = state_of(stage)
     for key, value in state.items():  # no process may drift from the others
         every = processes.gather(value.double()[None])

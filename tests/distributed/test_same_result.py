@@ -22,8 +22,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
 
 
 def part_of(key: str) -> str:
-    """student, ema, …; a queue by its own name."""
-    return key.rsplit(".", 1)[0] if key.startswith("self_labeling") else key.split(".")[0]
+    """student, ema, …; a queue, prototypes and the prior by their own names."""
+    if key.startswith("self_labeling"):
+        return key.rsplit(".", 1)[0] if ".queues." in key else key
+    return key.split(".")[0]
 
 
 def deviations(alone: dict[str, Tensor], shared: dict[str, Tensor], by_tensor: bool) -> dict[str, float]:

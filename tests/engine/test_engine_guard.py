@@ -82,9 +82,9 @@ def test_a_good_iteration_is_the_stages_own(build: Callable[[], Stage]) -> None:
     plain, watched, skipping = build(), build(), build()
     for _ in range(2):
         source, target = inputs.batches()
-        losses = plain.step(source, target)
+        losses, _ = plain.step(source, target)
         for guarded in (guard(watched, skip=False), guard(skipping, skip=True)):
-            found = guarded.step(source, target)
+            found, _ = guarded.step(source, target)
             assert all(torch.equal(found[name], losses[name]) for name in losses)
             guarded.check()
             guarded.check_parameters()

@@ -55,7 +55,7 @@ def test_the_block_of_the_docs_runs():
     assert NUMBERS.findall(block) == list("12345678")
     exec(block, theirs)
     part = theirs["part"]
-    assert int(part.queues.features.seen) == 3 * 2 * 256
+    assert int(part.queues.features.filled) == 3 * 2 * 256
     assert not torch.allclose(part.prototypes, theirs["centroids"], atol=1e-4)
     assert not torch.equal(part.prototypes_ema, theirs["centroids"])
     assert all(not torch.equal(value, before[name]) for name, value in student.state_dict().items())

@@ -61,7 +61,7 @@ def _weak_feats() -> Tensor:
     return full_to_weak(_feats(), inputs.WEAK_RECORDS, inputs.WHOLE)
 
 
-def _prototype_weights() -> Tensor:
+def _omega() -> Tensor:
     return (cosines_to_prototypes(_weak_feats(), inputs.prototypes()) / 0.08).softmax(dim=1)
 
 
@@ -86,7 +86,7 @@ def _rce() -> Tensor:
 COMPONENTS: dict[str, Callable[[], Tensor]] = {
     "sinkhorn": lambda: sinkhorn(inputs.normal("scores", 300, inputs.K, scale=0.3), inputs.PRIOR, 0.05, 3),
     "full2weak": _weak_feats,
-    "proto_weight": _prototype_weights,
+    "proto_weight": _omega,
     "strong_label": lambda: _label(4),
     "strong_label_s1": lambda: _label(1),
     "strong_soft": lambda: replay_strong(inputs.quarter_soft_label(), inputs.STRONG_RECORDS, 4, IGNORE),
@@ -149,7 +149,7 @@ def _losses(stage: Stage, names: list[str], golden: list[list[float]]) -> Iterat
     """Of two iterations on the same batch."""
     source, target = inputs.batches()
     for iteration, expected in enumerate(golden, start=1):
-        losses = stage.step(source, target)
+        losses, _ = stage.step(source, target)
         for name, value in zip(names, expected, strict=True):
             yield pair(f"loss {name}, iteration {iteration}", losses[name].double(), value, abs(value) or 1.0)
 
@@ -184,7 +184,7 @@ def self_labeling_stage(
 
 def queues_of(stage: SelfLabelingStage) -> dict[str, RingQueue]:
     """By their golden names."""
-    queues = stage.self_labeling
+    queues = stage.self_labeling.queues
     return {"q": queues.features, "ql": queues.labels, "qo": queues.predictions}
 
 
@@ -212,7 +212,7 @@ def stage1(case: str, box: tuple[int, int, int, int] | None) -> Iterator[Pair]:
     yield from _losses(stage, ["total", "CTS", "consist", "SL", "contrast"], golden["losses"])
     yield from _tensors("student", stage.student.state_dict(), golden["student"])
     yield from _tensors("EMA", stage.ema.state_dict(), golden["ema"])
-    prototypes = {"p": stage.prototypes, "pe": stage.prototypes_ema}
+    prototypes = {"p": stage.self_labeling.prototypes, "pe": stage.self_labeling.prototypes_ema}
     yield from _tensors("prototypes", prototypes, golden["prototypes"])
     yield from _tensors("queue", {name: ring.rows for name, ring in rings.items()}, golden["queue"])
     newest = rings["q"].newest_first()[0].sum()

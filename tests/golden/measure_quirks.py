@@ -20,7 +20,7 @@ from utils.quirks import Quirks
 def stage1(quirks: Quirks, strong: bool = False) -> Stage:
     """As golden `stage1_nocutmix`, its prototypes off the unit sphere, as training leaves them."""
     stage = self_labeling_stage(quirks, strong=strong)
-    stage.prototypes.data *= torch.linspace(0.5, 2.0, inputs.K)[:, None]
+    stage.self_labeling.prototypes.data *= torch.linspace(0.5, 2.0, inputs.K)[:, None]
     return stage
 
 
@@ -51,7 +51,7 @@ def two_iterations(stage: Stage) -> tuple[dict[str, float], Tensor]:
     source = replace(source, strong=source.image.flip(3), strong_records=inputs.STRONG_RECORDS)
     before = torch.nn.utils.parameters_to_vector(stage.student.parameters()).detach().clone()
     for _ in range(2):
-        losses = stage.step(source, target)
+        losses, _ = stage.step(source, target)
     after = torch.nn.utils.parameters_to_vector(stage.student.parameters()).detach()
     return {name: float(value) for name, value in losses.items()}, after - before
 

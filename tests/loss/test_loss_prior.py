@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss import ClassCounter, class_shares, occurrences
+from loss import ClassCounter, class_frequencies, occurrences
 
 B, K, H, W = 2, 5, 3, 4
 
@@ -48,8 +48,8 @@ def test_counts_are_part_of_a_state():
 
 @pytest.mark.parametrize("counts", [[0, 10**12, 1, 10**6, 0], [1, 0, 0, 0, 0]])
 def test_no_class_is_given_up(counts):
-    """Absent classes get the least share; the others keep their ratios."""
-    found = class_shares(torch.tensor(counts), least=1e-3).double().numpy()
+    """Absent classes get the least frequency; the others keep their ratios."""
+    found = class_frequencies(torch.tensor(counts), least=1e-3).double().numpy()
     raised = [max(count / sum(counts), 1e-3) for count in counts]
     np.testing.assert_allclose(found, np.array(raised) / sum(raised), rtol=1e-6)
     assert found.min() > 1e-3 / (1 + K * 1e-3) * 0.999999

@@ -1,4 +1,4 @@
-"""Prototype weights, rectified labels and consistency against plain loops."""
+"""Cosines to prototypes, rectified labels and consistency against plain loops."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_cosine_with_itself_is_one_and_with_its_negative_minus_one():
     assert cosines_to_prototypes(-feats, prototypes).flatten().tolist() == [-1.0, 0.0]
 
 
-def loop_rectified(weights: np.ndarray, soft: np.ndarray, threshold: float) -> np.ndarray:
+def loop_rectified(omega: np.ndarray, soft: np.ndarray, threshold: float) -> np.ndarray:
     label = np.empty((B, H, W), dtype=np.int64)
     for b, y, x in np.ndindex(B, H, W):
-        product = [weights[b, k, y, x] * soft[b, k, y, x] for k in range(K)]
+        product = [omega[b, k, y, x] * soft[b, k, y, x] for k in range(K)]
         best = max(range(K), key=lambda k: product[k])
         label[b, y, x] = best if product[best] / sum(product) >= threshold else IGNORE
     return label
@@ -49,9 +49,11 @@ def loop_rectified(weights: np.ndarray, soft: np.ndarray, threshold: float) -> n
 
 @pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
 def test_rectified_label_equals_the_plain_loop(threshold):
-    weights, soft = normal(2, B, K, H, W).softmax(1), normal(3, B, K, H, W).softmax(1)
-    label = rectified_label(weights, soft, threshold, IGNORE)
-    expected = loop_rectified(weights.numpy(), soft.numpy(), threshold)
+    omega, soft = given = normal(2, B, K, H, W).softmax(1), normal(3, B, K, H, W).softmax(1)
+    before = [x.clone() for x in given]
+    label = rectified_label(omega, soft, threshold, IGNORE)
+    assert all(map(torch.equal, given, before))  # they are left alone
+    expected = loop_rectified(omega.numpy(), soft.numpy(), threshold)
     assert label.dtype == torch.int64
     assert (expected == IGNORE).any() == (threshold > 0)
     assert (expected != IGNORE).any()
@@ -60,22 +62,12 @@ def test_rectified_label_equals_the_plain_loop(threshold):
 
 def test_prototypes_overrule_an_unsure_soft_label():
     soft = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1)
-    weights = torch.tensor([0.2, 0.8]).view(1, 2, 1, 1)
-    assert int(rectified_label(weights, soft, 0.0, IGNORE)) == 1  # 0.12 against 0.32
-    assert int(rectified_label(weights, soft, 0.72, IGNORE)) == 1  # 0.32 / 0.44 = 0.727
-    assert int(rectified_label(weights, soft, 0.73, IGNORE)) == IGNORE
-
-
-def test_a_confidence_equal_to_the_threshold_is_kept():
+    omega = torch.tensor([0.2, 0.8]).view(1, 2, 1, 1)
+    assert int(rectified_label(omega, soft, 0.0, IGNORE)) == 1  # 0.12 against 0.32
+    assert int(rectified_label(omega, soft, 0.72, IGNORE)) == 1  # 0.32 / 0.44 = 0.727
+    assert int(rectified_label(omega, soft, 0.73, IGNORE)) == IGNORE
     half = torch.full((1, 2, 1, 1), 0.5, dtype=torch.float64)
-    assert int(rectified_label(half, half, 0.5, IGNORE)) == 0
-
-
-def test_inputs_are_not_changed():
-    weights, soft = normal(2, B, K, H, W).softmax(1), normal(3, B, K, H, W).softmax(1)
-    before = weights.clone(), soft.clone()
-    rectified_label(weights, soft, 0.9, IGNORE)
-    assert torch.equal(weights, before[0]) and torch.equal(soft, before[1])
+    assert int(rectified_label(half, half, 0.5, IGNORE)) == 0  # a confidence equal to the threshold
 
 
 def loop_consistency(teacher: np.ndarray, mask: np.ndarray, cosines: np.ndarray) -> float:

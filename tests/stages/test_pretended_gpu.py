@@ -23,6 +23,7 @@ from data.augment.strong import StrongRecord
 from data.loaders import SourceBatch, TargetBatch
 from engine.guard import Guard
 from engine.log import silent_logger
+from engine.view import view_of
 from loss import RingQueue
 from models import Compute, DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
@@ -101,7 +102,7 @@ def fed(images: int) -> tuple[SourceBatch, TargetBatch]:
 
 
 def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = ALONE) -> Counter:
-    """Iterations, one of them watched, none of which may wait; then the look at whether all was finite.
+    """Iterations, one of them shown, none of which may wait; then the look at whether all was finite.
 
     Returns the messages of the last iteration.
     """
@@ -110,11 +111,10 @@ def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = A
     guard = Guard(stage, False, 0, str, silent_logger())
     for iteration in range(3 if case.startswith("stage1") else 2):
         gpu.messages.clear()
-        if iteration == 1 and processes.size == 1:
-            stage.watch()
-        losses = guard.step(source, target)
-        stage.view = None
-        assert all(loss.device == GPU and loss.ndim == 0 for loss in losses.values())
+        learned = guard.step(source, target, show=iteration == 1 and processes.size == 1)
+        if learned.shown is not None:
+            view_of(learned.shown)
+        assert all(loss.device == GPU and loss.ndim == 0 for loss in learned.losses.values())
     sent = Counter(gpu.messages)
     gpu.waits.clear()
     with gpu.waiting():

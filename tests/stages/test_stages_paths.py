@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data.augment.replay import replay_strong
-from models import DeepLabV2, FCDiscriminator
+from models import DeepLabV2, FCDiscriminator, SegmentationOutput
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings
@@ -65,7 +67,7 @@ def batch_norm_tensors(net: nn.Module) -> list[Tensor]:
 
 def test_a_clean_reading_of_the_paper_runs_and_the_contrast_waits_for_a_full_queue() -> None:
     stage = self_labeling()
-    rows = [stage.step(*batches()) for _ in range(3)]
+    rows = [stage.step(*batches()).losses for _ in range(3)]
     assert all(torch.isfinite(loss) for row in rows for loss in row.values())
     assert not stage.ema.training and stage.student.training
     # 2 images × 8 pixels an iteration: the 32 rows are full when the third begins.
@@ -73,31 +75,29 @@ def test_a_clean_reading_of_the_paper_runs_and_the_contrast_waits_for_a_full_que
 
 
 def test_no_contrast_in_a_mixed_batch() -> None:
-    class Mixed(BatchDraws):
-        def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int]:
-            return 8, 32, 8, 40
-
     stage = self_labeling(draws=Mixed(0))
-    rows = [stage.step(*batches()) for _ in range(3)]
+    rows = [stage.step(*batches()).losses for _ in range(3)]
     assert float(rows[2]["contrast"]) == 0.0
 
 
-def test_queue_labels_are_those_of_the_pixels_or_with_q4_of_others() -> None:
-    _, target = batches()
-    right, wrong = self_labeling(), self_labeling(quirks=Quirks())
-    seen = right.teacher_view(target)
-    pixels = torch.tensor([[3, 70, 151], [0, 5, 100]])
-    probs = right._prototype_probs(seen.feats)
-    by_hand = (probs * target.soft_grid).argmax(dim=1)  # (B, 9, 17)
+@pytest.mark.parametrize("quirks", [Quirks.parse("unshuffled_labels"), NONE], ids=["Q4", "none"])
+def test_queue_labels_are_those_of_the_pixels_or_with_q4_of_others(quirks: Quirks) -> None:
+    source, target = batches()
+    stage = self_labeling(quirks=quirks, method=replace(METHOD, queue_length=16))
+    outputs: list[SegmentationOutput] = []
+    stage.ema.register_forward_hook(lambda _, __, output: outputs.append(output))
+    shown = stage.step(source, target, show=True).shown
+    ((feats, _),), centres = outputs, F.normalize(shown.clustering.prototypes_ema, dim=1)
+    omega = (torch.einsum("bdhw,kd->bkhw", F.normalize(feats, dim=1), centres) / 0.08).softmax(dim=1)
+    by_hand = (omega * target.soft_grid).argmax(dim=1)  # (B, 9, 17)
+    queue = stage.self_labeling.queues.labels.newest_first()[:, 0].view(2, 8).flip(0)  # last image first
+    weak = shown.labels["rectified label"]  # (B, 12, 16)
     for image in range(2):
-        for column, flat in enumerate(pixels[image].tolist()):
+        for column, flat in enumerate(shown.clustering.pixels[image].tolist()):
             expected = by_hand[image, flat // 17, flat % 17]
-            assert right.queue_labels(target, seen, pixels)[image, column] == expected
-    stretched = wrong.queue_labels(target, seen, pixels)  # the first three positions, whatever was sampled
-    h, w = seen.label_weak.shape[1:]
-    for column in range(3):
-        assert stretched[0, column] == seen.label_weak[0, 0, column * w // 17]
-    assert h == 12
+            if quirks.unshuffled_labels:  # of the weak crop's first positions
+                expected = weak[image, 0, column * weak.shape[2] // 17]
+            assert queue[image, column] == expected
 
 
 def test_frozen_batch_norm_does_not_move() -> None:
@@ -115,44 +115,52 @@ def test_frozen_batch_norm_does_not_move() -> None:
 def test_prototypes_learn_unless_finetuning() -> None:
     for learn in (True, False):
         stage = self_labeling(method=replace(METHOD, learn_prototypes=learn))
-        before = stage.prototypes.detach().clone()
+        before = stage.self_labeling.prototypes.detach().clone()
         stage.step(*batches())
-        assert torch.equal(before, stage.prototypes.detach()) != learn
+        assert torch.equal(before, stage.self_labeling.prototypes.detach()) != learn
+
+
+class Mixed(BatchDraws):
+    """Always CutMix, at a box that no quarter divides."""
+
+    def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        return 9, 33, 14, 50
+
+
+def pasted(label: Tensor, source_label: Tensor) -> Tensor:
+    """By hand: a label (B, 12, 16) with the box of `Mixed` from the source's (B, 48, 64)."""
+    label = label.clone()
+    for image, y, x in np.ndindex(*label.shape):
+        if 9 <= 4 * y < 33 and 14 <= 4 * x < 50:
+            label[image, y, x] = source_label[image, 4 * y, 4 * x]
+    return label
 
 
 @pytest.mark.parametrize("quirks", [Quirks(), NONE], ids=["reference", "none"])
-def test_labels_of_the_strong_view(quirks: Quirks) -> None:
+@pytest.mark.parametrize("draws", [Unmixed, Mixed])
+def test_labels_of_the_strong_view(quirks: Quirks, draws: type[BatchDraws]) -> None:
     source, target = batches()
-    stage = self_labeling(method=replace(METHOD, train_on_strong=True), quirks=quirks)
-    seen = stage.teacher_view(target)
-    for box in (None, (8, 32, 8, 40)):  # CutMix pastes into weak images alone
-        assert stage.training_image(source, target, box) is target.strong
+    stage = self_labeling(method=replace(METHOD, train_on_strong=True), quirks=quirks, draws=draws(0))
     forwards = []
     stage.student.register_forward_pre_hook(lambda _, given: forwards.append(given[0]))
-    stage.step(source, target)
+    shown = stage.step(source, target, show=True).shown
     assert [image is target.strong for image in forwards] == [False, True]  # source, then target, once
-    flags = (quirks.flat_replay, quirks.translate_by_height)
-    replayed = replay_strong(seen.label_weak, inputs.STRONG_RECORDS, 4, 250, *flags)
-    expected = seen.label_weak if quirks.unreplayed_labels else replayed
-    assert torch.equal(stage.training_label(source, target, seen, None), expected)
-    assert not torch.equal(seen.label_weak, replayed)
+    weak, flags = shown.labels["rectified label"], (quirks.flat_replay, quirks.translate_by_height)
+    replayed = replay_strong(weak, inputs.STRONG_RECORDS, 4, 250, *flags)
+    as_it_was = weak if draws is Unmixed else pasted(weak, source.label)
+    assert torch.equal(shown.labels["training label"], as_it_was if quirks.unreplayed_labels else replayed)
+    assert not torch.equal(weak, replayed)
 
 
-def test_cutmix_pastes_the_source_label_at_full_resolution() -> None:
+def test_cutmix_pastes_the_source_and_its_label_at_full_resolution() -> None:
     source, target = batches()
-    stage = self_labeling()
-    seen = stage.teacher_view(target)
-    box = (9, 33, 14, 50)
-    label = stage.training_label(source, target, seen, box)
-    for image in range(2):
-        for y in range(12):
-            for x in range(16):
-                inside = 9 <= 4 * y < 33 and 14 <= 4 * x < 50
-                expected = source.label[image, 4 * y, 4 * x] if inside else seen.label_weak[image, y, x]
-                assert label[image, y, x] == expected
     before = target.weak.clone()
-    stage.training_image(source, target, box)
+    shown = self_labeling(draws=Mixed(0)).step(source, target, show=True).shown
+    weak = shown.labels["rectified label"]
+    assert torch.equal(shown.labels["training label"], pasted(weak, source.label))
     assert torch.equal(before, target.weak)  # the batch itself is left alone
+    before[..., 9:33, 14:50] = source.image[..., 9:33, 14:50]
+    assert torch.equal(shown.images["training image"], before)
 
 
 def test_source_loss_of_the_strong_image_carries_its_weight() -> None:
@@ -161,7 +169,7 @@ def test_source_loss_of_the_strong_image_carries_its_weight() -> None:
         torch.manual_seed(1)
         discriminator = FCDiscriminator(inputs.K, 4)
         stage = WarmUpStage(network(), discriminator, OPTIMISATION, NONE, strong_source_weight=weight)
-        losses.append(float(stage.step(*batches())["source"]))
+        losses.append(float(stage.step(*batches()).losses["source"]))
     assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
 
 
@@ -180,11 +188,11 @@ def test_distillation_views(strong: bool, quirks: Quirks, student_view: str, tea
     quarter = target.label[:, ::4, ::4]
     stage = DistillationStage(network(), network(), OPTIMISATION, DistillationSettings(1.0, strong), quirks)
     assert stage.target_parts == {student_view, teacher_view, "label"}
-    assert torch.equal(stage.training_label(target), quarter) != strong
     images: dict[str, list[Tensor]] = {"student": [], "teacher": []}
     for name, net in (("student", stage.student), ("teacher", stage.teacher)):
         net.register_forward_pre_hook(lambda _, given, name=name: images[name].append(given[0]))
-    stage.step(source, target)
+    shown = stage.step(source, target, show=True).shown
+    assert torch.equal(shown.labels["pseudo label"], quarter) != strong
     assert images["student"][1] is getattr(target, student_view)
     assert images["teacher"] == [getattr(target, teacher_view)]
     assert not stage.teacher.training
@@ -201,7 +209,7 @@ def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
     stage = self_labeling(method=replace(METHOD, regulariser_weight=0.5, regulariser=kind))
     outputs: list[Tensor] = []
     stage.student.register_forward_hook(lambda _, __, output: outputs.append(output.logits.detach()))
-    got = float(stage.step(source, target)["regular"])
+    got = float(stage.step(source, target).losses["regular"])
     logits = torch.nn.functional.interpolate(outputs[1], (12, 16), mode="bilinear", align_corners=True)
     log_probs = logits.double().log_softmax(dim=1)
     by_hand = -log_probs.mean() if kind == "MRKLD" else (log_probs.exp() * log_probs).sum(dim=1).mean()
@@ -213,7 +221,7 @@ def test_without_distillation_there_is_no_teacher() -> None:
     first, second = (
         DistillationStage(network(), None, OPTIMISATION, DistillationSettings(), NONE) for _ in range(2)
     )
-    losses = first.step(*batches())
+    losses = first.step(*batches()).losses
     assert losses["distill"] == 0 and losses["total"] == losses["CTS"]
     second.load_state(first.state())
     assert all(map(torch.equal, first.student.parameters(), second.student.parameters()))

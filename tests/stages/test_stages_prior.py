@@ -85,7 +85,7 @@ def test_processes_share_the_counting(drawn, monkeypatch):
     for rank in range(2):
         starting_prior(options(drawn, "labels"), Processes(rank, 2))
     assert all(int(counts.sum()) > 0 for counts in seen)
-    assert torch.equal(prior_module.class_shares(sum(seen), 1e-6), alone)
+    assert torch.equal(prior_module.class_frequencies(sum(seen), 1e-6), alone)
 
 
 def test_missing_labels_are_named(drawn, tmp_path):
@@ -120,21 +120,19 @@ def stage(every: int | None) -> SelfLabelingStage:
     return SelfLabelingStage(network("", ALONE), prototypes, inputs.PRIOR, RATE, method, Quirks(), draws)
 
 
-def test_the_prior_is_that_of_the_predictions_since_the_last_time(monkeypatch):
+def test_the_prior_is_that_of_the_predictions_since_the_last_time():
     """Every second of five iterations, by plain loops over what the EMA model gave."""
-    learner, predicted, view = stage(2), [], SelfLabelingStage.teacher_view
-    monkeypatch.setattr(
-        SelfLabelingStage, "teacher_view", lambda *a: predicted.append(view(*a)) or predicted[-1]
-    )
+    learner, predicted = stage(2), []
+    learner.ema.register_forward_hook(lambda _, __, output: predicted.append(output.logits))
     given = inputs.PRIOR.clone()
     expected = given.double().numpy()
     for iteration in range(1, 6):
         learner.step(*batches(iteration))
         if iteration % 2 == 0:
             counts = np.zeros(inputs.K)
-            for seen in predicted:
-                for b, y, x in np.ndindex(len(seen.logits), *seen.logits.shape[2:]):
-                    counts[seen.logits[b, :, y, x].numpy().argmax()] += 1
+            for logits in predicted:
+                for b, y, x in np.ndindex(len(logits), *logits.shape[2:]):
+                    counts[logits[b, :, y, x].numpy().argmax()] += 1
             predicted.clear()
             raised = np.maximum(counts / counts.sum(), 1e-4)
             expected = raised / raised.sum()

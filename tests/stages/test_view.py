@@ -1,4 +1,4 @@
-"""What a watched iteration shows, against plain loops; watching changes nothing."""
+"""What an iteration shows on request, against plain loops; showing changes nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 
 from benchmarks.step import STAGES, batches, build
 from engine.pictures import Pictures
-from loss import RingQueue
+from engine.view import Points, frequencies, view_of
 from models import Compute
-from stages.view import Points, View, shares
 from tests.cli.killed_runs import differences
 from utils.distributed import ALONE
 
@@ -20,32 +19,25 @@ CPU = torch.device("cpu")
 K, PIXELS, QUEUE = 19, 16, 64
 
 
-def stepped(stage: str, watched: bool, steps: int = 2):
-    """A stage after some iterations, the last view of it, and the batches that it saw."""
-    o = Namespace(
-        stage=stage,
-        backbone="mini",
-        bs=2,
-        rcrop=(64, 32),
-        img_size=(128, 64),
-        fbs=PIXELS,
-        queue_length=QUEUE,
-    )
+def options(stage: str) -> Namespace:
+    sizes = {"rcrop": (64, 32), "img_size": (128, 64), "fbs": PIXELS, "queue_length": QUEUE}
+    return Namespace(stage=stage, backbone="mini", bs=2, **sizes)
+
+
+def stepped(stage: str, show: bool, steps: int = 2):
+    """A stage after some iterations, the view of the last, and its batches."""
+    o = options(stage)
     learner, (source, target) = build(o, Compute(), CPU), batches(o, CPU)
-    view = None
     for _ in range(steps):
-        if watched:
-            learner.watch()
-        learner.step(source, target)
-        view, learner.view = learner.view, None
-    return learner, view, source, target
+        _, shown = learner.step(source, target, show=show)
+    return learner, shown and view_of(shown), source, target
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_watching_changes_nothing(stage):
-    watched, view, _, _ = stepped(stage, True)
+def test_showing_changes_nothing(stage):
+    shown, view, _, _ = stepped(stage, True)
     alone, nothing, _, _ = stepped(stage, False)
-    assert differences(watched.state(), alone.state()) == []
+    assert differences(shown.state(), alone.state()) == []
     assert view.sheets.keys() == {"source", "target"} and nothing is None
 
 
@@ -61,14 +53,14 @@ def test_columns_of_the_stages():
     assert views["stage1"].confidences.keys() == {"soft_label", "rectified_label", "prediction"}
 
 
-def test_shares_count_every_pixel():
+def test_frequencies_count_every_pixel():
     label = torch.tensor([[0, 1, 1, 250], [2, 2, 2, 250]])
-    assert shares(label, 4).tolist() == [1 / 8, 2 / 8, 3 / 8, 0]
+    assert frequencies(label, 4).tolist() == [1 / 8, 2 / 8, 3 / 8, 0]
 
 
 def test_assignments_of_stage_1():
-    """Kept rows are those that the loss was made of: the queue's, then the pixels'."""
-    learner, view, _, target = stepped("stage1", True, 1)
+    """Rows of the assignments are the queue's, then the pixels'."""
+    _, view, _, target = stepped("stage1", True, 1)
     whole, sampled = view.per_class["sinkhorn/all_rows"], view.per_class["sinkhorn/sampled_pixels"]
     assert float(whole.sum()) == pytest.approx(1, abs=1e-5) == float(sampled.sum())
     distance = float(view.numbers["sinkhorn/distance_to_prior"])
@@ -76,19 +68,27 @@ def test_assignments_of_stage_1():
     points = view.sheets["target"]["assignment"]
     assert points.positions.shape == points.classes.shape == (2, PIXELS)
     assert int(points.positions.max()) < points.grid[0] * points.grid[1]
-    assert points.images is target.whole and learner.self_labeling.kept is None
+    assert points.images is target.whole
 
 
 def test_queue_and_prototypes_against_loops():
     learner, view, _, _ = stepped("stage1", True, 1)
-    rows = learner.self_labeling.labels.rows[:, 0].tolist()
+    rows = learner.self_labeling.queues.labels.rows[:, 0].tolist()
     assert view.per_class["queue/labels"].tolist() == pytest.approx([rows.count(k) / QUEUE for k in range(K)])
     assert float(view.numbers["queue/ignored"]) == rows.count(250) / QUEUE
     assert float(view.numbers["queue/fill"]) == 1
 
-    view = View()
+
+def test_prototypes_and_a_queue_that_is_not_full():
+    _, shown = build(options("stage1"), Compute(), CPU).step(*batches(options("stage1"), CPU), show=True)
     online, ema = (torch.from_numpy(np.random.default_rng(s).normal(size=(K, 8))) for s in (0, 1))
-    view.add_prototypes(online, ema)
+    clustering = shown.clustering._replace(
+        prototypes=online,
+        prototypes_ema=ema,
+        queue_labels=torch.tensor([3, 3, 250, 7]),
+        queue_length=10,
+    )
+    view = view_of(shown._replace(clustering=clustering))
     a, b = online.numpy(), ema.numpy()
 
     def cosine(x: np.ndarray, y: np.ndarray) -> float:
@@ -100,12 +100,6 @@ def test_queue_and_prototypes_against_loops():
     assert found["cosine_to_ema"] == pytest.approx([cosine(a[i], b[i]) for i in range(K)])
     assert found["norm"] == pytest.approx([(row @ row) ** 0.5 for row in a])
     assert float(view.numbers["prototypes/nearest_pair"]) == pytest.approx(max(nearest))
-
-
-def test_a_queue_that_is_not_full_counts_what_it_holds():
-    queue, view = RingQueue(10, 1), View()
-    queue.enqueue_(torch.tensor([[3.0], [3.0], [250.0], [7.0]]))
-    view.add_queue(queue, K)
     labels = view.per_class["queue/labels"]
     assert labels[3] == 0.5 and labels[7] == 0.25 and labels[0] == 0
     assert float(view.numbers["queue/ignored"]) == 0.25

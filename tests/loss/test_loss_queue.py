@@ -1,4 +1,4 @@
-"""Self-labeling with its queues against a plain form that shifts arrays and looks at their last row."""
+"""The loss of sampled pixels, against a plain form that shifts arrays and reads their last row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loss import RingQueue, SelfLabeling
+from loss import ClassBalancedSelfLabeling, RingQueue
 
 B, P, D, K = 3, 4, 6, 5
 TAU, EPSILON, ITERATIONS = 0.08, 0.05, 3
@@ -77,9 +77,10 @@ def prototypes() -> np.ndarray:
     return unit(rng.normal(size=(K, D))) * rng.uniform(0.5, 1.4, (K, 1))
 
 
-def module(length: int, raw: bool = True) -> SelfLabeling:
-    built = SelfLabeling(torch.from_numpy(PRIOR), D, length, TAU, EPSILON, ITERATIONS, raw).double()
-    built.prior.copy_(torch.from_numpy(PRIOR))
+def module(length: int, raw: bool = True) -> ClassBalancedSelfLabeling:
+    start, prior = torch.from_numpy(prototypes()), torch.from_numpy(PRIOR)
+    built = ClassBalancedSelfLabeling(start, prior, 1, length, TAU, EPSILON, ITERATIONS, raw_queue_scores=raw)
+    built.double().load_state_dict(built.state_dict() | {"prototypes": start, "prior": prior})
     return built
 
 
@@ -91,72 +92,63 @@ def test_three_batches_equal_the_plain_form(length, raw):
     ours, plain = module(length, raw), PlainSelfLabeling(length, raw)
     for step in range(3):
         feats, logits, labels = draw(step)
-        value, found_full = ours(
-            torch.from_numpy(feats), torch.from_numpy(logits), torch.from_numpy(labels), tensor_prototypes()
-        )
+        value, found_full, _ = ours.sampled_loss(*arguments(step))
         expected, expected_full = plain(feats, logits, labels, prototypes())
         assert float(value.detach()) == pytest.approx(expected, rel=1e-10)
         assert found_full is expected_full
         if expected_full:
-            np.testing.assert_allclose(ours.features.newest_first().numpy(), plain.features, atol=1e-12)
-            np.testing.assert_allclose(ours.labels.newest_first()[:, 0].numpy(), plain.labels)
-            np.testing.assert_allclose(ours.predictions.newest_first().numpy(), plain.predictions, atol=1e-12)
-
-
-def tensor_prototypes() -> Tensor:
-    return torch.from_numpy(prototypes()).requires_grad_()
+            for name, rows in (("features", plain.features), ("predictions", plain.predictions)):
+                np.testing.assert_allclose(ours.queues[name].newest_first().numpy(), rows, atol=1e-12)
+            np.testing.assert_allclose(ours.queues.labels.newest_first()[:, 0].numpy(), plain.labels)
 
 
 def arguments(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.from_numpy(x) for x in draw(seed))
+    feats, logits, labels = map(torch.from_numpy, draw(seed))
+    return F.normalize(feats, dim=2), F.normalize(logits, dim=2), labels[..., None]
 
 
-def test_the_expected_batch_is_the_first_to_find_the_queue_full():
+def test_the_expected_image_is_the_first_to_find_the_queue_full():
     ours = module(2 * B * P)
-    found = [ours(*arguments(step), tensor_prototypes())[1] for step in range(4)]
-    assert found == [False, False, True, True]
+    assert [ours.sampled_loss(*arguments(s)).queue_was_full for s in range(4)] == [False, False, True, True]
+    assert module(P * (B - 1)).sampled_loss(*arguments()).queue_was_full is True  # its next image meets it
+    assert module(P * B).sampled_loss(*arguments()).queue_was_full is False
 
 
-def test_a_queue_that_fills_inside_the_batch_is_seen_by_its_next_image():
-    assert module(P * (B - 1))(*arguments(), tensor_prototypes())[1] is True
-    assert module(P * B)(*arguments(), tensor_prototypes())[1] is False
+def test_losses_of_own_images_add_up_and_fill_the_same_queues():
+    whole, parts = module(P), [module(P), module(P)]
+    loss = whole.sampled_loss(*arguments()).loss
+    own = (range(1), range(1, B))
+    found = [ours.sampled_loss(*arguments(), of).loss for ours, of in zip(parts, own, strict=True)]
+    torch.testing.assert_close(sum(found), loss)
+    for ours in parts:
+        torch.testing.assert_close(ours.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
-def test_raw_scores_differ_from_normalised_ones_only_when_the_queue_is_full():
-    arguments_ = (*arguments(), tensor_prototypes())
-    empty = [float(module(1000, raw)(*arguments_)[0].detach()) for raw in (True, False)]
-    full = [float(module(P, raw)(*arguments_)[0].detach()) for raw in (True, False)]
-    assert empty[0] == empty[1]
-    assert full[0] != pytest.approx(full[1], rel=1e-4)
+def test_assignments_are_returned_on_request():
+    """For each image by features and by predictions; of queue rows, then of its own pixels."""
+    found = module(P).sampled_loss(*arguments(), show=True).assignments
+    assert [x.shape for x in found] == [(P, K), (P, K), *[(2 * P, K)] * (2 * B - 2)]
+    expected = plain_sinkhorn(unit(arguments()[1][0].numpy()))
+    np.testing.assert_allclose(found[1].numpy(), expected, rtol=1e-6)
+    assert module(P).sampled_loss(*arguments()).assignments == []
 
 
-def test_gradients_reach_the_prototypes_only():
+def test_the_gradient_is_that_of_a_constant_assignment_and_reaches_the_prototypes_only():
+    """q carries no gradient: finite differences with q held fixed give the same slope."""
     feats, logits, labels = arguments()
     feats.requires_grad_()
     logits.requires_grad_()
-    centres = tensor_prototypes()
-    ours = module(P)
-    ours(feats, logits, labels, centres)[0].backward()
+    ours = module(1000)
+    ours.sampled_loss(feats, logits, labels).loss.backward()
     assert feats.grad is None and logits.grad is None
-    assert centres.grad.abs().min() > 0
-    assert not any(buffer.requires_grad for buffer in ours.buffers())
-
-
-def test_the_gradient_is_that_of_a_constant_assignment():
-    """q carries no gradient: finite differences with q held fixed give the same slope."""
-    feats, logits, labels = arguments()
-    centres = tensor_prototypes()
-    module(1000)(feats, logits, labels, centres)[0].backward()
-    constant = [
-        plain_sinkhorn(unit(feats[i].numpy()) @ unit(prototypes()).T)
-        + plain_sinkhorn(unit(logits[i].numpy()))
-        for i in range(B)
-    ]
+    feats, logits = feats.detach().numpy(), logits.detach().numpy()
+    centres = unit(prototypes()).T
+    constant = [plain_sinkhorn(unit(feats[i]) @ centres) + plain_sinkhorn(unit(logits[i])) for i in range(B)]
 
     def loss(at: np.ndarray) -> float:
         total = 0.0
         for i in range(B):
-            exp = np.exp(unit(feats[i].numpy()) @ unit(at).T / TAU)
+            exp = np.exp(unit(feats[i]) @ unit(at).T / TAU)
             total -= (constant[i] * np.log(exp / exp.sum(axis=1, keepdims=True))).sum(axis=1).mean() / B
         return total
 
@@ -164,18 +156,18 @@ def test_the_gradient_is_that_of_a_constant_assignment():
         up, down = prototypes(), prototypes()
         up[k, d] += 1e-6
         down[k, d] -= 1e-6
-        assert float(centres.grad[k, d]) == pytest.approx((loss(up) - loss(down)) / 2e-6, rel=1e-5, abs=1e-7)
+        slope = (loss(up) - loss(down)) / 2e-6
+        assert float(ours.prototypes.grad[k, d]) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
-def test_state_dict_restores_the_queues():
+def test_a_loaded_state_forgets_the_queues_before_it():
     ours, other = module(10), module(10)
-    ours(*arguments(0), tensor_prototypes())
-    for seed in (5, 6):  # another position of its own, to be forgotten
-        other(*arguments(seed), tensor_prototypes())
+    ours.sampled_loss(*arguments(0))
+    for seed in (5, 6):  # another position
+        other.sampled_loss(*arguments(seed))
     other.load_state_dict(ours.state_dict())
-    mine, theirs = (float(m(*arguments(1), tensor_prototypes())[0].detach()) for m in (ours, other))
-    assert mine == theirs
-    assert torch.equal(ours.features.newest_first(), other.features.newest_first())
+    assert ours.sampled_loss(*arguments(1)).loss == other.sampled_loss(*arguments(1)).loss
+    assert torch.equal(ours.queues.features.newest_first(), other.queues.features.newest_first())
 
 
 @pytest.mark.parametrize("length", [4, 6, 7, 12, 13, 100])
@@ -204,13 +196,3 @@ def test_ring_queue_filled_at_once_is_full_and_keeps_the_order():
 def test_ring_queue_refuses_more_rows_than_it_has():
     with pytest.raises(ValueError, match=r"6 rows.*5.*make it longer"):
         RingQueue(5, 1).enqueue_(torch.zeros(6, 1))
-
-
-def test_queue_keeps_normalised_rows():
-    ours = module(B * P)
-    feats, logits, labels = arguments()
-    ours(feats, logits, labels, tensor_prototypes())
-    newest = ours.features.newest_first()[:P]
-    torch.testing.assert_close(newest, F.normalize(feats[-1], dim=1))
-    torch.testing.assert_close(ours.predictions.newest_first()[:P], F.normalize(logits[-1], dim=1))
-    assert torch.equal(ours.labels.newest_first()[:P, 0], labels[-1])
