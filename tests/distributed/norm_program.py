@@ -9,7 +9,6 @@ torch's kernels for GPUs are replaced by their formulas, in float64.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import freeze_batch_norm, share_batch_norm
 from models.batch_norm import BatchNorm2d, count_batch
 from tests.golden import inputs
+from tests.operations import Operations
 
 IMAGES, PASSES, NORMS = 4, 2, 2
 
@@ -164,18 +163,6 @@ KINDS: dict[str, Callable[[nn.Module], nn.Module]] = {
 # --- passes -----------------------------------------------------------------------------------------------
 
 
-class Seen(TorchDispatchMode):
-    """Counts operations by name."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None):
-        self.names[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
 def passed(kind: Callable[[nn.Module], nn.Module], case: Case, rank: int = 0, size: int = 1) -> dict:
     """Outputs, gradients and buffers of this process's images."""
     dtype = torch.float32 if case.bf16 else torch.float64
@@ -198,10 +185,10 @@ def passed(kind: Callable[[nn.Module], nn.Module], case: Case, rank: int = 0, si
             inputs.normal(name, IMAGES, *shape).to(dtype).chunk(size)[rank].contiguous(memory_format=layout)
         )
 
-    result, seen = {}, Seen()
+    result, launched = {}, Operations()
     for i in range(PASSES):
         x = images(f"x{i}", 3, 9, 8).requires_grad_(True)
-        with seen:
+        with launched:
             count_batch(network)
             with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16):
                 output = network(x)
@@ -214,7 +201,7 @@ def passed(kind: Callable[[nn.Module], nn.Module], case: Case, rank: int = 0, si
         "images": result,
         "sums": sums,
         "buffers": dict(network.named_buffers()),
-        "seen": dict(seen.names),
+        "launched": dict(launched.names),
     }
 
 

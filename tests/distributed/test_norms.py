@@ -63,10 +63,10 @@ def test_on_gpus_the_bits_are_those_of_torch(both, case):
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if not case.frozen])
 def test_on_gpus_nothing_waits_and_no_more_is_sent_than_by_torch(both, case):
-    found, torchs = (both[0][kind][case]["seen"] for kind in ("of GPUs", "torch's"))
+    found, torchs = (both[0][kind][case]["launched"] for kind in ("of GPUs", "torch's"))
     assert not WAITS & found.keys()
     assert "aten.index.Tensor" in torchs  # its mask
-    sent = [sum(n for name, n in seen.items() if name.startswith("c10d.")) for seen in (found, torchs)]
+    sent = [sum(n for name, n in of.items() if name.startswith("c10d.")) for of in (found, torchs)]
     assert sent == [2 * NORMS * PASSES] * 2
 
 
