@@ -122,8 +122,8 @@ def build(o: argparse.Namespace, compute: Compute, device: torch.device) -> Stag
     )
     own = stage.self_labeling.queues
     for ring in (own.features, own.predictions):
-        ring.fill_(torch.nn.functional.normalize(torch.randn_like(ring.rows), dim=1))
-    own.labels.fill_(torch.randint(0, K, own.labels.rows.shape, device=device).float())
+        ring.enqueue_(torch.nn.functional.normalize(torch.randn_like(ring.rows), dim=1))
+    own.labels.enqueue_(torch.randint(0, K, own.labels.rows.shape, device=device).float())
     return stage
 
 

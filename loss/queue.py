@@ -54,14 +54,6 @@ class RingQueue(nn.Module):
         self.position.fill_(self._host[0])
         self.written.fill_(self._host[1])
 
-    @torch.no_grad()
-    def fill_(self, rows: Tensor) -> None:
-        """Replace the whole content by `rows` (N, C), newest first."""
-        self.rows.copy_(rows)
-        self.position.zero_()
-        self.written.fill_(len(self.rows))
-        self._host = None
-
     def newest_first(self) -> Tensor:
         """(N, C): the rows of the last `enqueue_` first, each call's rows in their own order."""
         return self.rows.roll(-self._counters()[0], dims=0)

@@ -178,7 +178,7 @@ def self_labeling_stage(
         small_network(), inputs.prototypes(), inputs.PRIOR, settings, method, quirks, draws
     )
     for ring, rows in zip(queues_of(stage).values(), inputs.full_queues(), strict=True):
-        ring.fill_(rows)
+        ring.enqueue_(rows)
     return stage
 
 

@@ -65,7 +65,7 @@ def test_two_iterations_equal_the_released_numbers():
     )
     rings = (ours.queues.features, ours.queues.labels, ours.queues.predictions)
     for ring, rows in zip(rings, inputs.full_queues(), strict=True):
-        ring.fill_(rows)
+        ring.enqueue_(rows)
     optimizer = torch.optim.SGD([ours.prototypes], lr=5e-4, momentum=0.9, weight_decay=2e-4)
     source, target = inputs.batches()
     outputs = []

@@ -183,16 +183,6 @@ def test_ring_queue_equals_a_shifted_array(length):
         np.testing.assert_array_equal(ring.newest_first().numpy(), shifted)
 
 
-def test_ring_queue_filled_at_once_is_full_and_keeps_the_order():
-    ring, rows = RingQueue(5, 3), torch.arange(15.0).view(5, 3)
-    ring.enqueue_(-torch.ones(2, 3))
-    ring.fill_(rows)
-    assert ring.is_full
-    assert torch.equal(ring.newest_first(), rows)
-    ring.enqueue_(torch.zeros(2, 3))
-    assert torch.equal(ring.newest_first(), torch.cat([torch.zeros(2, 3), rows[:3]]))
-
-
 def test_ring_queue_refuses_more_rows_than_it_has():
     with pytest.raises(ValueError, match=r"6 rows.*5.*make it longer"):
         RingQueue(5, 1).enqueue_(torch.zeros(6, 1))
