@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.pretended_gpu import PretendedGPU, places, pretended_gpu
-from benchmarks.step import STAGES, batches, build, watched
+from benchmarks.step import STAGES, batches, build, guarded
 from data.loaders import SourceBatch, TargetBatch
 from data.mini.world import parse_size
 from loss import RingQueue
@@ -199,7 +199,7 @@ def count(o: argparse.Namespace, compute: Compute) -> Counting:
     full = mock.patch.object(RingQueue, "filled", property(lambda queue: len(queue.rows)))
     with pretended_gpu(Counting(o, compute)) as gpu, full, gpu.waiting():
         learner, (source, target) = build(o, compute, device), batches(o, device)
-        guard = watched(learner)
+        guard = guarded(learner)
         with told_apart(gpu, source, target):
             guard.step(source, target)  # starts momentum; with CutMix
             gc.collect()

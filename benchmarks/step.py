@@ -224,7 +224,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> dict[str, float]:
     """Medians in ms of an iteration, of its parts and of its networks alone; GB at the peak."""
     stage, (source, target) = build(o, compute, device), batches(o, device)
-    guard = watched(stage)
+    guard = guarded(stage)
     for _ in range(o.warm_up):
         guard.step(source, target)
     timer = Timer(device)
@@ -249,7 +249,7 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
     return found
 
 
-def watched(stage: Stage) -> Guard:
+def guarded(stage: Stage) -> Guard:
     """Steps as a training takes them, with a look at whether their numbers are finite."""
     return Guard(stage, False, 0, str, silent_logger())
 
@@ -270,7 +270,7 @@ def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -
             training_loader(samples[k], o.bs, 0, True, True, o.workers, pin=device.type == "cuda")
             for k in ("source", kind)
         ]
-        guard, iterators = watched(build(o, compute, device)), [read(loader) for loader in loaders]
+        guard, iterators = guarded(build(o, compute, device)), [read(loader) for loader in loaders]
         waited, start = 0.0, time.perf_counter()
         for iteration in range(o.warm_up + 2 * o.iterations):
             if iteration == o.warm_up:

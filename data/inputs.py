@@ -23,12 +23,12 @@ from utils.options import Options
 from utils.parallel_map import parallel_map
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
-ABSENT = 1e-6  # share of a class that never occurs: a prior of 0 would forbid it for ever
+ABSENT = 1e-6  # frequency of a class that never occurs: a prior of 0 would forbid it for ever
 _TEXT_LIMIT = 10_000  # characters; 19 shares have a few hundred
 
 
 def _model_words(o: Options) -> str:
-    """The options that a command on the same model needs."""
+    """Options that a command on the same model needs."""
     words = f" --n_class {o.n_class}" if o.n_class != 19 and not o.classes else ""
     words += f" --classes {o.classes}" if o.classes else ""
     words += f" --tgt_dataset {o.tgt_dataset}" if "tgt_dataset" in o.changed() else ""
@@ -45,7 +45,7 @@ def prototype_file_name(o: Options, data_set: str) -> str:
 
 
 def prototype_path(o: Options) -> Path:
-    """Where calc_prototype writes: beside the checkpoint, unless --prototypes says otherwise."""
+    """Path that calc_prototype writes to: beside the checkpoint, unless --prototypes says otherwise."""
     data_set = o.tgt_dataset
     if o.source:  # two data sets in folders have one name
         data_set = o.src_dataset if o.src_dataset != o.tgt_dataset else "source"
@@ -78,7 +78,7 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
 
 
 def distribution_path(o: Options) -> Path:
-    """Where generate_class_distribution writes."""
+    """Path that generate_class_distribution writes to."""
     return o.class_distribution or o.save_path / "class_distribution.npy"
 
 
@@ -169,15 +169,15 @@ def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
         raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
     if not counts.any():
         raise ValueError(f"{data.root}: no label has a pixel of a class; give another --class_distribution")
-    told = f"class distribution: of the labels of {whose} ({len(data)} images)"
+    message = f"class distribution: of the labels of {whose} ({len(data)} images)"
     if absent := int((counts == 0).sum()):
-        told += f" ({absent} classes without a pixel are raised to {ABSENT:g})"
+        message += f" ({absent} classes without a pixel are raised to {ABSENT:g})"
     shares = (counts.double() / counts.sum()).clamp(min=ABSENT)
-    return (shares / shares.sum()).float(), told
+    return (shares / shares.sum()).float(), message
 
 
 def count_labels(data: DataSet, n_class: int, workers: int, processes: Processes) -> Tensor:
-    """Pixels of each class (K,) int64 in all labels of a data set; each process reads a share of them."""
+    """Pixels of each class (K,) int64 in all labels of a data set; each process reads a part of them."""
     own = range(processes.rank, len(data), processes.size)
     counts = np.zeros(n_class, np.int64)
     for counted in parallel_map(

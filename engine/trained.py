@@ -35,10 +35,10 @@ def prepare_device(o: Options) -> torch.device:
 def load_for_inference(
     o: Options, device: torch.device, processes: Processes
 ) -> tuple[Options, DeepLabV2, Compute]:
-    """The options that --resume_path implies, its network, wholly loaded, in eval mode, and how to call it.
+    """Load the network of --resume_path in eval mode; return the options it implies, and how to call it.
 
-    --backbone, --n_class and --bn_clr are read off the checkpoint, which is said where it changes anything;
-    one that was given and does not fit is an error.
+    --backbone, --n_class and --bn_clr are read from the checkpoint; a change is printed. ValueError if one of
+    them was given and does not fit.
     """
     return load_with_record(o, device, processes)[:3]
 
@@ -46,9 +46,9 @@ def load_for_inference(
 def load_with_record(
     o: Options, device: torch.device, processes: Processes
 ) -> tuple[Options, DeepLabV2, Compute, dict]:
-    """`load_for_inference`, and what the checkpoint tells of its training.
+    """Do `load_for_inference`, and return the record of the training that the checkpoint holds.
 
-    quirks: in words; iteration: None where it does not say.
+    quirks: in words; iteration: None if it is unknown.
     """
     content = load_checkpoint(o.resume_path, RESUME_REMEDY)
     state = content[NETWORK]["model_state"]
@@ -56,9 +56,9 @@ def load_with_record(
     require_same_classes(o, content.get("classes"))
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
-    compute, told = computing(o, device)
-    if told != "networks in fp32":
-        processes.print_once(told)
+    compute, message = computing(o, device)
+    if message != "networks in fp32":
+        processes.print_once(message)
     iteration = content.get("iter")
     record = {
         "quirks": recorded_quirks(content),

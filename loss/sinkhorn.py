@@ -17,6 +17,6 @@ def sinkhorn(scores: Tensor, prior: Tensor, epsilon: float = 0.05, iterations: i
     log_q = scores / epsilon  # (M, K)
     log_prior = prior.log()
     for _ in range(iterations):
-        log_q = log_q - log_q.logsumexp(dim=0) + log_prior  # each class takes its share
+        log_q = log_q - log_q.logsumexp(dim=0) + log_prior  # each class takes its part
         log_q = log_q.log_softmax(dim=1)  # each pixel gives all of itself
     return log_q.exp()

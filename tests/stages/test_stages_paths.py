@@ -74,6 +74,15 @@ def test_a_clean_reading_of_the_paper_runs_and_the_contrast_waits_for_a_full_que
     assert [float(row["contrast"]) > 0 for row in rows] == [False, False, True]
 
 
+def test_a_state_of_another_layout_is_refused() -> None:
+    """As of an earlier version, which kept the prototypes beside the queues."""
+    stage = self_labeling()
+    state = stage.state()
+    del state["modules"]["self_labeling"]["prototypes"]
+    with pytest.raises(ValueError, match="another version"):
+        stage.load_state(state)
+
+
 def test_no_contrast_in_a_mixed_batch() -> None:
     stage = self_labeling(draws=Mixed(0))
     rows = [stage.step(*batches()).losses for _ in range(3)]
