@@ -16,8 +16,8 @@ from functools import partial
 import torch
 import yaml
 
+from data.batches import batches, iteration_files
 from data.build import training_loaders, validation_images, whole_images
-from data.loaders import batches, iteration_files
 from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
+from data.batches import inference_loader
 from data.labels import palette
-from data.loaders import inference_loader
 from data.mini.world import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
 from data.sets.cityscapes import cityscapes

@@ -30,21 +30,16 @@ from torch import Tensor
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
 from data.augment.colour_statistics import KeptStatistics
+from data.batches import training_loader
 from data.image_cache import ImageCache
 from data.labels import palette
-from data.loaders import (
-    Augmentation,
-    SourceSamples,
-    TargetSamples,
-    WholeImages,
-    keep_freed_memory,
-    training_loader,
-)
 from data.mini.world import write_mini
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.samples import Augmentation, SourceSamples, TargetSamples, WholeImages
 from data.sets.cityscapes import cityscapes
 from data.sets.dataset import DataSet
 from data.sets.gta5 import gta5
+from utils.workers import reuse_freed_memory
 
 GTA5_SIZE, CITYSCAPES_SIZE, GRID, K = (1914, 1052), (2048, 1024), (129, 257), 19
 IMAGES = 6
@@ -157,7 +152,7 @@ def decode(path: Path) -> None:
 def per_sample(data: Data, cache: ImageCache, count: int) -> str:
     """Medians on one thread and their ratios."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    reuse_freed_memory()
     ours, cached = data.ours(), data.ours(cache)
     lines = [
         "| sample | decoding ms | ours ms | ratio | with `--cache_dir` ms | ratio | plain ms | ratio |",
@@ -208,7 +203,7 @@ def sent(sample: dict) -> float:
 def in_a_worker(folder: Path, noise: float, kind: str, form: str) -> tuple[float, float, float]:
     """MB that a sample sends; MB of the process before any sample, and at its peak."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    reuse_freed_memory()
     data = Data(folder, noise)
     before = peak()
     samples = data.ours(ImageCache(folder / "cache", 10**10) if form == "cached" else None)[kind]

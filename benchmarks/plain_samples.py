@@ -1,4 +1,4 @@
-"""The samples of data.loaders in their plain form: everything decoded, transferred and resized, then cropped.
+"""The samples of data.batches in their plain form: everything decoded, transferred and resized, then cropped.
 
 What the loader is measured against and, in the tests, compared with. Colour transfer is that of scikit-image,
 the strong changes are those of torchvision and Pillow; images leave as floats, labels as int64.

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.augment.strong import draw_strong
 from data.augment.weak import draw_weak
-from data.loaders import SourceBatch, TargetBatch, read, training_loader
+from data.batches import SourceBatch, TargetBatch, read, training_loader
 from data.mini.world import parse_size
 from engine.guard import Guard
 from engine.log import silent_logger
@@ -263,8 +263,8 @@ def with_loader(o: argparse.Namespace, compute: Compute, device: torch.device) -
         samples = data.ours()
         if o.folder is None:  # what the first epoch works out
             for i in range(IMAGES):
-                samples["source"].statistics.of(data.source, i)
-                samples["source"].statistics.of(data.target, i)
+                samples["source"].statistics.get(data.source, i)
+                samples["source"].statistics.get(data.target, i)
         kind = "stage-2 target" if o.stage == "stage2" else "stage-1 target"
         loaders = [
             training_loader(samples[k], o.bs, 0, True, True, o.workers, pin=device.type == "cuda")

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as TF
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
 from data.augment.strong import StrongRecord, strong_image
-from data.loaders import keep_freed_memory
+from utils.workers import reuse_freed_memory
 
 BILINEAR, GREY = TF.InterpolationMode.BILINEAR, [127, 127, 127]
 CROP = (896, 512)
@@ -79,7 +79,7 @@ def levels(first: np.ndarray, second: np.ndarray) -> int:
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    keep_freed_memory()
+    reuse_freed_memory()
     image = crop()
     tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     print("| operation | ours ms | Pillow ms | levels | torchvision, tensor ms | levels |")

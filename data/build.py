@@ -7,9 +7,10 @@ import logging
 from torch.utils.data import DataLoader
 
 from data.augment.colour_statistics import KeptStatistics
+from data.batches import inference_loader, training_loader
 from data.check import check_sample
 from data.inputs import require_pseudo_labels
-from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, training_loader
+from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.choose import source_data, target_data, validation_data
 from data.sets.dataset import DataSet
 from utils.distributed import Processes

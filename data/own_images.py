@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.augment.resize import Size
-from data.loaders import Guarded, begin_worker
+from data.batches import guarded_loader
 from data.sets.dataset import read_rgb
 from utils.distributed import ALONE, Processes
 from utils.files.image_file import opened
+from utils.parallel_map import unchanged
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 
@@ -82,25 +83,14 @@ def own_loader(
 
     Of several processes each is dealt every `size`-th.
     """
-    dealt = range(processes.rank, len(images), processes.size)
-    return DataLoader(
-        Guarded(Subset(images, dealt)),
-        batch_size=None,
-        num_workers=min(workers, len(dealt)),
-        worker_init_fn=begin_worker,
-        collate_fn=_as_it_is,
-        pin_memory=pin,
-        generator=torch.Generator(),
-    )
+    own = range(processes.rank, len(images), processes.size)
+    workers = min(workers, len(own))
+    return guarded_loader(Subset(images, own), workers, batch_size=None, collate_fn=unchanged, pin_memory=pin)
 
 
 def _is_image(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     return not hidden and file.suffix.lower() in ENDINGS and file.is_file()
-
-
-def _as_it_is(value: OwnImage | Exception) -> OwnImage | Exception:
-    return value
 
 
 def clashes(outputs: Sequence[Sequence[Path]], images: OwnImages) -> str | None:

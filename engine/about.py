@@ -14,8 +14,8 @@ import torch
 import torchvision
 from torch.utils.data import DataLoader
 
+from data.batches import image_names
 from data.classes import Classes
-from data.loaders import image_names
 from data.sets.cityscapes import SIZE
 from data.sets.dataset import DataSet
 from stages.self_labeling import SelfLabelingStage

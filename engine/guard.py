@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from data.loaders import SourceBatch, TargetBatch
+from data.batches import SourceBatch, TargetBatch
 from engine.finite import FiniteWatch, NotFinite, finite
 from stages.stage import Learned, Stage
 

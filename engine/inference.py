@@ -11,9 +11,9 @@ import tqdm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from data.batches import of_one_size, read
 from data.classes import Classes
 from data.labels import thirteen_of_sixteen
-from data.loaders import of_one_size, read
 from models import Compute, SegmentationOutput
 from stages.stage import PLAIN, resize_logits
 from utils.distributed import ALONE, Processes

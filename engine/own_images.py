@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.loaders import image_batch
+from data.batches import image_batch
 from data.own_images import OwnImage, OwnImages, clashes
 from engine.inference import mean_probabilities
 from models import Compute

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.loaders import image_names
+from data.batches import image_names
 from engine.guard import Guard
 from engine.log import RunLog
 from engine.run_state import RunStates, locked

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
+from data.batches import inference_loader, read
 from data.labels import IGNORE
-from data.loaders import inference_loader, read
 from data.mini.world import parse_size, write_mini
 from data.sets.cityscapes import cityscapes
 from data.sets.gta5 import gta5

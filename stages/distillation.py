@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from data.loaders import SourceBatch, TargetBatch
+from data.batches import SourceBatch, TargetBatch
 from loss import confidence_regulariser, distillation_loss
 from models import Compute
 from stages.stage import (

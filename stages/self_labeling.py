@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.augment.replay import full_to_weak
+from data.batches import SourceBatch, TargetBatch
 from data.labels import IGNORE
-from data.loaders import SourceBatch, TargetBatch
 from loss import (
     ClassBalancedSelfLabeling,
     ClassCounter,

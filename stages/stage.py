@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from data.augment.replay import replay_strong
 from data.augment.strong import StrongRecord
+from data.batches import SourceBatch, TargetBatch
 from data.labels import IGNORE
-from data.loaders import SourceBatch, TargetBatch
 from loss import cross_entropy, symmetric_cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
 from utils.checkpoint import NETWORK

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from data.batches import SourceBatch, TargetBatch
 from data.labels import IGNORE
-from data.loaders import SourceBatch, TargetBatch
 from loss import SOURCE, TARGET, cross_entropy, domain_loss
 from models import Compute
 from stages.stage import (

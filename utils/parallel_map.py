@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from utils.workers import set_up_worker
 
 
-class _Called(Dataset):
+class _Calls(Dataset):
     def __init__(self, function: Callable[[Any], Any], items: Sequence):
         self.function, self.items = function, items
 
@@ -25,23 +25,20 @@ class _Called(Dataset):
 def parallel_map(
     function: Callable[[Any], Any], items: Sequence, workers: int, title: str, no_bar: bool | None = None
 ) -> Iterator[Any]:
-    """function(item) of each item, in their order, with a bar of progress; workers 0: in this process.
+    """Yield function(item) of each item, in order, with a progress bar; workers 0: in this process.
 
-    no_bar: for tqdm's `disable`; None leaves the bar out where no terminal is.
+    Only indices travel to the workers. no_bar: for tqdm's `disable`; None shows the bar in terminals only.
     """
     loader = DataLoader(
-        _Called(function, items),
+        _Calls(function, items),
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=unchanged,
         num_workers=min(workers, len(items)),
-        worker_init_fn=_begin_worker,
+        worker_init_fn=set_up_worker,
     )
     yield from tqdm.tqdm(loader, desc=title, unit="img", leave=False, disable=no_bar)
 
 
-def _begin_worker(_worker: int) -> None:
-    set_up_worker()
-
-
-def _as_it_is(value: Any) -> Any:
+def unchanged(value: Any) -> Any:
+    """Return the value: a `collate_fn` that a worker can load."""
     return value

@@ -32,8 +32,8 @@ class KeptStatistics:
         self._known: dict[str, ColourStatistics] = {}
         self._read_to = 0  # bytes of the file that have been taken in
 
-    def of(self, data: DataSet, index: int) -> ColourStatistics:
-        """Of the whole image as it is read."""
+    def get(self, data: DataSet, index: int) -> ColourStatistics:
+        """Return the statistics of the whole image as it is read."""
         identity = f"{file_identity(data.images[index])} {data.size_of(index)}"
         key = hashlib.sha256(identity.encode()).hexdigest()[:24]
         if key not in self._known:

@@ -165,7 +165,7 @@ def pictures(root: Path, count: int = 6) -> DataSet:
 
 def assert_right(kept: KeptStatistics, data: DataSet) -> None:
     for i in range(len(data)):
-        for ours, wanted in zip(kept.of(data, i), colour_statistics(data.read_image(i)), strict=True):
+        for ours, wanted in zip(kept.get(data, i), colour_statistics(data.read_image(i)), strict=True):
             np.testing.assert_array_equal(ours, wanted)
 
 
@@ -176,22 +176,22 @@ def forbid(*_: object) -> None:
 def test_statistics_are_worked_out_once(tmp_path, monkeypatch):
     data, path = pictures(tmp_path), tmp_path / "logs" / "statistics.txt"
     assert_right(KeptStatistics(path), data)
-    wanted = [KeptStatistics(None).of(data, i) for i in range(len(data))]
+    wanted = [KeptStatistics(None).get(data, i) for i in range(len(data))]
     other = KeptStatistics(path)
     monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
     for i, (mean, std) in enumerate(wanted):
-        np.testing.assert_array_equal(other.of(data, i).mean, mean)
-        np.testing.assert_array_equal(other.of(data, i).std, std)
+        np.testing.assert_array_equal(other.get(data, i).mean, mean)
+        np.testing.assert_array_equal(other.get(data, i).std, std)
 
 
 def test_what_another_process_found_is_taken_over(tmp_path, monkeypatch):
     data, path = pictures(tmp_path), tmp_path / "statistics.txt"
     first, second = KeptStatistics(path), KeptStatistics(path)
-    first.of(data, 0)
-    second.of(data, 1)
+    first.get(data, 0)
+    second.get(data, 1)
     monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
-    first.of(data, 1)
-    second.of(data, 0)
+    first.get(data, 1)
+    second.get(data, 0)
 
 
 def test_statistics_of_another_size_or_file_are_others(tmp_path):
@@ -236,7 +236,7 @@ def test_a_folder_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys)
 def add_all(path: Path, data: DataSet, number: int) -> None:
     kept = KeptStatistics(path)
     for i in np.random.default_rng(number).permutation(len(data)):
-        kept.of(data, int(i))
+        kept.get(data, int(i))
 
 
 def test_processes_keep_statistics_together(tmp_path, monkeypatch):
@@ -247,8 +247,8 @@ def test_processes_keep_statistics_together(tmp_path, monkeypatch):
     monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
     kept = KeptStatistics(path)
     for i, (mean, std) in enumerate(wanted):
-        np.testing.assert_array_equal(kept.of(data, i).mean, mean)
-        np.testing.assert_array_equal(kept.of(data, i).std, std)
+        np.testing.assert_array_equal(kept.get(data, i).mean, mean)
+        np.testing.assert_array_equal(kept.get(data, i).std, std)
 
 
 @pytest.mark.parametrize("number", ["0x1p99999", "nan", "inf", "x", "0x"])

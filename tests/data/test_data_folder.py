@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.batches import inference_loader, read
 from data.classes import value_format
 from data.image_cache import ImageCache
-from data.loaders import Augmentation, SourceSamples, TargetSamples, inference_loader, read
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.dataset import DataSet
 from data.sets.folder import folder, has_labels, read_list
 from utils.classes_file import LAYOUTS, Layout

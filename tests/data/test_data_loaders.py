@@ -15,18 +15,11 @@ from torch import Tensor
 from benchmarks import plain_samples as plain
 from data.augment.colour_statistics import KeptStatistics
 from data.augment.weak import WeakRecord
+from data.batches import EpochBatches, inference_loader, read, training_loader
 from data.image_cache import ImageCache
 from data.labels import id_format
-from data.loaders import (
-    Augmentation,
-    EpochBatches,
-    SourceSamples,
-    TargetSamples,
-    inference_loader,
-    read,
-    training_loader,
-)
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.dataset import DataSet, read_label_image
 
 SIZE, CROP = (64, 32), (32, 16)  # (W, H)

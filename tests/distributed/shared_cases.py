@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.augment.strong import StrongRecord
 from data.augment.weak import WeakRecord
-from data.loaders import SourceBatch, TargetBatch
+from data.batches import SourceBatch, TargetBatch
 from models import DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage

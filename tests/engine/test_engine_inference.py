@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.batches import inference_loader
 from data.labels import LabelFormat
-from data.loaders import inference_loader
 from data.sets.dataset import DataSet
 from engine.inference import evaluate
 from models import SegmentationOutput

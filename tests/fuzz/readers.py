@@ -181,7 +181,7 @@ class Readers:
 
     def _statistics(self, path: Path) -> None:
         data = self._data(path.parent / "picture.png")
-        for ours, right in zip(KeptStatistics(path).of(data, 0), colour_statistics(picture()), strict=True):
+        for ours, right in zip(KeptStatistics(path).get(data, 0), colour_statistics(picture()), strict=True):
             np.testing.assert_allclose(ours, right)
 
     def _run_log(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from data.augment.strong import StrongRecord
 from data.augment.weak import WeakRecord
-from data.loaders import SourceBatch, TargetBatch
+from data.batches import SourceBatch, TargetBatch
 
 LAYERS = (1, 1, 2, 1)
 B, K, D, N, P = 2, 19, 256, 256, 32

@@ -20,7 +20,7 @@ from benchmarks.count import NETWORKS, count, parse
 from benchmarks.pretended_gpu import GPUFault, PretendedGPU, pretended_gpu
 from benchmarks.step import batches, flops
 from data.augment.strong import StrongRecord
-from data.loaders import SourceBatch, TargetBatch
+from data.batches import SourceBatch, TargetBatch
 from engine.guard import Guard
 from engine.log import silent_logger
 from engine.view import view_of
