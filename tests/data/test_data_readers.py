@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -63,6 +64,7 @@ def ids_cycling(ids: list[int]) -> np.ndarray:
 
 CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 SYNTHIA_IDS = [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11]
+LISTS = {"trainIds": [[4], [1]], "valIds": [[3]], "testIds": [[2]]}
 
 
 @pytest.fixture
@@ -83,11 +85,10 @@ def cityscapes_root(tmp_path) -> Path:
 @pytest.fixture
 def gta5_root(tmp_path) -> Path:
     root = tmp_path / "GTA5"
-    for i in (1, 2, 5, 9):
+    for i in range(1, 5):
         saved(picture(i), root / "images" / f"{i:05d}.png")
         saved(palette_label(ids_cycling([0, *CITYSCAPES_IDS])), root / "labels" / f"{i:05d}.png")
-    ids = {"trainIds": [[9], [1]], "valIds": [[5]], "testIds": [[2]]}
-    savemat(root / "split.mat", {key: np.array(value, dtype=np.uint16) for key, value in ids.items()})
+    savemat(root / "split.mat", {key: np.array(ids, dtype=np.uint16) for key, ids in LISTS.items()})
     return root
 
 
@@ -154,9 +155,9 @@ def test_first_keeps_the_first(cityscapes_root):
 
 def test_gta5_joins_the_three_splits_and_reads_palette_labels(gta5_root):
     data = gta5(gta5_root, 19, (W, H))
-    assert [image.name for image in data.images] == ["00001.png", "00002.png", "00005.png", "00009.png"]
+    assert [image.name for image in data.images] == [f"{i:05d}.png" for i in range(1, 5)]
     assert [label.name for label in data.labels] == [image.name for image in data.images]
-    np.testing.assert_array_equal(data.read_image(3), np.asarray(picture(9)))
+    np.testing.assert_array_equal(data.read_image(3), np.asarray(picture(4)))
     np.testing.assert_array_equal(data.read_label(2), every_class_once_then_void(19))
 
 
@@ -293,26 +294,53 @@ def test_empty_folder_is_named(tmp_path):
     assert_names(raised, tmp_path / "RGB")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no matlab file", b"MATLAB 5.0 MAT-file" + bytes(200)], ids=["empty", "text", "cut"]
-)
-def test_unreadable_split_file_is_named(gta5_root, content):
-    (gta5_root / "split.mat").write_bytes(content)
+FORMS = [{"do_compression": False}, {"do_compression": True}, {"format": "4"}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=["plain", "packed", "version 4"])
+def test_split_files_of_every_form(gta5_root, form):
+    for dtype in ("i4", "u2", "f4", "f8", *(("u1", "i2", "u4", "i8", "u8") if "format" not in form else ())):
+        lists = {name: np.array(ids, dtype=dtype) for name, ids in LISTS.items()}
+        savemat(gta5_root / "split.mat", {"other": "text"} | lists, **form)
+        assert len(gta5(gta5_root, 19)) == 4
+
+
+def mat(changes: dict | None = None, **form: object) -> bytes:
+    buffer = io.BytesIO()
+    savemat(buffer, LISTS | (changes or {}), **form)
+    return buffer.getvalue()
+
+
+SPLITS = {
+    "empty": b"",
+    "text": b"no matlab file",
+    "cut": b"MATLAB 5.0 MAT-file" + bytes(200),
+    "a list less": mat().replace(b"valIds", b"valids"),
+    "a list twice": mat() + mat()[128:],
+    "too long": mat() + bytes(2**20),
+    "no ids": mat(dict.fromkeys(LISTS, np.zeros((0, 1)))),
+    "letters": mat({"valIds": "12"}),
+    "struct": mat({"valIds": {"x": 1}}, do_compression=True),
+    "cells": mat({"valIds": np.array([[1, "x"]], dtype=object)}),
+    "too many": mat({"valIds": np.zeros((400, 400))}, do_compression=True),
+    "letters, version 4": mat({"valIds": "12"}, format="4"),
+}
+
+
+@pytest.mark.parametrize("content", SPLITS.values(), ids=SPLITS)
+def test_unusable_split_file_is_named(gta5_root, content):
+    path = gta5_root / "split.mat"
+    path.write_bytes(content)
     with pytest.raises(ValueError) as raised:
         gta5(gta5_root, 19)
-    assert_names(raised, gta5_root / "split.mat")
-
-
-def test_missing_or_poor_split_file_is_named(gta5_root):
-    path = gta5_root / "split.mat"
-    savemat(path, {"trainIds": np.array([[1]]), "valIds": np.array([[2]])})
-    with pytest.raises(ValueError, match="testIds") as raised:
-        gta5(gta5_root, 19)
     assert_names(raised, path)
-    path.unlink()
+
+
+def test_missing_split_file_is_named(gta5_root):
+    (gta5_root / "split.mat").unlink()
     with pytest.raises(FileNotFoundError) as raised:
         gta5(gta5_root, 19)
-    assert_names(raised, path)
+    assert_names(raised, gta5_root / "split.mat")
 
 
 def test_a_synthia_label_with_a_wrong_checksum_is_refused_in_one_voice(synthia_root, capfd):

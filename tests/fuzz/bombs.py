@@ -401,6 +401,12 @@ def matrix(name: bytes, sides: tuple[int, ...], values: bytes, kind: int = 6, st
     return element(14, flags + shape + element(1, name) + element(stored, values))
 
 
+def long_name(length: int) -> bytes:
+    """A matrix whose name claims a length."""
+    shape = element(6, struct.pack("<2I", 6, 0)) + element(5, struct.pack("<2i", 2, 1))
+    return element(14, shape + struct.pack("<2I", 1, length) + bytes(100))
+
+
 def _splits() -> Iterator[tuple[str, dict[str, Make]]]:
     head = GOOD["split_plain"][1]()[:128]
     names = (b"trainIds", b"valIds", b"testIds")
@@ -428,6 +434,7 @@ def _splits() -> Iterator[tuple[str, dict[str, Make]]]:
     )
     ids = (-1.0, 0.0, 1.5, 1e300, np.nan, np.inf, 2.0**40)
     yield "split_plain", {f"the id {value}": three((1, 1), np.array([value]).tobytes()) for value in ids}
+    yield "split_plain", {f"a name of {n} bytes": head + long_name(n) for n in (2**31, 2**32 - 1)}
     hdf = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + b"\x89HDF\r\n\x1a\n" * 9
     yield "split_plain", {"version 7.3": hdf, SPARSE: mat}
     packed_text = head + element(15, zlib.compress(b"x" * 100))
