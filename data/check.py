@@ -135,9 +135,9 @@ def repeated_names(part: Part) -> list[Problem]:
 
 def _labels_without_image(part: Part) -> list[Problem]:
     """Labels that no image of a data set belongs to, where the images are all that lie in its folders."""
-    if not part.labelled or not part.data.all_labels:
+    if not part.labelled or part.data.all_labels is None:
         return []
-    there = sorted(part.data.root.glob(part.data.all_labels))
+    there = part.data.all_labels.paths()
     known = {*part.data.labels, *part.data.images}  # which may share a folder
     return [
         Problem("labels without an image", f"{path}: has no image") for path in there if path not in known

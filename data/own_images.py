@@ -16,11 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from data.augment.resize import Size
 from data.batches import guarded_loader
 from data.sets.dataset import read_rgb
+from data.sets.listing import IMAGE_ENDINGS, Listing
 from utils.distributed import ALONE, Processes
 from utils.files.image_file import opened
 from utils.parallel_map import unchanged
-
-ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 class OwnImage(NamedTuple):
@@ -70,9 +69,12 @@ def own_images(path: Path, size: Size | None = None, count: int | None = None) -
         return OwnImages(path.parent, (path,), size)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder; give images of your own as --images")
-    found = sorted(file for file in path.rglob("*") if _is_image(file, path))
+    listing = Listing(path, IMAGE_ENDINGS, hidden=False, links=False, any_case=True)
+    found = [file for file in listing.paths() if file.is_file()]
     if not found:
-        raise FileNotFoundError(f"{path}: no {', '.join(ENDINGS)} in it; give images of your own as --images")
+        raise FileNotFoundError(
+            f"{path}: no {', '.join(IMAGE_ENDINGS)} in it; give images of your own as --images"
+        )
     return OwnImages(path, tuple(found[:count]), size)
 
 
@@ -86,11 +88,6 @@ def own_loader(
     own = range(processes.rank, len(images), processes.size)
     workers = min(workers, len(own))
     return guarded_loader(Subset(images, own), workers, batch_size=None, collate_fn=unchanged, pin_memory=pin)
-
-
-def _is_image(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    return not hidden and file.suffix.lower() in ENDINGS and file.is_file()
 
 
 def clashes(outputs: Sequence[Sequence[Path]], images: OwnImages) -> str | None:

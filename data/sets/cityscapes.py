@@ -6,31 +6,26 @@ from pathlib import Path
 
 from data.labels import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
+from data.sets.listing import Listing
 
 SIZE = (2048, 1024)
+_IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 def cityscapes(root: Path, split: str, n_class: int, size: tuple[int, int] | None = None) -> DataSet:
     """The split "train" or "val", sorted by path. Labels need not exist until one is read."""
     folder = root / "leftImg8bit" / split
     require_folder(folder, f"the {split} images of Cityscapes", "--tgt_rootpath")
-    images = sorted(folder.glob("*/*_leftImg8bit.png"))
+    images = Listing(folder, (_IMAGE,), depth=1).paths()
     if not images:
-        raise FileNotFoundError(
-            f"{folder}: no */*_leftImg8bit.png in it; unpack leftImg8bit_trainvaltest there"
-        )
-    labels = [_label_of(image, root, split) for image in images]
+        raise FileNotFoundError(f"{folder}: no */*{_IMAGE} in it; unpack leftImg8bit_trainvaltest there")
+    labels = root / "gtFine" / split
     return DataSet(
         "cityscapes",
         root,
         tuple(images),
-        tuple(labels),
+        tuple(labels / image.parent.name / f"{image.name.removesuffix(_IMAGE)}{_LABEL}" for image in images),
         id_format("cityscapes", n_class, read_label_image),
         size or SIZE,
-        all_labels=f"gtFine/{split}/*/*_gtFine_labelIds.png",
+        all_labels=Listing(labels, (_LABEL,), depth=1),
     )
-
-
-def _label_of(image: Path, root: Path, split: str) -> Path:
-    name = image.name.removesuffix("_leftImg8bit.png") + "_gtFine_labelIds.png"
-    return root / "gtFine" / split / image.parent.name / name

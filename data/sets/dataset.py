@@ -12,6 +12,7 @@ from PIL import Image
 from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
 from data.labels import LabelFormat
+from data.sets.listing import Listing
 from utils.files.image_file import opened
 
 
@@ -20,8 +21,8 @@ class DataSet:
     """Files of one split. size: (W, H) at which images are read, None for each one's own.
 
     stored: what their labels hold. names: of what is made of each image (pseudo labels, predictions), its
-    file's name without ending if not given. all_labels: pattern, below `root`, of labels that all belong to
-    images; empty where others may lie there. cache: keeps decoded images and labels, if given.
+    file's name without ending if not given. all_labels: label files that
+    all belong to images; None where others may lie there. cache: keeps decoded images and labels, if given.
     """
 
     name: str
@@ -32,7 +33,7 @@ class DataSet:
     size: Size | None
     cache: ImageCache | None = None
     names: tuple[str, ...] = ()
-    all_labels: str = ""
+    all_labels: Listing | None = None
 
     def __len__(self) -> int:
         return len(self.images)

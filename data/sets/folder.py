@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
 from pathlib import Path
 
 from data.augment.resize import Size
 from data.labels import LabelFormat
 from data.sets.dataset import DataSet, require_folder
+from data.sets.listing import IMAGE_ENDINGS, Listing
 from utils.classes_file import Layout
 from utils.files.yaml_file import leads_out
 
-ENDINGS = (".png", ".jpg", ".jpeg")  # of images, where no suffix is given
 _LIST_LIMIT, _MOST_NAMES = 2**26, 10**6  # characters and names of a list
 
 
@@ -21,80 +19,78 @@ def folder(
 ) -> DataSet:
     """The split "train" or "val", sorted by path, or in the order of its list; sub-folders included.
 
-    option: says where `root` is, for messages. FileNotFoundError if the folder of images or the list is
-    missing, ValueError for all else that is wrong. Labels need not exist until one is read.
+    option: gives `root`, for messages. FileNotFoundError if the folder of images or the list is missing,
+    ValueError for all else that is wrong. Labels need not exist until one is read.
     """
-    place = layout.place(layout.images, split)
-    images, labels = root / place, root / layout.place(layout.labels, split)
+    images, labels = (root / layout.place(place, split) for place in (layout.images, layout.labels))
     require_folder(images, f"the {split} images", f"{option} and, in the file of --classes, 'images'")
-    if layout.list is None:
-        names, endings = _below(images, layout, labels)
+    all_labels = None
+    if layout.list is not None:
+        found = _listed(root / layout.place(layout.list, split), images, layout.image_suffix)
     else:
-        names, endings = _listed(root / layout.place(layout.list, split), images, layout.image_suffix)
-    alike = layout.list is None and ("{split}" in layout.images) == ("{split}" in layout.labels)
-    pattern = f"{glob.escape(layout.place(layout.labels, split))}/**/*{glob.escape(layout.label_suffix)}"
+        found = _below(images, layout, labels)
+        if ("{split}" in layout.images) == ("{split}" in layout.labels):
+            all_labels = Listing(labels, (layout.label_suffix,), links=False)
     return DataSet(
         "folder",
         root,
-        tuple(images / f"{name}{ending}" for name, ending in zip(names, endings, strict=True)),
-        tuple(labels / f"{name}{layout.label_suffix}" for name in names),
+        tuple(images / f"{name}{ending}" for name, ending in found),
+        tuple(labels / f"{name}{layout.label_suffix}" for name, _ in found),
         stored,
         size,
-        names=tuple(names),
-        all_labels=pattern if alike else "",
+        names=tuple(name for name, _ in found),
+        all_labels=all_labels,
     )
 
 
 def has_labels(data: DataSet) -> bool:
-    """Whether any image has a label."""
+    """True if any image has a label."""
     return any(label.is_file() for label in data.labels)
 
 
-def _below(images: Path, layout: Layout, labels: Path) -> tuple[list[str], list[str]]:
-    """Names and endings of all images in a folder and those below it, where the labels may lie too."""
-    found = []
-    # Unlike Path.rglob this follows links to folders and passes over hidden files.
-    for relative in sorted(glob.glob("**/*", root_dir=images, recursive=True), key=_parts):
-        path, ending = images / relative, _ending(relative, layout.image_suffix)
+def _below(images: Path, layout: Layout, labels: Path) -> list[tuple[str, str]]:
+    """(name, ending) of all images in a folder and those below it, where the labels may lie too."""
+    suffix, found = layout.image_suffix, []
+    endings = (suffix,) if suffix else IMAGE_ENDINGS
+    for relative in Listing(images, endings, hidden=False, any_case=suffix is None).names():
+        path, ending = images / relative, _ending(relative, suffix)
         is_label = relative.endswith(layout.label_suffix) and path.is_relative_to(labels)
         if ending and not is_label and path.is_file():
             found.append((relative.removesuffix(ending), ending))
     if not found:
-        wanted = layout.image_suffix or ", ".join(ENDINGS)
+        wanted = ", ".join(endings)
         raise ValueError(f"{images}: no file ends in {wanted}; see image_suffix in docs/own_data.md")
-    names, endings = map(list, zip(*found, strict=True))
-    return names, endings
-
-
-def _parts(path: str) -> list[str]:
-    return path.split("/")
+    return found
 
 
 def _ending(name: str, suffix: str | None) -> str:
     """The end of a file's name that makes it an image's; empty if it is none."""
     if suffix is None:
         ending = Path(name).suffix
-        return ending if ending.lower() in ENDINGS else ""
-    return suffix if name.endswith(suffix) and not name.endswith(f"/{suffix}") and name != suffix else ""
+        return ending if ending.lower() in IMAGE_ENDINGS else ""
+    return suffix if name.endswith(suffix) and name.rpartition("/")[2] != suffix else ""
 
 
-def _listed(path: Path, images: Path, suffix: str | None) -> tuple[list[str], list[str]]:
-    """Names and endings of the images in a list; ValueError if one is not there."""
-    names, endings, missing = [], [], []
-    for line in read_list(path):
+def _listed(path: Path, images: Path, suffix: str | None) -> list[tuple[str, str]]:
+    """(name, ending) of the images in a list; ValueError if one is missing or listed twice."""
+    found: dict[str, str] = {}
+    lines, missing, twice = read_list(path), [], None
+    for line in lines:
         ending = _ending(line, suffix)
         name = line.removesuffix(ending)
-        tried = (ending,) if ending else (suffix,) if suffix else ENDINGS
-        ending = next((e for e in tried if (images / f"{name}{e}").is_file()), None)
-        if ending is None:
+        tried = (ending,) if ending else (suffix,) if suffix else IMAGE_ENDINGS
+        there = [ending for ending in tried if (images / f"{name}{ending}").is_file()]
+        if not there:
             missing.append(images / f"{name}{tried[0]}")
-        names.append(name)
-        endings.append(ending)
+        elif name in found:
+            twice = twice or name
+        found[name] = there[0] if there else ""
     if missing:
-        told = f"lists {len(missing)} of {len(names)} images that are not there, such as {missing[0]}"
+        told = f"lists {len(missing)} of {len(lines)} images that are not there, such as {missing[0]}"
         raise ValueError(f"{path}: {told}; mend the list or copy them there")
-    _refuse_repeated(names, path)
-    return names, endings
+    if twice:
+        raise ValueError(f"{path}: {twice[:200]!r} is listed twice")
+    return list(found.items())
 
 
 def read_list(path: Path) -> list[str]:
@@ -106,19 +102,10 @@ def read_list(path: Path) -> list[str]:
             text = file.read(_LIST_LIMIT + 1)
     except ValueError:
         raise ValueError(f"{path}: not a text of names in UTF-8; write it anew") from None
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not 0 < len(lines) <= _MOST_NAMES or len(text) > _LIST_LIMIT:
         raise ValueError(f"{path}: a list has one name a line, and at most {_MOST_NAMES} names")
     bad = next((line for line in lines if leads_out(line)), None)
     if bad is not None:
         raise ValueError(f"{path}: {bad[:200]!r} is no name of a file below the images' folder")
     return lines
-
-
-def _refuse_repeated(names: Sequence[str], path: Path) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"{path}: {name[:200]!r} is listed twice")
-        seen.add(name)

@@ -12,6 +12,7 @@ from torchvision.io import ImageReadMode, decode_image
 from data.augment.resize import Size
 from data.labels import id_format
 from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
+from data.sets.listing import Listing
 from utils.files.image_file import opened
 
 SIZE = (1280, 760)
@@ -19,14 +20,21 @@ SIZE = (1280, 760)
 
 def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataSet:
     """All images, sorted by name."""
-    require_folder(root / "RGB", "the images of SYNTHIA", "--src_rootpath")
-    require_folder(root / "GT" / "LABELS", "the labels of SYNTHIA", "--src_rootpath")
-    images = tuple(sorted((root / "RGB").glob("*.png")))
+    folder, labels = root / "RGB", root / "GT" / "LABELS"
+    require_folder(folder, "the images of SYNTHIA", "--src_rootpath")
+    require_folder(labels, "the labels of SYNTHIA", "--src_rootpath")
+    images = Listing(folder, (".png",), depth=0).paths()
     if not images:
-        raise FileNotFoundError(f"{root / 'RGB'}: no *.png in it; unpack SYNTHIA-RAND-CITYSCAPES there")
-    labels = tuple(root / "GT" / "LABELS" / image.name for image in images)
-    stored = id_format("synthia", n_class, read_synthia_ids)
-    return DataSet("synthia", root, images, labels, stored, size or SIZE, all_labels="GT/LABELS/*.png")
+        raise FileNotFoundError(f"{folder}: no *.png in it; unpack SYNTHIA-RAND-CITYSCAPES there")
+    return DataSet(
+        "synthia",
+        root,
+        tuple(images),
+        tuple(labels / image.name for image in images),
+        id_format("synthia", n_class, read_synthia_ids),
+        size or SIZE,
+        all_labels=Listing(labels, (".png",), depth=0),
+    )
 
 
 def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
