@@ -1,25 +1,24 @@
-"""Decoded images on disk, for machines with room: what a PNG decoder has done once need not be done again."""
+"""Decoded images on disk, for machines with room: a PNG that was decoded once need not be decoded again."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import math
 import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from utils.files.whole import replace_when_whole
 
-_STRIP = 32  # rows that share a checksum
-_HEADER = 2**14  # bytes before the pixels: checksums of up to 40,000 rows
+_STRIP = 32  # rows that one checksum covers
+_SUM = np.dtype("<u4")
 _ENDING = ".image"
 
 
@@ -30,11 +29,11 @@ def file_identity(path: Path) -> str:
 
 
 class ImageCache:
-    """uint8 arrays (H, W, …), one file each, made of image files.
+    """uint8 arrays (H, W, …) made of image files, each in a file of its own.
 
-    An entry belongs to the file as it was (`file_identity`), appears whole or not at all, and is checked each
-    time it is read; a damaged one is made again. Nothing else is ever removed: once the entries have `limit`
-    bytes, or the disk refuses, each process says so and adds no more. Any number may share a folder.
+    An entry belongs to one state of the image file (`file_identity`). It appears whole or not at all. Each
+    reading checks it, and a damaged one is made again. Nothing else is ever removed: once the entries have
+    `limit` bytes, or the disk refuses, each process says so and adds no more. Any number may use a folder.
     """
 
     def __init__(self, folder: Path, limit: int):
@@ -46,35 +45,44 @@ class ImageCache:
             self._add_no_more(error)
 
     def rows(
-        self, path: Path, kind: str, start: int, stop: int, make: Callable[[], np.ndarray]
+        self,
+        path: Path,
+        kind: str,
+        shape: tuple[int, ...],
+        start: int,
+        stop: int,
+        make: Callable[[], np.ndarray],
     ) -> np.ndarray | None:
-        """Rows [start, stop) of what `make` makes of the file; kind: which of its possible forms.
+        """Return rows [start, stop) of the array that `make` makes of the file; make it if need be.
 
-        None if they are not there and cannot be added.
+        kind: which of the file's possible forms; shape (H, …) of the array. None if it is not there and
+        cannot be added.
         """
         digest = hashlib.sha256(f"{file_identity(path)} {kind}".encode()).hexdigest()
         entry = self.folder / (digest[:32] + _ENDING)
         with suppress(FileNotFoundError, NotADirectoryError):
-            kept = _read(entry, start, stop)
-            if kept is not None:
-                return kept
-            self._remove(entry)
+            rows = _read(entry, shape, start, stop)
+            if rows is not None:
+                return rows
+            with suppress(OSError):
+                self._count(without=entry)
         if self._full:
             return None
         whole = make()
+        assert whole.shape == shape, (whole.shape, shape)
         self._add(entry, whole)
         return whole[start:stop]
 
     def _add(self, entry: Path, whole: np.ndarray) -> None:
-        content = _encode(whole)
+        content = encode(whole)
         try:
-            with self._counted() as (used, write):
+            with self._counted() as count:
                 if entry.exists():  # another process was faster
                     return
-                if used + len(content) > self.limit:
+                if count.bytes + len(content) > self.limit:
                     used_up = f"{self.limit / 1e9:.1f} GB are used"
                     raise OSError(f"{used_up}; raise --cache_limit, or empty it if the data set has changed")
-                write(used + len(content))
+                count.bytes += len(content)
             with replace_when_whole(entry) as file:
                 file.write(content)
         except OSError as error:
@@ -84,62 +92,53 @@ class ImageCache:
         self._full = True
         print(f"{self.folder}: nothing more is cached ({reason})", file=sys.stderr)
 
-    def _remove(self, entry: Path) -> None:
-        with suppress(OSError):
-            self._count(without=entry)
-
     def _count(self, without: Path | None = None) -> None:
-        with self._counted() as (_, write):
+        """Count the bytes of all entries anew, after removing one."""
+        with self._counted() as count:
             if without is not None:
                 without.unlink()
             entries = (entry for entry in os.scandir(self.folder) if entry.name.endswith(_ENDING))
-            write(sum(entry.stat().st_size for entry in entries))
+            count.bytes = sum(entry.stat().st_size for entry in entries)
 
     @contextmanager
-    def _counted(self) -> Iterator[tuple[int, Callable[[int], None]]]:
-        """The bytes of all entries and a way to change them, while no other process can."""
+    def _counted(self) -> Iterator[_Count]:
+        """Lock the count of all entries' bytes; what the block makes of it is written."""
         with open(self.folder / "bytes", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read()
-            yield int(text) if text.isdigit() else 0, lambda count: _overwrite(file, count)
+            count = _Count(int(text) if text.isdigit() else 0)
+            yield count
+            file.truncate(0)
+            file.write(str(count.bytes).encode())
 
 
-def _overwrite(file: BinaryIO, count: int) -> None:
-    file.truncate(0)
-    file.write(str(max(0, count)).encode())
+@dataclass
+class _Count:
+    bytes: int
 
 
-def _encode(whole: np.ndarray) -> bytes:
-    """A header of JSON, then the rows."""
-    sums = _checksums(np.ascontiguousarray(whole), whole.shape)
-    header = json.dumps({"shape": whole.shape, "sums": sums}).encode()
-    assert len(header) <= _HEADER, whole.shape
-    return header.ljust(_HEADER) + whole.tobytes()
+def encode(whole: np.ndarray) -> bytes:
+    """An entry: the rows, then the checksums of all strips of them."""
+    return whole.tobytes() + _checksums(np.ascontiguousarray(whole), whole.shape).tobytes()
 
 
-def _read(entry: Path, start: int, stop: int) -> np.ndarray | None:
-    """Rows [start, stop), or None if anything is wrong with them."""
+def _read(entry: Path, shape: tuple[int, ...], start: int, stop: int) -> np.ndarray | None:
+    """Rows [start, stop) of an entry; None if anything is wrong with them."""
+    height, length, strips = shape[0], math.prod(shape[1:]), -(-shape[0] // _STRIP)
+    first, last = start // _STRIP, -(-stop // _STRIP)
+    top, bottom = first * _STRIP, min(last * _STRIP, height)
     with open(entry, "rb") as file:
-        try:
-            about = json.loads(file.read(_HEADER))
-            (height, *row), sums = about["shape"], about["sums"]
-            if not all(type(side) is int and side > 0 for side in (height, *row)):
-                return None
-            first, last = start // _STRIP, -(-stop // _STRIP)
-            top, bottom = first * _STRIP, min(last * _STRIP, height)
-            length = math.prod(row)
-            if os.fstat(file.fileno()).st_size != _HEADER + height * length:
-                return None
-            file.seek(_HEADER + top * length)
-            rows = np.fromfile(file, dtype=np.uint8, count=(bottom - top) * length).reshape(-1, *row)
-            expected = sums[first:last]
-        except (ValueError, LookupError, TypeError, RecursionError):  # not what `_encode` writes
+        if os.fstat(file.fileno()).st_size != height * length + strips * _SUM.itemsize:
             return None
-    return rows[start - top : stop - top] if _checksums(rows, (height, *row)) == expected else None
+        rows = np.fromfile(file, np.uint8, (bottom - top) * length, offset=top * length)
+        file.seek(height * length + first * _SUM.itemsize)
+        sums = np.fromfile(file, _SUM, last - first)
+    rows = rows.reshape(-1, *shape[1:])
+    return rows[start - top : stop - top] if np.array_equal(_checksums(rows, shape), sums) else None
 
 
-def _checksums(rows: np.ndarray, shape: tuple[int, ...]) -> list[int]:
-    """One a strip of rows (h, …) of an array of the given shape, which it covers too."""
+def _checksums(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """One a strip of rows (h, …) of an array of this shape, which it covers too."""
     start = zlib.crc32(repr(tuple(shape)).encode())
-    return [zlib.crc32(rows[i : i + _STRIP], start) for i in range(0, len(rows), _STRIP)]
+    return np.array([zlib.crc32(rows[i : i + _STRIP], start) for i in range(0, len(rows), _STRIP)], _SUM)

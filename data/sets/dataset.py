@@ -86,7 +86,10 @@ class DataSet:
         if self.cache is None:
             return read_rgb(path, size, box)
         left, top, right, bottom = box
-        rows = self.cache.rows(path, f"RGB {size}", top, bottom, lambda: read_rgb(path, size, (0, 0, *size)))
+        shape = (size[1], size[0], 3)
+        rows = self.cache.rows(
+            path, f"RGB {size}", shape, top, bottom, lambda: read_rgb(path, size, (0, 0, *size))
+        )
         return read_rgb(path, size, box) if rows is None else rows[:, left:right]
 
     def read_label(self, index: int) -> np.ndarray:
@@ -103,12 +106,13 @@ class DataSet:
         if self.cache is None:
             return self._decode_label(path, size, rows, columns)
         top, bottom = int(rows.min()), int(rows.max()) + 1
-        whole = np.arange(size[1]), np.arange(size[0])
-        kind = f"{self.stored.key} {size}"
-        kept = self.cache.rows(path, kind, top, bottom, lambda: self._decode_label(path, size, *whole))
-        if kept is None:
+        shape, kind = (size[1], size[0]), f"{self.stored.key} {size}"
+        cached = self.cache.rows(
+            path, kind, shape, top, bottom, lambda: self._decode_label(path, size, *map(np.arange, shape))
+        )
+        if cached is None:
             return self._decode_label(path, size, rows, columns)
-        return crossings(kept, rows - top, columns)
+        return crossings(cached, rows - top, columns)
 
     def _decode_label(self, path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         return self.stored.encode(self.stored.read(path, size, rows, columns), path=path)

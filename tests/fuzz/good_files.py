@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.io import savemat
 
+from data.image_cache import encode
 from data.labels import IGNORE
 from data.mini.world import encode_png, encode_png16
 from models import deeplabv2
@@ -132,13 +133,6 @@ def _shares() -> np.ndarray:
     return np.arange(1.0, CLASSES + 1) / 190
 
 
-def _cache_entry() -> bytes:
-    """An entry made by the writer of `data.image_cache`, which reads it back."""
-    from data.image_cache import _encode
-
-    return _encode(picture())
-
-
 def _statistics() -> bytes:
     lines = []
     for key in ("0123456789abcdef01234567", "89abcdef0123456701234567"):
@@ -209,7 +203,7 @@ GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "label_colours": ("x.png", lambda: encode_png(Image.fromarray(picture() & 128))),
     "distribution": ("class_distribution.npy", lambda: _array(_shares())),
     "distribution_text": ("shares.txt", lambda: "\n".join(map(str, _shares())).encode()),
-    "cache_entry": ("entry.image", _cache_entry),
+    "cache_entry": ("entry.image", lambda: encode(picture())),
     "colour_statistics": ("colour_statistics.txt", _statistics),
     "run_log": ("run.log", _text(LOG)),
     "scores": ("scores.json", _scores),

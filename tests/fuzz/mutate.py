@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import pickletools
 import random
 import re
@@ -270,16 +269,6 @@ def _statistics(data: bytes, rng: random.Random) -> bytes:
     return b"\n" + b"\n".join(lines) + b"\n"
 
 
-def _entry(data: bytes, rng: random.Random) -> bytes:
-    """The header of a cache entry changed as JSON."""
-    about = json.loads(data[: 2**14])
-    shape = about["shape"]
-    shape[rng.randrange(len(shape))] = rng.choice((*EXTREMES, 2.5, "a", None, [1]))
-    if rng.random() < 0.3:
-        about["sums"] = rng.choice(([], 3, "x", {}, [1, 2]))
-    return json.dumps(about).encode().ljust(2**14) + data[2**14 :]
-
-
 def _array(data: bytes, rng: random.Random) -> bytes:
     """Another header of the same length, or another length."""
     length = struct.unpack("<H", data[8:10])[0]
@@ -304,7 +293,6 @@ _INNER: dict[str, Callable[[bytes, random.Random], bytes]] = {
         "run_about run_confusion run_lines": _words,
         "soft confidence distribution": _array,
         "colour_statistics": _statistics,
-        "cache_entry": _entry,
     }.items()
     for kind in kinds.split()
 }

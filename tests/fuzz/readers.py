@@ -176,7 +176,8 @@ class Readers:
 
     def _cached(self, path: Path | None = None) -> None:
         folder = self.folder / "cache_entry"
-        rows = ImageCache(folder / "kept", 10**9).rows(folder / "picture.png", "RGB", 3, 37, picture)
+        cache, shape = ImageCache(folder / "kept", 10**9), (SIZE[1], SIZE[0], 3)
+        rows = cache.rows(folder / "picture.png", "RGB", shape, 3, 37, picture)
         np.testing.assert_array_equal(rows, picture()[3:37])
 
     def _statistics(self, path: Path) -> None:
