@@ -1,10 +1,10 @@
-"""Look at every file that a training run would read, before it does.
+"""Check every file that a training run would read.
 
     python -m data.check --config FILE
     python -m data.check --stage stage1 --path_soft Pseudo/gta2citylabv2_warmup_soft
 
-Takes the options of train.py. Says what is there and what is wrong; exit code 1 if anything is. Training
-itself looks at a few files of each kind when it starts.
+Takes the options of train.py. Prints what is there and what is wrong; exit code 1 if anything is. Training
+itself checks a few files of each kind when it starts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from utils.errors import run_script
 from utils.options import Options, parse
 from utils.parallel_map import parallel_map
 
-SAMPLE = 8  # images of each data set that training looks at when it starts
-_NAMED = 5  # files of each kind of problem that the report names
+SAMPLE = 8  # images of each data set that training checks when it starts
+_NAMED = 5  # files that the report names for each kind of problem
 
 
 def main() -> None:
-    """Parse, look, report."""
+    """Parse, check, report."""
     o = parse("check", __doc__)
     report, problems = check(o)
     print(report)
@@ -40,14 +40,14 @@ def main() -> None:
 
 
 class Report(NamedTuple):
-    """text: for people, lines without an end; problems: how many there are."""
+    """text: for people, lines without an end; problems: their number."""
 
     text: str
     problems: int
 
 
 def check(o: Options) -> Report:
-    """All files that training with these options reads; the same for any --num_workers."""
+    """Check all files that training with these options reads; the same for any --num_workers."""
     parts, problems = parts_of(o)
     keys = [(part, index) for part in parts for index in range(len(part.data))]
     found: dict[str, list[Finding]] = {part.title: [] for part in parts}
@@ -59,7 +59,7 @@ def check(o: Options) -> Report:
         problems += repeated_names(part)
         if o.max_images is None:
             problems += _labels_without_image(part)
-    lines = [line for part in parts for line in _told(part, found[part.title])]
+    lines = [line for part in parts for line in _described(part, found[part.title])]
     lines += _not_validated(o)
     return Report("\n".join([*lines, *_grouped(problems)]), len(problems))
 
@@ -69,7 +69,7 @@ def _examine(key: tuple[Part, int]) -> Finding:
 
 
 def check_sample(o: Options, processes: Processes = ALONE) -> None:
-    """Look at a few images of each data set, evenly spread, each process at its share.
+    """Check a few images of each data set, evenly spread and divided among the processes.
 
     ValueError for the first problem.
     """
@@ -83,12 +83,12 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
         problems += examine(part, index).problems
     if problems:
         kind, message = problems[0]
-        told = message if "; " in message else f"{message}; {REMEDIES[kind]}"
-        raise ValueError(f"{told}. All files are looked at by: python -m data.check, with the same options")
+        problem = message if "; " in message else f"{message}; {REMEDIES[kind]}"
+        raise ValueError(f"{problem}. To check all files: python -m data.check, with the same options")
 
 
 def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
-    """The data sets that a run reads, and what is wrong with those that cannot even be listed."""
+    """The data sets that a run reads, and the problems of those that cannot even be listed."""
     o = o.replaced(cache_dir=None)
     pseudo = None
     if o.stage == "stage1":
@@ -115,33 +115,27 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
 
 
 def repeated_names(part: Part) -> list[Problem]:
-    """Training images of the target that share a name, and so would share a pseudo label."""
+    """Find target training images of one name: their pseudo labels would have one file."""
     first: dict[str, Path] = {}
-    problems = []
+    messages = []
     for index, path in enumerate(part.data.images if part.title == "target train" else ()):
         known = first.setdefault(part.data.image_name(index), path)
         if known != path:
-            message = f"{path}: has the name of {known}"
-            problems.append(Problem("image names that occur twice", message))
+            messages.append(f"{path}: has the name of {known}")
     for name, path in first.items():
-        for ending in ("_color", "_conf"):
-            if name.removesuffix(ending) != name and name.removesuffix(ending) in first:
-                message = (
-                    f"{path}: would share a file of pseudo labels with {first[name.removesuffix(ending)]}"
-                )
-                problems.append(Problem("image names that occur twice", message))
-    return problems
+        for stem in (name.removesuffix("_color"), name.removesuffix("_conf")):
+            if stem != name and stem in first:
+                messages.append(f"{path}: would share a file of pseudo labels with {first[stem]}")
+    return [Problem("image names that occur twice", message) for message in messages]
 
 
 def _labels_without_image(part: Part) -> list[Problem]:
-    """Labels that no image of a data set belongs to, where the images are all that lie in its folders."""
+    """Find labels without an image, where the data set is made of all images in its folders."""
     if not part.labelled or part.data.all_labels is None:
         return []
-    there = part.data.all_labels.paths()
-    known = {*part.data.labels, *part.data.images}  # which may share a folder
-    return [
-        Problem("labels without an image", f"{path}: has no image") for path in there if path not in known
-    ]
+    known = {*part.data.labels, *part.data.images}  # which may lie in one folder
+    extra = [path for path in part.data.all_labels.paths() if path not in known]
+    return [Problem("labels without an image", f"{path}: has no image") for path in extra]
 
 
 def _spread(length: int, count: int) -> list[int]:
@@ -149,8 +143,8 @@ def _spread(length: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
 
 
-def _told(part: Part, found: Sequence[Finding]) -> Iterator[str]:
-    """What there is of a data set, in a line; one for its pseudo labels and each thing worth telling."""
+def _described(part: Part, found: Sequence[Finding]) -> Iterator[str]:
+    """Describe a data set in a line, its pseudo labels in another; then one line for each kind of note."""
     sizes = Counter(finding.size for finding in found if finding.size)
     each = [f"{count} of {_size(*size)}" for size, count in sizes.most_common()]
     if part.data.size is not None and set(sizes) != {part.data.size}:
@@ -170,15 +164,15 @@ def _told(part: Part, found: Sequence[Finding]) -> Iterator[str]:
 
 
 def _not_validated(o: Options) -> Iterator[str]:
-    """A line that says why trainings are not validated, where they are not."""
-    with suppress(OSError, ValueError):  # a problem, and told as one
+    """Say in a line why trainings are not validated, if they are not."""
+    with suppress(OSError, ValueError):  # reported as a problem
         why = validation_data(o.replaced(cache_dir=None))[1]
         if why:
             yield f"target val: not there, trainings are not validated: {why}"
 
 
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
-    """The problems by kind: how many, what to do, and the first few."""
+    """List the problems by kind: how many, what to do, and the first few."""
     if not problems:
         yield "no problem found"
         return

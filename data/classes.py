@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +24,9 @@ from data.labels import (
     supported_class_counts,
 )
 from data.sets.dataset import read_colour_label, read_label_image
-from utils.classes_file import LAYOUTS, ClassesFile, Colour, Value, drawn_colour
+from utils.classes_file import LAYOUTS, ClassesFile, Value, drawn_colour
 
-_NAMED = 3  # colours of a label that a message names
+_NAMED = 3  # at most this many colours stand in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,11 @@ class Classes:
 
     @property
     def built_in(self) -> bool:
-        """Whether they are Cityscapes' 19, 16 or 13, so that figures may be laid beside others'."""
+        """True for Cityscapes' 19, 16 or 13 classes, whose figures can be compared with published ones."""
         return any(list(self.names) == class_names(count) for count in supported_class_counts())
 
     def cityscapes_ids(self) -> np.ndarray:
-        """(K,) uint8 Cityscapes label ids by name, as its benchmark wants them; ValueError if one lacks."""
+        """(K,) uint8 Cityscapes label ids by name, for its benchmark; ValueError for another name."""
         ids = ids_by_name("cityscapes")
         unknown = [name for name in self.names if name not in ids]
         if unknown:
@@ -52,23 +53,23 @@ class Classes:
 
 
 def known_classes(n_class: int) -> Classes:
-    """Cityscapes' 19, 16 or 13."""
+    """Cityscapes' 19, 16 or 13 classes."""
     return Classes(tuple(class_names(n_class)), palette(n_class))
 
 
 def own_classes(file: ClassesFile) -> Classes:
-    """Those of a file; one without a colour gets Cityscapes' of its name, or one that is made up."""
+    """The classes of a file; one without a colour gets Cityscapes' colour of its name, or a new one."""
     known = dict(zip(NAMES, PALETTE.tolist(), strict=True))
     named = zip(file.names, file.colours, strict=True)
     colours = [colour or known.get(name) or drawn_colour(i) for i, (name, colour) in enumerate(named)]
     return Classes(file.names, np.array(colours, dtype=np.uint8))
 
 
-# --- what labels hold -------------------------------------------------------------------------------------
+# --- the content of labels --------------------------------------------------------------------------------
 
 
 def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> LabelFormat:
-    """Of labels in folders of the user's own. domain: "source" or "target"."""
+    """The format of labels in the user's own folders. domain: "source" or "target"."""
     layout = file.layouts[domain] if file else LAYOUTS[domain]
     ignore = layout.ignore
     if any(given is not None for given in layout.values):
@@ -91,8 +92,8 @@ def _all_given(file: ClassesFile, domain: str) -> Sequence[Sequence[Value]]:
     layout = file.layouts[domain]
     for name, given in zip(file.names, layout.values, strict=True):
         if given is None:
-            told = f"class {name!r} has no {domain!r} as others have; give its {layout.kind}, [] for none"
-            raise ValueError(f"{file.path}: {told}")
+            message = f"class {name!r} has no {domain!r} as others have; give its {layout.kind}, [] for none"
+            raise ValueError(f"{file.path}: {message}")
     return layout.values
 
 
@@ -121,36 +122,31 @@ def named_format(
 def value_format(
     values: Sequence[Sequence[Value]], ignore: Sequence[Value] | None, kind: str, remedy: str
 ) -> LabelFormat:
-    """values: of each class; ignore: of no class, None for all others; kind: "ids" or "colours"."""
+    """The format of labels that hold these values.
+
+    values: of each class; ignore: of no class, None for all others; kind: "ids" or "colours".
+    """
     every = [value for each in values for value in each]
-    if not every or len(set(every)) < len(every):
-        twice = next((value for value in every if every.count(value) > 1), None)
-        told = f"label {twice} belongs to two classes" if every else "no class has a label"
-        raise ValueError(f"{told}; {remedy}")
+    if not every:
+        raise ValueError(f"no class has a label; {remedy}")
+    if twice := [value for value, count in Counter(every).items() if count > 1]:
+        raise ValueError(f"label {twice[0]} belongs to two classes; {remedy}")
     meant = repr((list(map(list, values)), None if ignore is None else list(ignore), kind))
     key = hashlib.sha256(meant.encode()).hexdigest()[:16]
-    if kind == "ids":
-        return LabelFormat(
-            key, read_label_image, partial(encode, table=_id_table(values, ignore), remedy=remedy)
-        )
-    lookup = partial(encode_colours, table=_colour_table(values, ignore), remedy=remedy)
-    return LabelFormat(key, read_colour_label, lookup)
+    read, look_up = (read_label_image, encode) if kind == "ids" else (read_colour_label, encode_colours)
+    return LabelFormat(key, read, partial(look_up, table=_table(values, ignore, kind), remedy=remedy))
 
 
-def _id_table(values: Sequence[Sequence[int]], ignore: Sequence[int] | None) -> np.ndarray:
-    """(256,) uint8, as `data.labels.id_table`."""
-    table = np.full(256, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
-    table[list(ignore or ())] = IGNORE
-    for train_id, ids in enumerate(values):
-        table[list(ids)] = train_id
-    return table
+def _table(values: Sequence[Sequence[Value]], ignore: Sequence[Value] | None, kind: str) -> np.ndarray:
+    """(256,) uint8 by id, as `data.labels.id_table`, or (2**24,) by a colour's code.
 
-
-def _colour_table(values: Sequence[Sequence[Colour]], ignore: Sequence[Colour] | None) -> np.ndarray:
-    """(2**24,) uint8 by a colour's code: a crop takes 0.7 ms; a search among the colours took 16."""
-    table = np.full(2**24, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
-    for train_id, colours in ((IGNORE, ignore or ()), *enumerate(values)):
-        table[_codes(np.array(colours, dtype=np.uint8).reshape(-1, 3))] = train_id
+    A crop of colours takes 0.7 ms; a search among the colours took 16.
+    """
+    size = 256 if kind == "ids" else 2**24
+    table = np.full(size, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
+    for train_id, members in ((IGNORE, ignore or ()), *enumerate(values)):
+        array = np.array(members, dtype=np.uint8)
+        table[array if kind == "ids" else _codes(array.reshape(-1, 3))] = train_id
     return table
 
 
@@ -166,6 +162,6 @@ def encode_colours(colours: np.ndarray, path: object, table: np.ndarray, remedy:
     train_ids = np.take(table, codes)
     if (train_ids == UNKNOWN).any():
         bad = np.unique(codes[train_ids == UNKNOWN])[:_NAMED]
-        told = ", ".join(f"#{code:06x}" for code in bad.tolist())
-        raise ValueError(f"{path}: colours {told} do not exist in this data set; {remedy}")
+        named = ", ".join(f"#{code:06x}" for code in bad.tolist())
+        raise ValueError(f"{path}: colours {named} do not exist in this data set; {remedy}")
     return train_ids

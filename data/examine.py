@@ -1,4 +1,4 @@
-"""What is wrong with one image of a data set, its label and its pseudo label; all of each file is read."""
+"""Problems of one image of a data set, its label and its pseudo label; every byte of them is read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REMEDIES = {
 }
 OTHER_SIZE = "labels of another size than their image, resized like it"
 OTHER_PSEUDO_SIZE = "pseudo labels of another size than images are read at, resized"
-_ASPECT = 0.05  # relative difference of width by height that rounding to a grid may make
+_ASPECT = 0.05  # relative difference of width / height that rounding to a grid may cause
 
 
 class Problem(NamedTuple):
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A data set as a run reads it: whether with labels, and with pseudo labels, soft or hard ones."""
+    """A data set as a run reads it: with labels or not, with soft or hard pseudo labels or none."""
 
     title: str
     data: DataSet
@@ -55,8 +55,9 @@ class Part:
 
 
 class Finding(NamedTuple):
-    """Of one image: its size (W, H), None if it cannot be read; bytes of all its files on disk, and of the
-    pseudo label's; what is wrong, and what is only worth telling.
+    """Result for one image. size: (W, H), None if it cannot be read; bytes: of image and label on disk;
+
+    pseudo_bytes: of the pseudo label; notes: remarks that are no problems.
     """
 
     size: Size | None
@@ -67,7 +68,7 @@ class Finding(NamedTuple):
 
 
 def examine(part: Part, index: int) -> Finding:
-    """Read all that belongs to an image, every row and checksum of it."""
+    """Read all files of an image, with every row and checksum."""
     problems: list[Problem] = []
     notes: list[str] = []
     data = replace(part.data, cache=None)
@@ -83,7 +84,7 @@ def examine(part: Part, index: int) -> Finding:
 
 
 def _attempt(problems: list[Problem], what: str, read: Callable[[], Any]) -> Any:
-    """What `read` returns; None, and a problem more, if it cannot."""
+    """Return what `read` returns; if it fails, add a problem and return None."""
     try:
         return read()
     except FileNotFoundError as error:
@@ -94,7 +95,7 @@ def _attempt(problems: list[Problem], what: str, read: Callable[[], Any]) -> Any
 
 
 def _image_size(data: DataSet, index: int) -> Size:
-    """Of an image that has been decoded to its end."""
+    """(W, H) of an image, after decoding all of it."""
     size = intact_size(data.images[index])
     replace(data, size=size).read_image(index)
     return size
@@ -103,11 +104,11 @@ def _image_size(data: DataSet, index: int) -> Size:
 def _examine_label(
     data: DataSet, index: int, size: Size | None, problems: list[Problem], notes: list[str]
 ) -> None:
+    """Examine a label. size: of its image, None if that cannot be read."""
     path = data.labels[index]
     if not path.is_file():
-        problems.append(
-            Problem("missing labels", f"{path}: missing; it is the label of {data.images[index]}")
-        )
+        message = f"{path}: missing; it is the label of {data.images[index]}"
+        problems.append(Problem("missing labels", message))
         return
     stored = _attempt(problems, "labels", lambda: _all_stored(data, path))
     if stored is None:
@@ -127,7 +128,7 @@ def _examine_label(
 
 
 def _all_stored(data: DataSet, path: Path) -> np.ndarray:
-    """(H, W) or (H, W, 3), as stored."""
+    """Read a label as stored, (H, W) or (H, W, 3)."""
     width, height = size = intact_size(path)
     return data.stored.read(path, size, np.arange(height), np.arange(width))
 
@@ -135,7 +136,7 @@ def _all_stored(data: DataSet, path: Path) -> np.ndarray:
 def _examine_pseudo(
     part: Part, name: str, size: Size | None, problems: list[Problem], notes: list[str]
 ) -> None:
-    """size: at which the image is read, None if it cannot be."""
+    """Examine a pseudo label. size: at which the image is read, None if it cannot be."""
     if size is None:
         return
     pseudo, grid = part.pseudo, grid_size(*size)
@@ -148,12 +149,12 @@ def _examine_pseudo(
     if _alike(found, size):
         notes.append(OTHER_PSEUDO_SIZE)
     else:
-        told = f"{pseudo.folder / name}.png: size {found}, its image is read at {size}"
-        problems.append(Problem("pseudo labels of another shape than their image", told))
+        message = f"{pseudo.folder / name}.png: size {found}, its image is read at {size}"
+        problems.append(Problem("pseudo labels of another shape than their image", message))
 
 
 def _alike(first: Size, second: Size) -> bool:
-    """Whether two sizes have nearly the same width by height."""
+    """True if two sizes have nearly the same width / height."""
     return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= _ASPECT
 
 

@@ -1,7 +1,7 @@
-"""Pseudo labels that an interrupted run has left: which of them are whole, and made by the same thing.
+"""Pseudo labels of an interrupted run: which of them are whole and made in the same way.
 
-A folder holds a record of what its labels are made by. Labels of anything else are removed before the record
-is written, and labels are written after it: so whatever is there, the record is true of it at any moment.
+A folder holds a record of how its labels are made. Labels made otherwise are removed before the record is
+written, and new labels are written after it. So the record is true at every moment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MISSING, DAMAGED, WHOLE = range(3)
 class KeptLabels:
     """One folder's labels. sizes: (w, h) of each by name; dtype: of probabilities, or of confidences.
 
-    made_by: everything that changes their numbers, as values that JSON holds. colours: (K, 3) of the classes.
+    made_by: all that decides about their numbers, as JSON values. colours: (K, 3) of the classes.
     """
 
     labels: PseudoLabels
@@ -43,13 +43,13 @@ class KeptLabels:
 
     @property
     def record(self) -> Path:
-        """Soft and hard labels may share a folder."""
+        """The file of the record; soft and hard labels of one folder have one each."""
         return self.labels.folder / f"made_by_{'soft' if self.soft else 'hard'}.json"
 
     def begin(self, names: Sequence[str]) -> str | None:
-        """Remove the labels of these images that something else has made; why, if there were any.
+        """Remove the labels of these images that were made otherwise; return why, if there were any.
 
-        One process does this before any of them writes.
+        One process does this before any process writes.
         """
         files = {file for name in names for file in self.labels.files(name, self.soft)}
         remove_unfinished([*files, self.record])
@@ -70,7 +70,7 @@ class KeptLabels:
         return f"{self.labels.folder}: {why}; all are made anew"
 
     def state(self, name: str) -> int:
-        """MISSING, DAMAGED or WHOLE: the label of an image, every file and byte of it read."""
+        """Read every file of an image's label; return MISSING, DAMAGED or WHOLE."""
         if not self.labels.files(name, self.soft)[0].is_file():
             return MISSING
         try:
@@ -84,7 +84,7 @@ class KeptLabels:
         return load_array(self.labels.files(name, True)[0]).dtype == self.dtype
 
     def _hard_is_whole(self, name: str) -> bool:
-        """Label and picture must show the same classes, and the confidence must be in this form alone."""
+        """Label and picture must show the same classes; the confidence must have this form only."""
         if self.labels.verify_hard(name) != self.sizes[name]:
             return False
         label, coloured, array, steps = self.labels.files(name, False)
@@ -104,17 +104,17 @@ class KeptLabels:
 
 
 def states(kept: KeptLabels, names: Sequence[str], workers: int, processes: Processes) -> Tensor:
-    """(n,) uint8, the state of each image's label; each process looks at its share of them."""
+    """(n,) uint8, the state of each image's label; each process reads its part of them."""
     own = range(processes.rank, len(names), processes.size)
     there = [i for i in own if kept.labels.files(names[i], kept.soft)[0].is_file()]
     found = dict.fromkeys(own, MISSING)
-    seen = parallel_map(kept.state, [names[i] for i in there], workers, "checking labels", processes.no_bar)
-    found.update(zip(there, seen, strict=True))
+    read = parallel_map(kept.state, [names[i] for i in there], workers, "checking labels", processes.no_bar)
+    found.update(zip(there, read, strict=True))
     return processes.gather_dealt(torch.tensor(list(found.values()), dtype=torch.uint8), len(names))
 
 
 def images_digest(data: DataSet) -> str:
-    """Of the images' names and lengths in bytes: which images they are, wherever they lie."""
+    """Digest of the images' names and lengths in bytes: the same images in another place have the same."""
     digest = hashlib.sha256()
     for image in data.images:
         digest.update(f"{image.relative_to(data.root)} {image.stat().st_size}\n".encode())

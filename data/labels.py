@@ -9,29 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-IGNORE = 250  # train id of every pixel that no loss and no score may look at
+IGNORE = 250  # train id of every pixel that losses and scores leave out
 
 NAMES = [
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "light",
-    "sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-]
+    "road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+]  # fmt: skip
 
 PALETTE = np.array(
     [
@@ -43,7 +26,7 @@ PALETTE = np.array(
 )  # fmt: skip
 
 # The 16 classes of SYNTHIA lack terrain, truck and train; the 13 also lack wall, fence and pole.
-_KEPT = {
+_CLASSES = {
     19: list(range(19)),
     16: [i for i in range(19) if NAMES[i] not in ("terrain", "truck", "train")],
     13: [i for i in range(19) if NAMES[i] not in ("terrain", "truck", "train", "wall", "fence", "pole")],
@@ -57,17 +40,17 @@ _SCHEMES = {
     "cityscapes": (CITYSCAPES_IDS, [*range(36), 255]),  # 255: the licence plate's -1 as a byte
     "synthia": (SYNTHIA_IDS, [*range(23), 255]),
 }
-UNKNOWN = 251  # marks, in look-up tables, what no file of the data set may hold
-_OF_IDS = "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
+UNKNOWN = 251  # in look-up tables: no file of the data set may hold this value
+_REMEDY = "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
 
 
 @dataclass(frozen=True)
 class LabelFormat:
-    """What is stored in the labels of a data set, and what it means.
+    """The content of the label files of a data set, and its meaning.
 
-    read: (path, size (W, H), rows (h,), columns (w,)) → what is stored, (h, w) ids or (h, w, 3) colours, of
-    the label read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
-    others; key: tells formats apart in a cache.
+    read: (path, size (W, H), rows (h,), columns (w,)) → stored ids (h, w) or colours (h, w, 3) of the label
+    read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
+    others; key: differs between formats, for a cache.
     """
 
     key: str
@@ -77,22 +60,22 @@ class LabelFormat:
 
 def class_names(n_class: int) -> list[str]:
     """Names of the K classes in train id order."""
-    return [NAMES[i] for i in _KEPT[n_class]]
+    return [NAMES[i] for i in _CLASSES[n_class]]
 
 
 def palette(n_class: int) -> np.ndarray:
     """(K, 3) uint8 Cityscapes colours in train id order."""
-    return PALETTE[_KEPT[n_class]]
+    return PALETTE[_CLASSES[n_class]]
 
 
 def supported_class_counts() -> list[int]:
-    """The numbers of classes for which ids are known."""
-    return sorted(_KEPT)
+    """The numbers of classes of Cityscapes that have known ids."""
+    return sorted(_CLASSES)
 
 
 def thirteen_of_sixteen() -> list[int]:
     """Positions, among the 16 classes, of the 13 that the second SYNTHIA figure is taken over."""
-    return [_KEPT[16].index(i) for i in _KEPT[13]]
+    return [_CLASSES[16].index(i) for i in _CLASSES[13]]
 
 
 def ids_by_name(scheme: str) -> dict[str, int]:
@@ -113,7 +96,7 @@ def id_table(scheme: str, n_class: int) -> np.ndarray:
     ids, allowed = _SCHEMES[scheme]
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     table[allowed] = IGNORE
-    for train_id, i in enumerate(_KEPT[n_class]):
+    for train_id, i in enumerate(_CLASSES[n_class]):
         table[ids[i]] = train_id
     return table
 
@@ -123,7 +106,7 @@ def id_format(scheme: str, n_class: int, read: Callable[..., np.ndarray]) -> Lab
     return LabelFormat(f"{scheme} {n_class}", read, partial(encode, table=id_table(scheme, n_class)))
 
 
-def encode(label_ids: np.ndarray, table: np.ndarray, path: object, remedy: str = _OF_IDS) -> np.ndarray:
+def encode(label_ids: np.ndarray, table: np.ndarray, path: object, remedy: str = _REMEDY) -> np.ndarray:
     """Label ids (H, W) of any integer type → train ids (H, W) uint8; others are an error."""
     if label_ids.dtype != np.uint8 and label_ids.size and (label_ids.min() < 0 or label_ids.max() > 255):
         bad = int(label_ids.min()) if label_ids.min() < 0 else int(label_ids.max())

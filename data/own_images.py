@@ -1,4 +1,4 @@
-"""Images of the user's own, of any size and without labels: which there are, and their loading."""
+"""The user's own images, of any size and without labels: their list and their loading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from utils.parallel_map import unchanged
 class OwnImage(NamedTuple):
     """path of the file; name: path below the folder, without ending; pixels (H, W, 3) uint8 as stored.
 
-    resized (h, w, 3) uint8: for the network, None where it sees the pixels as they are.
+    resized (h, w, 3) uint8: for the network; None if the network gets the pixels as they are.
     """
 
     path: str
@@ -36,7 +36,7 @@ class OwnImage(NamedTuple):
 
 @dataclass(frozen=True)
 class OwnImages(Dataset):
-    """Image files below `root`. size: (W, H) at which the network sees them, None for each one's own."""
+    """Image files below `root`. size: (W, H) that the network gets, None for each one's own."""
 
     root: Path
     images: tuple[Path, ...]
@@ -46,7 +46,7 @@ class OwnImages(Dataset):
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """What its products are called, sub-folders included."""
+        """Stem of the files derived from an image, with its sub-folders."""
         return self.images[index].relative_to(self.root).with_suffix("").as_posix()
 
     def __getitem__(self, index: int) -> OwnImage:
@@ -63,7 +63,7 @@ class OwnImages(Dataset):
 def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:
     """One image file, or the first `count` in a folder and those below it, sorted by path.
 
-    Hidden files and folders are passed over, and so are other endings than .png, .jpg and .jpeg.
+    Leave out hidden files and folders, and other endings than .png, .jpg and .jpeg.
     """
     if path.is_file():
         return OwnImages(path.parent, (path,), size)
@@ -81,9 +81,9 @@ def own_images(path: Path, size: Size | None = None, count: int | None = None) -
 def own_loader(
     images: OwnImages, workers: int, processes: Processes = ALONE, pin: bool = False
 ) -> DataLoader:
-    """`OwnImage`s one by one, in order; in the place of one that cannot be read the error.
+    """Yield each `OwnImage` in order, or the error if it cannot be read.
 
-    Of several processes each is dealt every `size`-th.
+    Of several processes each reads every `size`-th.
     """
     own = range(processes.rank, len(images), processes.size)
     workers = min(workers, len(own))
@@ -91,7 +91,7 @@ def own_loader(
 
 
 def clashes(outputs: Sequence[Sequence[Path]], images: OwnImages) -> str | None:
-    """Why the products, those of each image, cannot all be written; None if they can."""
+    """Return why the outputs of the images cannot all be written; None if they can."""
     sources = {path.resolve() for path in images.images}
     written_by: dict[Path, Path] = {}
     for image, paths in zip(images.images, outputs, strict=True):

@@ -1,9 +1,9 @@
 """Pseudo labels on disk, written by label generation, read by stages 1 to 3.
 
     soft   X.npy float32 (K, h, w) probabilities at grid resolution; or float16
-    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png in RGB for looking;
+    hard   X.png uint8 train ids, X_conf.npy float16 confidence, X_color.png as an RGB picture;
            or X_conf.png instead of X_conf.npy, confidence in whole steps
-X is the image's file name without its ending; of a data set of one's own with the folders it lies in.
+X is the image's file name without its ending; in the user's own data sets with the folders above it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from utils.render import save_prediction
 
 SOFT_ENDINGS = (".npy",)
 HARD_ENDINGS = (".png", "_color.png", "_conf.npy", "_conf.png")  # the first is written last
-STEPS = 200  # in which a confidence of X_conf.png is counted
-SUM_TOLERANCE = 0.01  # of a soft label's probabilities, which float16 rounds
+STEPS = 200  # a confidence of 1 in X_conf.png
+SUM_TOLERANCE = 0.01  # for a soft label's probabilities, which float16 rounds
 _LEVELS = (np.arange(STEPS + 1) / STEPS).astype(np.float16)
 
 
@@ -37,7 +37,7 @@ class PseudoLabels:
     threshold: float = 0.0
 
     def require(self, names: Sequence[str], ending: str, command: str) -> None:
-        """Refuse missing files before training starts. ending: ".npy" or ".png"; command: what makes them."""
+        """Refuse missing files before training starts. ending: ".npy" or ".png"; command: makes the files."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
                 f"{self.folder}: no such folder of pseudo labels; make them with: {command}"
@@ -48,20 +48,19 @@ class PseudoLabels:
         folders = {(self.folder / name).parent for name in names}
         there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
         missing = [
-            n + e[0]
-            for n in names
-            for e in wanted
-            if not any(self.folder / (n + either) in there for either in e)
+            name + forms[0]
+            for name in names
+            for forms in wanted
+            if not any(self.folder / (name + form) in there for form in forms)
         ]
         if missing:
             raise FileNotFoundError(
-                f"{self.folder / missing[0]}: missing, as {len(missing)} of "
-                f"{len(names) * len(wanted)} pseudo label files are; "
-                f"make them with: {command}"
+                f"{self.folder / missing[0]}: missing, as {len(missing)} of {len(names) * len(wanted)} "
+                f"pseudo label files are; make them with: {command}"
             )
 
     def files(self, name: str, soft: bool) -> list[Path]:
-        """Every file that the soft or hard label of an image may consist of, there or not."""
+        """All files that the soft or hard label of an image may have."""
         return [self.folder / f"{name}{ending}" for ending in (SOFT_ENDINGS if soft else HARD_ENDINGS)]
 
     def soft(self, name: str) -> np.ndarray:
@@ -75,7 +74,7 @@ class PseudoLabels:
         return soft.astype(np.float32, copy=False)
 
     def hard(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Train ids (h, w) uint8 of the label read at `size`, where rows (h,) and columns (w,) cross."""
+        """Train ids (h, w) uint8 of the label read at `size`, at the crossings of rows and columns."""
         path = self.folder / f"{name}.png"
         with opened(path) as image:
             rows, columns = nearest_crossings(image.size, size, rows, columns)
@@ -83,18 +82,17 @@ class PseudoLabels:
         if image.mode not in ("L", "P"):
             raise ValueError(f"{path}: a hard pseudo label has one 8-bit channel, this file is {image.mode}")
         label = crossings(np.array(image), rows, columns)
-        if ((label >= self.n_class) & (label != IGNORE)).any():
-            bad = int(label[(label >= self.n_class) & (label != IGNORE)].max())
-            raise ValueError(
-                f"{path}: label {bad} with {self.n_class} classes; written with another --n_class?"
-            )
+        bad = label[(label >= self.n_class) & (label != IGNORE)]
+        if bad.size:
+            message = f"label {bad.max()} with {self.n_class} classes; written with another --n_class?"
+            raise ValueError(f"{path}: {message}")
         if self.threshold > 0:
             unsure = self._unsure(name, image.size, rows, columns)
             label = np.where(unsure, np.uint8(IGNORE), label)
         return label
 
     def _unsure(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Where (h, w) the confidence of a label file of size (W, H) is at most the threshold."""
+        """(h, w) bool: True where the confidence of a label file of size (W, H) is at most the threshold."""
         path = self.folder / f"{name}_conf.npy"
         if path.is_file():
             confidence, limit = load_array(path), self.threshold
@@ -119,13 +117,13 @@ class PseudoLabels:
             raise ValueError(f"{path}: shape {soft.shape}, expected {wanted}; made at another --img_size?")
         with np.errstate(all="ignore"):
             low, off = soft.min(), np.abs(soft.sum(axis=0) - 1).max()
-        if not (low >= 0 and off <= SUM_TOLERANCE):  # nor where one is not a number
+        if not (low >= 0 and off <= SUM_TOLERANCE):  # true for NaN, too
             raise ValueError(
                 f"{path}: not probabilities (lowest {low:.3g}, sums differ from 1 by {off:.3g}); make it anew"
             )
 
     def verify_hard(self, name: str) -> Size:
-        """Decode a hard label and its confidence, needed with a threshold, wholly; (W, H) of both.
+        """Decode all of a hard label and of its confidence, which a threshold needs; (W, H) of both.
 
         FileNotFoundError if one is missing, ValueError if anything else is wrong; both name the file.
         """
@@ -152,7 +150,7 @@ class PseudoLabels:
         if confidence.shape != size[::-1]:
             raise ValueError(f"{path}: size {confidence.shape[::-1]}, label {size}; write both anew")
         if not right:
-            raise ValueError(f"{path}: holds what is no confidence; write it anew")
+            raise ValueError(f"{path}: holds numbers that are no confidences; write it anew")
 
 
 def _present(path: Path) -> Path:

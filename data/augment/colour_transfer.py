@@ -1,7 +1,8 @@
-"""Statistics of one image's colours given to another, in CIELAB (D65, 2° observer; Reinhard et al. 2001).
+"""Colour transfer: give an image the colour statistics of another (Reinhard et al. 2001).
 
-With f the cube roots of the white-scaled XYZ, CIELAB is linear in f: (L, a, b) = A·f + c. So moving an image
-to other means and standard deviations is one matrix on f. In float32, a few rows at a time, which stay near.
+In CIELAB (D65, 2° observer). With f the cube roots of the white-scaled XYZ, CIELAB is linear in f:
+(L, a, b) = A·f + c. So other means and standard deviations are one matrix on f. The work is done in float32,
+on a few rows at a time, which stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LEVELS = np.arange(256) / 255.0
 _CURVE = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92)  # sRGB gamma
 _LINEAR = {torch.float32: _CURVE.astype(np.float32), torch.float64: _CURVE}
 _CHUNK = 16384  # pixels worked on at a time
-_NARROW = 0.1  # a standard deviation that magnifies the rounding of float32: float64 then
+_NARROW = 0.1  # a smaller standard deviation would magnify the rounding of float32: use float64
 
 
 class ColourStatistics(NamedTuple):
@@ -34,7 +35,7 @@ class ColourStatistics(NamedTuple):
 
 
 def colour_statistics(image: np.ndarray) -> ColourStatistics:
-    """Of an image (H, W, 3) uint8."""
+    """Compute the statistics of an image (H, W, 3) uint8."""
     found = _statistics(image, torch.float32)
     return _statistics(image, torch.float64) if found.std.min() < _NARROW else found
 
@@ -52,7 +53,7 @@ def _statistics(image: np.ndarray, dtype: torch.dtype) -> ColourStatistics:
 
 
 def transfer_colours(image: np.ndarray, own: ColourStatistics, wanted: ColourStatistics) -> np.ndarray:
-    """An image (H, W, 3) uint8 of statistics `own`, or part of it, given the `wanted` ones; uint8."""
+    """Change (part of) an image (H, W, 3) uint8 from the statistics `own` to the `wanted` ones; uint8."""
     dtype = torch.float64 if own.std.min() < _NARROW else torch.float32
     scale = wanted.std / np.maximum(own.std, 1e-8)  # an image of one colour moves to the wanted mean
     back = np.linalg.inv(_F_TO_LAB)

@@ -31,7 +31,7 @@ def _axis_matrix(
 ) -> np.ndarray:
     """Resize through `sizes`, cut [start, stop), mirror, resize to `last`: one matrix of a single axis.
 
-    Worked out backwards, from each output position to the few input positions that it is made of.
+    Computed backwards, from each output position to the few input positions that it depends on.
     """
     length = stop - start
     position = np.arange(length if last is None else last)[:, None]  # (outputs, terms)
@@ -52,9 +52,9 @@ def _before_resize(
     """Weighted positions after a resize from `inputs` to `outputs` → twice as many before it."""
     exact = position * ((inputs - 1) / (outputs - 1)) if outputs > 1 else np.zeros_like(weight)
     low = np.minimum(exact.astype(np.int64), max(inputs - 2, 0))
-    share = exact - low
+    part = exact - low
     both = [low, np.minimum(low + 1, inputs - 1)]
-    return np.concatenate(both, axis=1), np.concatenate([weight * (1.0 - share), weight * share], axis=1)
+    return np.concatenate(both, axis=1), np.concatenate([weight * (1.0 - part), weight * part], axis=1)
 
 
 def full_to_weak(maps: Tensor, records: Sequence[WeakRecord], image_size: tuple[int, int]) -> Tensor:
@@ -95,7 +95,7 @@ def soft_label_quarter(soft: Tensor, record: WeakRecord, image_size: tuple[int, 
 
 
 def _without_zeros(matrix: np.ndarray, like: Tensor) -> tuple[Tensor, int, int]:
-    """The columns [start, stop) of a matrix outside of which it is zero, and their ends."""
+    """The columns [start, stop) that hold all non-zero numbers of a matrix, and their ends."""
     used = np.flatnonzero(matrix.any(axis=0))
     start, stop = int(used[0]), int(used[-1]) + 1
     return torch.from_numpy(np.ascontiguousarray(matrix[:, start:stop])).to(like), start, stop

@@ -32,7 +32,7 @@ def resize_box(region: Image.Image, offset: tuple[int, int], full: Size, size: S
 
 
 def needed_box(full: Size, size: Size, box: Box) -> Box:
-    """The pixels of an image of size `full` that `box` of the image resized to `size` is made of."""
+    """The box of pixels of an image of size `full` that `box` of the image resized to `size` depends on."""
     if size == full:
         return box
     left, right = _needed(full[0], size[0], box[0], box[2])
@@ -41,13 +41,13 @@ def needed_box(full: Size, size: Size, box: Box) -> Box:
 
 
 def nearest_index(inputs: int, outputs: int) -> np.ndarray:
-    """(outputs,) int32: which of `inputs` pixels Pillow's nearest resizing takes for each output pixel."""
+    """(outputs,) int32: the input pixel that Pillow's nearest resizing takes for each output pixel."""
     ramp = Image.fromarray(np.arange(inputs, dtype=np.int32)[None])
     return np.asarray(ramp.resize((outputs, 1), Image.Resampling.NEAREST))[0]
 
 
 def _on_canvas(image: Image.Image, offset: tuple[int, int], size: Size) -> Image.Image:
-    """The image at its place in an empty one; values that are not needed are not there."""
+    """Place the image in an empty one; the values around it are not needed."""
     if image.size == size:
         return image
     canvas = Image.new(image.mode, size)

@@ -38,7 +38,7 @@ _SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 @dataclass(frozen=True)
 class StrongRecord:
-    """What happened to one crop.
+    """The drawn changes of one crop.
 
     jitter: (order of the four adjustments, brightness, contrast, saturation, hue) or None.
     operations: (name, value) in the order applied; shears as slopes, translations in pixels of the crop,
@@ -151,13 +151,13 @@ def _contrast(image: Image.Image, factor: float) -> Image.Image:
 
 
 def _by_level(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """A change that each value undergoes for itself, worked out for the 256 levels alone."""
+    """Apply a change of single values, computed for the 256 levels only."""
     levels = change(Image.frombytes("L", (256, 1), bytes(range(256))))
     return image.point(3 * list(levels.tobytes()))
 
 
 def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
-    """torchvision's `adjust_hue`: hue in 256 steps, moved by a share of the circle."""
+    """torchvision's `adjust_hue`: hue in 256 steps, turned by a fraction of the circle."""
     moved = [(hue + int(turn * 255)) % 256 for hue in range(256)]
     return image.convert("HSV").point(moved + 2 * list(range(256))).convert("RGB")
 

@@ -17,7 +17,7 @@ from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
 
 @dataclass(frozen=True)
 class WeakRecord:
-    """What happened to one sample: scaled size (h, w), crop (y1, y2, x1, x2) inside it, mirrored or not."""
+    """The geometry of one sample: scaled size (h, w), crop (y1, y2, x1, x2) inside it, mirrored or not."""
 
     size: tuple[int, int]
     crop: tuple[int, int, int, int]
@@ -65,7 +65,7 @@ def weak_box(record: WeakRecord, size: Size) -> Box:
 
 
 def weak_image(region: np.ndarray, record: WeakRecord, size: Size) -> Image.Image:
-    """The weak view (bilinear) of an image of size (W, H), of which `region` is what `weak_box` says."""
+    """The weak view (bilinear) of an image of size (W, H); region: its pixels in `weak_box`."""
     left, top, _, _ = weak_box(record, size)
     view = resize_box(
         Image.fromarray(np.ascontiguousarray(region)), (left, top), size, _size(record), _box(record)

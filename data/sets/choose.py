@@ -1,4 +1,4 @@
-"""From options to classes and data sets."""
+"""Classes and data sets from options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def target_data(o: Options, split: str) -> DataSet:
 
 
 def validation_data(o: Options) -> tuple[DataSet | None, str]:
-    """The labelled val split to choose checkpoints by; None, and why, where a folder data set has none."""
+    """The labelled val split that checkpoints are chosen by; None, and why, if a folder data set has none."""
     try:
         data = target_data(o, "val")
     except FileNotFoundError as error:
@@ -50,13 +50,13 @@ def validation_data(o: Options) -> tuple[DataSet | None, str]:
     if missing and len(missing) == len(data):
         return None, f"{missing[0]}: missing, as are all labels of val"
     if missing:
-        told = f"missing, as are {len(missing)} of {len(data)} labels of val"
-        raise ValueError(f"{missing[0]}: {told}; add them, or name the others in a 'list' of --classes")
+        message = f"missing, as are {len(missing)} of {len(data)} labels of val"
+        raise ValueError(f"{missing[0]}: {message}; add them, or name the others in a 'list' of --classes")
     return data, ""
 
 
 def _known_count(o: Options) -> int:
-    """--n_class; any known one where `_finished` puts classes of one's own in its place."""
+    """--n_class; any known number where `_finished` replaces the classes by the user's own."""
     return 19 if o.own_classes else o.n_class
 
 

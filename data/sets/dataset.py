@@ -1,4 +1,4 @@
-"""What a data set is: a list of image files, where their labels lie, and how a label is read."""
+"""A data set: a list of image files, where their labels lie, and how a label is read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from utils.files.image_file import opened
 class DataSet:
     """Files of one split. size: (W, H) at which images are read, None for each one's own.
 
-    stored: what their labels hold. names: of what is made of each image (pseudo labels, predictions), its
-    file's name without ending if not given. all_labels: label files that
+    stored: the format of their labels. names: stems of the files derived from each image (pseudo labels,
+    predictions); by default the image's own. all_labels: label files that
     all belong to images; None where others may lie there. cache: keeps decoded images and labels, if given.
     """
 
@@ -39,11 +39,11 @@ class DataSet:
         return len(self.images)
 
     def image_name(self, index: int) -> str:
-        """Of what is made of an image; a path where images lie in folders of the user's own."""
+        """Stem of the files derived from an image; a path where images lie in the user's own folders."""
         return self.names[index] if self.names else self.images[index].stem
 
     def only(self, indices: Sequence[int]) -> DataSet:
-        """The same with these of its images."""
+        """The data set with only these of its images."""
         images, labels, names = (
             tuple(parts[i] for i in indices) if parts else ()
             for parts in (self.images, self.labels, self.names)
@@ -51,15 +51,15 @@ class DataSet:
         return replace(self, images=images, labels=labels, names=names)
 
     def first(self, count: int | None) -> DataSet:
-        """The same with only its first `count` images."""
+        """The data set with only its first `count` images."""
         return self.only(range(len(self))[:count])
 
     def with_cache(self, cache: ImageCache | None) -> DataSet:
-        """The same, kept in a cache."""
+        """The data set, read through a cache."""
         return replace(self, cache=cache)
 
     def at(self, size: Size) -> DataSet:
-        """The same, read at a size."""
+        """The data set, read at a size."""
         return replace(self, size=size)
 
     def size_of(self, index: int) -> Size:
@@ -68,11 +68,11 @@ class DataSet:
 
     @property
     def common_size(self) -> Size:
-        """(W, H) for where all images need the same: that of the first, if each is read at its own."""
+        """(W, H) where all images need the same size: that of the first, if each is read at its own."""
         return self.size_of(0)
 
     def size_on_disk(self, index: int = 0) -> Size:
-        """(W, H) of an image's file; of no more than its header."""
+        """(W, H) of an image file, read from its header."""
         with opened(self.images[index]) as image:
             return image.size
 
@@ -81,7 +81,7 @@ class DataSet:
         return self.read_region(index, (0, 0, *self.size_of(index)))
 
     def read_region(self, index: int, box: Box) -> np.ndarray:
-        """`box` of `read_image`, (h, w, 3), without decoding and resizing all the rest."""
+        """`read_image` in a box, (h, w, 3), without decoding and resizing the rest."""
         path, size = self.images[index], self.size_of(index)
         if self.cache is None:
             return read_rgb(path, size, box)
@@ -98,7 +98,7 @@ class DataSet:
         return self.read_label_at(index, np.arange(height), np.arange(width))
 
     def read_label_at(self, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """`read_label` where rows (h,) and columns (w,) cross, (h, w)."""
+        """`read_label` at the crossings of rows (h,) and columns (w,), (h, w)."""
         path = self.labels[index]
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; it is the label of {self.images[index]}")
@@ -119,7 +119,7 @@ class DataSet:
 
 
 def intact_size(path: Path) -> Size:
-    """(W, H) of an image file; ValueError if its checksums, which decoding does not look at, are wrong."""
+    """(W, H) of an image file; ValueError for wrong checksums, which decoding does not check."""
     with opened(path) as image:
         size = image.size
         image.verify()
@@ -127,7 +127,7 @@ def intact_size(path: Path) -> Size:
 
 
 def load_rows(image: Image.Image, rows: int) -> None:
-    """Decode an opened image; of a PNG no more than its first `rows` rows, the others stay empty."""
+    """Decode an opened image; of a PNG only the first `rows` rows, the others stay empty."""
     if image.format == "PNG" and len(image.tile) == 1 and not image.info.get("interlace"):
         image.tile = [image.tile[0]._replace(extents=(0, 0, image.width, min(rows, image.height)))]
     image.load()
@@ -149,7 +149,7 @@ def read_rgb(path: Path, size: Size, box: Box) -> np.ndarray:
 
 
 def read_label_image(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Ids of an 8-bit grey or palette PNG read at `size`, where rows and columns cross."""
+    """Ids of an 8-bit grey or palette PNG read at `size`, at the crossings of rows and columns."""
     with opened(path) as image:
         rows, columns = nearest_crossings(image.size, size, rows, columns)
         load_rows(image, int(rows.max()) + 1)
@@ -159,7 +159,7 @@ def read_label_image(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
 
 
 def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3) uint8 of an 8-bit RGB or palette PNG read at `size`, where rows and columns cross."""
+    """Colours (h, w, 3) uint8 of a label PNG read at `size`, at the crossings of rows and columns."""
     with opened(path) as image:
         rows, columns = nearest_crossings(image.size, size, rows, columns)
         load_rows(image, int(rows.max()) + 1)
@@ -178,17 +178,17 @@ def nearest_crossings(
 
 
 def crossings(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """values (H, W, …) where rows (h,) and columns (w,) cross, (h, w, …)."""
+    """values (H, W, …) at the crossings of rows (h,) and columns (w,), (h, w, …)."""
     return values[_as_slice(rows)][:, _as_slice(columns)]
 
 
 def _as_slice(index: np.ndarray) -> np.ndarray | slice:
-    """A slice, which copies nothing, where the index is a run."""
+    """Return a slice, which copies nothing, for an index without gaps."""
     run = len(index) and (np.diff(index) == 1).all()
     return slice(int(index[0]), int(index[-1]) + 1) if run else index
 
 
 def require_folder(path: Path, what: str, option: str) -> None:
-    """Refuse a missing folder by name, with the option that says where it is."""
+    """Refuse a missing folder; the message names it and the option that gives its place."""
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder; {what} are expected there (see {option})")

@@ -1,4 +1,4 @@
-"""Images and labels in folders of the user's own, placed as --classes says (docs/own_data.md)."""
+"""Images and labels in the user's own folders, at the places that --classes gives (docs/own_data.md)."""
 
 from __future__ import annotations
 

@@ -38,14 +38,14 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
 
 
 def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Label ids uint16 read at `size`, where rows and columns cross.
+    """Label ids uint16 read at `size`, at the crossings of rows and columns.
 
     Pillow would cut the 16 bits to the upper 8, that is to zeros.
     """
     with opened(path) as image:
         if image.format != "PNG" or path.stat().st_size > 2**20 + 8 * math.prod(image.size):
             raise ValueError("not a PNG, or longer than its pixels")
-        image.verify()  # checksums; the decoder below would speak of them itself
+        image.verify()  # checksums; the decoder below would print its own message
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
         pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)
