@@ -33,7 +33,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.pretended_gpu import PretendedGPU, places, pretended_gpu
 from benchmarks.step import STAGES, batches, build, guarded
 from data.batches import SourceBatch, TargetBatch
-from data.mini.world import parse_size
+from data.mini import parse_size
 from loss import RingQueue
 from models import Compute, FCDiscriminator, SegmentationOutput
 from stages.stage import Stage

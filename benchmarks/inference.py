@@ -23,7 +23,7 @@ import torch
 
 from data.batches import inference_loader
 from data.labels import palette
-from data.mini.world import parse_size, write_mini
+from data.mini import parse_size, write_mini
 from data.pseudo_labels import write_hard, write_soft
 from data.sets.cityscapes import cityscapes
 from engine.inference import evaluate, predict

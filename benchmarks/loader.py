@@ -33,7 +33,7 @@ from data.augment.colour_statistics import KeptStatistics
 from data.batches import training_loader
 from data.image_cache import ImageCache
 from data.labels import palette
-from data.mini.world import write_mini
+from data.mini import write_mini
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.samples import Augmentation, SourceSamples, TargetSamples, WholeImages
 from data.sets.cityscapes import cityscapes

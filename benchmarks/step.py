@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.augment.strong import draw_strong
 from data.augment.weak import draw_weak
 from data.batches import SourceBatch, TargetBatch, read, training_loader
-from data.mini.world import parse_size
+from data.mini import parse_size
 from engine.guard import Guard
 from engine.log import silent_logger
 from loss import prototype_consistency, queue_contrast

@@ -22,7 +22,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from data.batches import inference_loader, read
 from data.labels import IGNORE
-from data.mini.world import parse_size, write_mini
+from data.mini import parse_size, write_mini
 from data.sets.cityscapes import cityscapes
 from data.sets.gta5 import gta5
 from engine.inference import evaluate

@@ -12,12 +12,9 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw
 
-ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN = range(10)
-SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE = range(10, 19)
-STATIC, DYNAMIC, EGO, OUTSIDE = range(19, 23)  # kinds of void; each data set has its own ids for them
-
 Colour = tuple[float, float, float]
 Range = tuple[float, float]
+Skin = tuple[int, int, int]  # surfaces: near face, flank, lid
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Surface:
-    """What a pixel of the canvas stands for. Without a `colour` it takes one from the domain's palette."""
+    """Meaning of a pixel of the canvas. Without a `colour` it takes one from the domain's palette."""
 
     label: int
     colour: Colour | None = None
@@ -53,7 +50,7 @@ class Surface:
 
 @dataclass
 class Scene:
-    """A drawn street: `index` (H, W) into `surfaces`, `shadow` (H, W) in 0..1; `sun` -1 left, 1 right."""
+    """A drawn street. index (H, W) into `surfaces`; shadow (H, W) in 0..1; sun: -1 left, 1 right."""
 
     index: np.ndarray
     shadow: np.ndarray
@@ -61,7 +58,7 @@ class Scene:
     camera: Camera
     sun: int
     labels: np.ndarray = field(init=False)  # (H, W) uint8, train ids and the kinds of void
-    instances: np.ndarray = field(init=False)  # (H, W) uint16, 0 for what has none
+    instances: np.ndarray = field(init=False)  # (H, W) uint16, 0 for none
 
     def __post_init__(self) -> None:
         self.labels = np.array([s.label for s in self.surfaces], np.uint8)[self.index]
@@ -69,7 +66,7 @@ class Scene:
 
 
 class Canvas:
-    """Draws in metres; later strokes hide earlier ones."""
+    """Draw in metres; later strokes hide earlier ones."""
 
     def __init__(self, camera: Camera, sun: int, slant: float) -> None:
         self.camera, self.sun, self.slant = camera, sun, slant
@@ -80,12 +77,12 @@ class Canvas:
         self.index, self.shade = ImageDraw.Draw(self.index_image), ImageDraw.Draw(self.shadow_image)
 
     def add(self, label: int, colour: Colour | None = None, **more) -> int:
-        """A new surface; returns its number."""
+        """Add a surface and return its number."""
         self.surfaces.append(Surface(label, colour, **more))
         return len(self.surfaces) - 1
 
     def thing(self, label: int, z: float) -> Callable[..., int]:
-        """Begins an instance; the result makes its surfaces."""
+        """Begin an instance; the result makes its surfaces."""
         self.instances += 1
         return partial(self.add, label, z=z, instance=self.instances)
 
@@ -94,13 +91,13 @@ class Canvas:
         self.index.polygon([self.camera.at(*p) for p in points], fill=surface)
 
     def rect(self, x: float, half: float, bottom: float, top: float, z: float, surface: int) -> None:
-        """An upright rectangle that looks at the camera, at least two pixels wide."""
+        """An upright rectangle that faces the camera, at least two pixels wide."""
         left, low = self.camera.at(x - half, bottom, z)
         right, high = self.camera.at(x + half, top, z)
         self.index.rectangle((left, high, max(right, left + 1), max(low, high)), fill=surface)
 
     def disc(self, x: float, y: float, z: float, radius: Range | float, surface: int) -> None:
-        """An upright ellipse that looks at the camera."""
+        """An upright ellipse that faces the camera."""
         rx, ry = radius if isinstance(radius, tuple) else (radius, radius)
         left, high = self.camera.at(x - rx, y + ry, z)
         right, low = self.camera.at(x + rx, y - ry, z)
@@ -119,27 +116,17 @@ class Canvas:
         """An upright rectangle along the street."""
         self.face([(x, bottom, z0), (x, top, z0), (x, top, z1), (x, bottom, z1)], surface)
 
-    def box(
-        self,
-        x: float,
-        half: float,
-        bottom: float,
-        top: float,
-        z0: float,
-        z1: float,
-        skin: tuple[int, int, int],
-    ) -> int:
-        """A box; `skin`: near face, flank, lid. Returns the flank that shows: -1 left, 1 right, 0 none."""
+    def box(self, x: float, half: float, bottom: float, top: float, z0: float, z1: float, skin: Skin) -> int:
+        """A box. Return the flank that shows: -1 left, 1 right, 0 none."""
         front, flank, lid = skin
-        seen = -1 if x - half > self.camera.offset else 1 if x + half < self.camera.offset else 0
-        if seen:
-            self.side(x + seen * half, bottom, top, z0, z1, flank)
+        shown = -1 if x - half > self.camera.offset else 1 if x + half < self.camera.offset else 0
+        if shown:
+            self.side(x + shown * half, bottom, top, z0, z1, flank)
         if top < self.camera.eye:
-            self.face(
-                [(x - half, top, z0), (x + half, top, z0), (x + half, top, z1), (x - half, top, z1)], lid
-            )
+            corners = ((-half, z0), (half, z0), (half, z1), (-half, z1))
+            self.face([(x + a, top, z) for a, z in corners], lid)
         self.rect(x, half, bottom, top, z0, front)
-        return seen
+        return shown
 
     def cast(self, x: float, half: float, height: float, z0: float, z1: float) -> None:
         """The shadow, on the ground, of something that stands there."""

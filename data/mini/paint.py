@@ -1,4 +1,4 @@
-"""How a drawn street looks in a domain: palette, light, texture, and what a camera does to it.
+"""The look of a drawn street in a domain: palette, light, texture and camera.
 
 The numbers of `DomainStyle` are the domain gap. Colours are RGB in 0..1; lengths in pixels hold for pictures
 256 pixels wide and grow with the width.
@@ -10,40 +10,29 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from data.mini.canvas import (
-    BUILDING,
-    FENCE,
-    POLE,
-    ROAD,
-    SIDEWALK,
-    SKY,
-    TERRAIN,
-    VEGETATION,
-    WALL,
-    Colour,
-    Scene,
-)
+from data.mini import kinds
+from data.mini.canvas import Colour, Scene
 
 # (fine, coarse) texture of each class that has one; the rest is flat
 GRAIN = {
-    ROAD: (0.03, 0.03),
-    SIDEWALK: (0.06, 0.03),
-    BUILDING: (0.03, 0.04),
-    WALL: (0.09, 0.05),
-    VEGETATION: (0.2, 0.2),
-    TERRAIN: (0.1, 0.14),
-    FENCE: (0.04, 0.0),
+    kinds.ROAD: (0.03, 0.03),
+    kinds.SIDEWALK: (0.06, 0.03),
+    kinds.BUILDING: (0.03, 0.04),
+    kinds.WALL: (0.09, 0.05),
+    kinds.VEGETATION: (0.2, 0.2),
+    kinds.TERRAIN: (0.1, 0.14),
+    kinds.FENCE: (0.04, 0.0),
 }
 COMMON: dict[int, tuple[Colour, ...]] = {
-    ROAD: ((0.4, 0.39, 0.39), (0.44, 0.43, 0.42)),
-    SIDEWALK: ((0.62, 0.57, 0.53), (0.66, 0.58, 0.56)),
-    BUILDING: ((0.62, 0.5, 0.4), (0.7, 0.63, 0.5), (0.55, 0.36, 0.28), (0.6, 0.58, 0.55)),
-    WALL: ((0.56, 0.52, 0.44), (0.5, 0.42, 0.36)),
-    FENCE: ((0.4, 0.44, 0.42), (0.5, 0.42, 0.34)),
-    POLE: ((0.36, 0.37, 0.38), (0.5, 0.5, 0.5)),
-    VEGETATION: ((0.22, 0.38, 0.12), (0.28, 0.42, 0.14), (0.18, 0.34, 0.15)),
-    TERRAIN: ((0.5, 0.5, 0.25), (0.42, 0.5, 0.22)),
-    SKY: ((0.5, 0.65, 0.9),),
+    kinds.ROAD: ((0.4, 0.39, 0.39), (0.44, 0.43, 0.42)),
+    kinds.SIDEWALK: ((0.62, 0.57, 0.53), (0.66, 0.58, 0.56)),
+    kinds.BUILDING: ((0.62, 0.5, 0.4), (0.7, 0.63, 0.5), (0.55, 0.36, 0.28), (0.6, 0.58, 0.55)),
+    kinds.WALL: ((0.56, 0.52, 0.44), (0.5, 0.42, 0.36)),
+    kinds.FENCE: ((0.4, 0.44, 0.42), (0.5, 0.42, 0.34)),
+    kinds.POLE: ((0.36, 0.37, 0.38), (0.5, 0.5, 0.5)),
+    kinds.VEGETATION: ((0.22, 0.38, 0.12), (0.28, 0.42, 0.14), (0.18, 0.34, 0.15)),
+    kinds.TERRAIN: ((0.5, 0.5, 0.25), (0.42, 0.5, 0.22)),
+    kinds.SKY: ((0.5, 0.65, 0.9),),
 }
 
 
@@ -52,9 +41,8 @@ class DomainStyle:
     """Palette, light and camera of a domain. Pairs are ranges drawn once an image."""
 
     palette: tuple[tuple[int, tuple[Colour, ...]], ...] = ()  # replaces entries of COMMON
-    sky: tuple[tuple[Colour, Colour], ...] = (
-        ((0.3, 0.5, 0.85), (0.75, 0.82, 0.9)),
-    )  # (zenith, horizon), one is drawn
+    # (zenith, horizon), one is drawn
+    sky: tuple[tuple[Colour, Colour], ...] = (((0.3, 0.5, 0.85), (0.75, 0.82, 0.9)),)
     clouds: float = 0.05
     sun: float = 0.0  # how much facades differ between the sunny and the dark side
     shadow: float = 0.0  # darkness of cast shadows
@@ -91,11 +79,11 @@ STYLES = {
     ),
     "SYNTHIA": DomainStyle(
         palette=(
-            (ROAD, ((0.33, 0.34, 0.38), (0.38, 0.38, 0.42))),
-            (SIDEWALK, ((0.62, 0.6, 0.66), (0.7, 0.62, 0.64))),
-            (BUILDING, ((0.75, 0.45, 0.4), (0.5, 0.55, 0.72), (0.72, 0.7, 0.66), (0.45, 0.42, 0.5))),
-            (VEGETATION, ((0.1, 0.42, 0.16), (0.16, 0.48, 0.2), (0.1, 0.36, 0.24))),
-            (TERRAIN, ((0.3, 0.55, 0.2), (0.4, 0.5, 0.26))),
+            (kinds.ROAD, ((0.33, 0.34, 0.38), (0.38, 0.38, 0.42))),
+            (kinds.SIDEWALK, ((0.62, 0.6, 0.66), (0.7, 0.62, 0.64))),
+            (kinds.BUILDING, ((0.75, 0.45, 0.4), (0.5, 0.55, 0.72), (0.72, 0.7, 0.66), (0.45, 0.42, 0.5))),
+            (kinds.VEGETATION, ((0.1, 0.42, 0.16), (0.16, 0.48, 0.2), (0.1, 0.36, 0.24))),
+            (kinds.TERRAIN, ((0.3, 0.55, 0.2), (0.4, 0.5, 0.26))),
         ),
         sky=(((0.2, 0.4, 0.85), (0.55, 0.7, 0.98)), ((0.35, 0.5, 0.8), (0.7, 0.8, 0.95))),
         clouds=0.0,
@@ -110,11 +98,14 @@ STYLES = {
     ),
     "cityscapes": DomainStyle(
         palette=(
-            (ROAD, ((0.4, 0.4, 0.4), (0.44, 0.43, 0.43))),
-            (SIDEWALK, ((0.54, 0.5, 0.5), (0.56, 0.53, 0.5))),
-            (BUILDING, ((0.58, 0.52, 0.46), (0.66, 0.63, 0.56), (0.48, 0.38, 0.34), (0.54, 0.54, 0.53))),
-            (VEGETATION, ((0.22, 0.34, 0.16), (0.26, 0.36, 0.16), (0.2, 0.3, 0.15))),
-            (TERRAIN, ((0.4, 0.48, 0.26), (0.38, 0.44, 0.22))),
+            (kinds.ROAD, ((0.4, 0.4, 0.4), (0.44, 0.43, 0.43))),
+            (kinds.SIDEWALK, ((0.54, 0.5, 0.5), (0.56, 0.53, 0.5))),
+            (
+                kinds.BUILDING,
+                ((0.58, 0.52, 0.46), (0.66, 0.63, 0.56), (0.48, 0.38, 0.34), (0.54, 0.54, 0.53)),
+            ),
+            (kinds.VEGETATION, ((0.22, 0.34, 0.16), (0.26, 0.36, 0.16), (0.2, 0.3, 0.15))),
+            (kinds.TERRAIN, ((0.4, 0.48, 0.26), (0.38, 0.44, 0.22))),
         ),
         sky=(((0.85, 0.9, 0.92), (0.97, 0.98, 0.97)), ((0.72, 0.8, 0.86), (0.93, 0.95, 0.95))),
         clouds=0.03,
@@ -160,7 +151,7 @@ def surface_colours(scene: Scene, style: DomainStyle) -> np.ndarray:
 
 
 def texture(rgb: np.ndarray, scene: Scene, style: DomainStyle, rng: np.random.Generator) -> np.ndarray:
-    """Multiplies fine and coarse noise onto the classes that have a grain."""
+    """Multiply fine and coarse noise onto the classes that have a grain."""
     amount = np.zeros((256, 2), np.float32)
     for label, grain in GRAIN.items():
         amount[label] = grain
@@ -195,13 +186,13 @@ def air(
     shadow = scene.shadow
     if style.shadow_blur:
         shadow = gaussian_filter(shadow, style.shadow_blur * width / 256)
-    flat = np.isin(scene.labels, (ROAD, SIDEWALK, TERRAIN))
+    flat = np.isin(scene.labels, (kinds.ROAD, kinds.SIDEWALK, kinds.TERRAIN))
     rgb = rgb * (1 - style.shadow * shadow * flat)[..., None]
     to_ground = scene.camera.focal * scene.camera.eye / np.maximum(rows - scene.camera.horizon, 1)
     z = np.array([s.z for s in scene.surfaces], np.float32)[scene.index]
     z = np.where(np.isnan(z), to_ground[:, None], z)
     clear = np.exp(-style.haze * z)[..., None]
-    return np.where((scene.labels == SKY)[..., None], sky, rgb * clear + bottom * (1 - clear))
+    return np.where((scene.labels == kinds.SKY)[..., None], sky, rgb * clear + bottom * (1 - clear))
 
 
 def photograph(rgb: np.ndarray, style: DomainStyle, rng: np.random.Generator) -> np.ndarray:
@@ -209,11 +200,8 @@ def photograph(rgb: np.ndarray, style: DomainStyle, rng: np.random.Generator) ->
     height, width = rgb.shape[:2]
     grey = rgb @ np.array([0.3, 0.59, 0.11], np.float32)
     rgb = grey[..., None] + style.saturation * (rgb - grey[..., None])
-    gain = (
-        np.array(style.tint)
-        * rng.uniform(*style.exposure)
-        * (1 + style.white_balance * rng.standard_normal(3))
-    )
+    exposure = np.array(style.tint) * rng.uniform(*style.exposure)
+    gain = exposure * (1 + style.white_balance * rng.standard_normal(3))
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     rgb = rgb * gain * (1 - 0.5 * style.vignette * (x * x + y * y))[..., None]
     rgb = style.lift + (1 - style.lift) * (0.45 + style.contrast * (rgb - 0.45))

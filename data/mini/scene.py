@@ -1,4 +1,4 @@
-"""Streets: how those of each domain are built, and one drawn by chance."""
+"""Streets: how each domain builds them, and one drawn by chance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,36 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from data.mini.canvas import (
-    BICYCLE,
-    EGO,
-    LIGHT,
-    MOTORCYCLE,
-    OUTSIDE,
-    SIDEWALK,
-    SIGN,
-    Camera,
-    Canvas,
-    Range,
-    Scene,
-)
-from data.mini.objects import (
-    backdrop,
-    bin_,
-    building,
-    bus,
-    car,
-    cycle,
-    fence,
-    ground,
-    hedge,
-    person,
-    pole,
-    train,
-    tree,
-    truck,
-    wall,
-)
+from data.mini import kinds, objects
+from data.mini.canvas import Camera, Canvas, Range, Scene
 
 
 @dataclass(frozen=True)
@@ -94,31 +66,31 @@ def look(rng: np.random.Generator, layout: Layout, size: tuple[int, int]) -> Cam
     )
 
 
-Item = tuple[float, Callable[[], None]]  # distance, and what draws it
+Item = tuple[float, Callable[[], None]]  # distance, and the function that draws it
 
 
 def traffic(c: Canvas, rng: np.random.Generator, layout: Layout, half: float, index: int) -> list[Item]:
     """Vehicles that keep apart. Of any eight images in a row one has a tram, one a bus, one a truck."""
     lanes, taken, items = (-0.45 * half, 0.5 * half), [], []
-    rare = {1: train, 3: bus, 6: truck}.get(index % 8)
+    rare = {1: objects.train, 3: objects.bus, 6: objects.truck}.get(index % 8)
     if rare is None and rng.random() < 0.06:
-        rare = bus if rng.random() < 0.5 else truck
+        rare = objects.bus if rng.random() < 0.5 else objects.truck
     if rare:
         lane, z = int(rng.random() < 0.4), rng.uniform(11, 19)
-        taken.append((lane, z - 5, z + (32 if rare is train else 13)))
+        taken.append((lane, z - 5, z + (32 if rare is objects.train else 13)))
         items.append((z, partial(rare, c, rng, lanes[lane], z, lane == 1)))
     for _ in range(rng.poisson(layout.moving)):
         lane, z = int(rng.random() < 0.5), rng.uniform(9, 45)
         if not any(lane == other and z0 < z + 6 and z < z1 for other, z0, z1 in taken):
             taken.append((lane, z, z + 6))
-            items.append((z, partial(car, c, rng, lanes[lane], z, lane == 1)))
+            items.append((z, partial(objects.car, c, rng, lanes[lane], z, lane == 1)))
     for side in (-1, 1):
         for z in np.arange(rng.uniform(5, 9), 50, 6.2):
             blocked = any(
                 lane == (side > 0) and z0 < z + 5 and z < z1 for lane, z0, z1 in taken[: 1 if rare else 0]
             )
             if not blocked and rng.random() < layout.parked:
-                items.append((z, partial(car, c, rng, side * (half - 0.95), z, side > 0)))
+                items.append((z, partial(objects.car, c, rng, side * (half - 0.95), z, side > 0)))
     return items
 
 
@@ -129,13 +101,16 @@ def people(c: Canvas, rng: np.random.Generator, layout: Layout, half: float, sid
         z, x = rng.uniform(8, 26), rng.choice((-1, 1)) * (half + rng.uniform(0.2, 0.95) * sidewalk)
         if rng.random() < 0.12:
             x = rng.uniform(-half, half)
-        items.append((z, partial(person, c, rng, x, z)))
-    for _ in range(rng.poisson(layout.riders)):
-        z, x = rng.uniform(7.5, 20), rng.choice((-1, 1)) * half * rng.uniform(0.3, 0.85)
-        items.append((z, partial(cycle, c, rng, int(rng.choice((MOTORCYCLE, BICYCLE))), x, z, True)))
-    for _ in range(rng.poisson(layout.cycles)):
-        z, x = rng.uniform(8, 20), rng.choice((-1, 1)) * (half + rng.uniform(0.3, 1.0) * sidewalk)
-        items.append((z, partial(cycle, c, rng, int(rng.choice((MOTORCYCLE, BICYCLE))), x, z, False)))
+        items.append((z, partial(objects.person, c, rng, x, z)))
+    for mean, ridden in ((layout.riders, True), (layout.cycles, False)):
+        for _ in range(rng.poisson(mean)):
+            z, side = rng.uniform(7.5 if ridden else 8, 20), rng.choice((-1, 1))
+            if ridden:
+                x = side * half * rng.uniform(0.3, 0.85)
+            else:
+                x = side * (half + rng.uniform(0.3, 1.0) * sidewalk)
+            label = int(rng.choice((kinds.MOTORCYCLE, kinds.BICYCLE)))
+            items.append((z, partial(objects.cycle, c, rng, label, x, z, ridden)))
     return items
 
 
@@ -147,14 +122,14 @@ def furniture(
     for side in (-1, 1):
         for _ in range(rng.poisson(layout.trees)):
             z, radius, x = rng.uniform(9, 45), rng.uniform(1.2, 2.2), half + rng.uniform(0.5, 1.2) * sidewalk
-            items.append((z, partial(tree, c, rng, side * x, z, radius)))
+            items.append((z, partial(objects.tree, c, rng, side * x, z, radius)))
     for _ in range(rng.poisson(layout.poles)):
         z, x = rng.uniform(8, 24), rng.choice((-1, 1)) * (half + rng.uniform(0.25, 0.6))
-        heads = tuple(k for k, chance in ((LIGHT, 0.28), (SIGN, 0.32)) if rng.random() < chance)
-        items.append((z, partial(pole, c, rng, x, z, heads)))
+        heads = tuple(k for k, chance in ((kinds.LIGHT, 0.28), (kinds.SIGN, 0.32)) if rng.random() < chance)
+        items.append((z, partial(objects.pole, c, rng, x, z, heads)))
     for _ in range(rng.poisson(layout.static)):
         z, x = rng.uniform(9, 22), rng.choice((-1, 1)) * (half + rng.uniform(0.5, 1.0) * sidewalk)
-        items.append((z, partial(bin_, c, rng, x, z)))
+        items.append((z, partial(objects.bin_, c, rng, x, z)))
     return items
 
 
@@ -166,23 +141,23 @@ def row_of_buildings(c: Canvas, rng: np.random.Generator, layout: Layout, side: 
     for z1, z0 in pairwise(ends[::-1]):
         if rng.random() < layout.gap:
             for z in (z1, z0 + 1):
-                tree(c, rng, x + side * rng.uniform(2, 6), z, rng.uniform(1.8, 2.6))
+                objects.tree(c, rng, x + side * rng.uniform(2, 6), z, rng.uniform(1.8, 2.6))
         else:
             height = 3.0 * round(rng.uniform(*layout.storeys)) + rng.uniform(0.5, 1.2)
-            building(c, rng, side, x, z0, z1, height)
+            objects.building(c, rng, side, x, z0, z1, height)
             c.cast(x + side * 6, 6, height if side == c.sun else 0, z0, z1)
 
 
 def edges(c: Canvas, rng: np.random.Generator, layout: Layout, half: float, sidewalk: float) -> None:
-    """What borders the sidewalks: a strip of terrain, buildings, and walls, fences or hedges before them."""
+    """The borders of the sidewalks: terrain, buildings, and walls, fences or hedges before them."""
     for side in (-1, 1):
         border = side * (half + sidewalk)
         strip = rng.uniform(2.5, 6.0) if rng.random() < layout.verge else 0.0
         line = border + side * (strip + rng.uniform(*layout.setback))
         if not strip:  # paved up to the facades
-            c.ground(border, line, 1, 200, c.add(SIDEWALK, pick=rng.random(), tone=0.95))
+            c.ground(border, line, 1, 200, c.add(kinds.SIDEWALK, pick=rng.random(), tone=0.95))
         row_of_buildings(c, rng, layout, side, line)
-        chances = ((wall, layout.wall), (fence, layout.fence), (hedge, layout.hedge))
+        chances = [(getattr(objects, name), getattr(layout, name)) for name in ("wall", "fence", "hedge")]
         built = [make for make, chance in chances if rng.random() < chance]
         start = rng.uniform(8, 20)
         for make in [built[k] for k in rng.permutation(len(built))][::-1]:
@@ -195,9 +170,11 @@ def ego(c: Canvas, layout: Layout) -> None:
     """The bonnet of the camera car and the rim that lens correction leaves."""
     w, h = c.camera.width, c.camera.height
     top = h * (1 - layout.hood)
-    c.index.ellipse((-0.15 * w, top, 1.15 * w, h + (h - top) * 3), fill=c.add(EGO, (0.1, 0.1, 0.11), z=1))
+    c.index.ellipse(
+        (-0.15 * w, top, 1.15 * w, h + (h - top) * 3), fill=c.add(kinds.EGO, (0.1, 0.1, 0.11), z=1)
+    )
     rim = max(1, round(w / 400))
-    c.index.rectangle((0, 0, w - 1, h - 1), outline=c.add(OUTSIDE, (0.02, 0.02, 0.02), z=1), width=rim)
+    c.index.rectangle((0, 0, w - 1, h - 1), outline=c.add(kinds.OUTSIDE, (0.02, 0.02, 0.02), z=1), width=rim)
 
 
 def draw_scene(layout: Layout, size: tuple[int, int], index: int, rng: np.random.Generator) -> Scene:
@@ -205,8 +182,8 @@ def draw_scene(layout: Layout, size: tuple[int, int], index: int, rng: np.random
     camera, sun = look(rng, layout, size), int(rng.choice((-1, 1)))
     c = Canvas(camera, sun, slant=rng.uniform(0.3, 0.9))
     half, sidewalk = rng.uniform(*layout.road_half), rng.uniform(*layout.sidewalk)
-    backdrop(c, rng)
-    ground(c, rng, half, sidewalk)
+    objects.backdrop(c, rng)
+    objects.ground(c, rng, half, sidewalk)
     edges(c, rng, layout, half, sidewalk)
     items = traffic(c, rng, layout, half, index)
     items += people(c, rng, layout, half, sidewalk) + furniture(c, rng, layout, half, sidewalk)

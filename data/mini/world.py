@@ -1,11 +1,11 @@
-"""Draws small data sets in the form of GTA5, SYNTHIA and Cityscapes, to try everything on.
+"""Draw small data sets in the form of GTA5, SYNTHIA and Cityscapes, to try everything on.
 
     python -m data.mini dataset_mini --size 256,128 --source 300 --target 300 --val 60
 
 writes OUT/GTA5, OUT/SYNTHIA, OUT/cityscapes and, last, OUT/mini.json with the parameters. The three share
 their kinds of street but differ in palette, light, camera and layout (`data.mini.paint`, `data.mini.scene`),
-so that a network trained on one loses on another. An image depends on the seed, its data set, split and
-number alone.
+so that a network trained on one loses on another. An image depends only on the seed, its data set, split
+and number.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from data import labels
 from data.mini.paint import COMMON, GRAIN, STYLES, paint
 from data.mini.scene import LAYOUTS, draw_scene
 
-# Ids by train id 0..18, then for the kinds of void: static, dynamic, ego vehicle, out of roi
+# Ids by train id 0 to 18, then by kind of void: static, dynamic, ego vehicle, out of roi
 CITYSCAPES_IDS = np.array([*labels.CITYSCAPES_IDS, 4, 5, 1, 3], np.uint8)
 SYNTHIA_IDS = np.array([*labels.SYNTHIA_IDS, 0, 0, 0, 0], np.uint16)
 COLOURS = np.array([*labels.PALETTE, (0, 0, 0), (111, 74, 0), (0, 0, 0), (0, 0, 0)], np.uint8)
@@ -51,18 +51,16 @@ class Job:
 def write_mini(
     out: Path | str, size: tuple[int, int], seed: int, n_source: int, n_target: int, n_val: int
 ) -> bool:
-    """Writes the three trees; True if it drew, False if `out` was complete already.
+    """Write the three trees; True if it drew, False if `out` was complete already.
 
     size: (W, H) in pixels. n_source: images of GTA5, and of SYNTHIA; n_target, n_val: of Cityscapes.
     ValueError if a number makes no sense, or if `out` holds files drawn with other parameters. What an
-    interrupted run with the same parameters left is drawn again.
+    interrupted run with the same parameters wrote is drawn again.
     """
     out = Path(out)
     check_numbers(size, seed, n_source, n_target, n_val)
     wanted = {"size": list(size), "seed": seed, "source": n_source, "target": n_target, "val": n_val}
-    wanted["drawing"] = zlib.crc32(
-        repr((LAYOUTS, STYLES, COMMON, GRAIN)).encode()
-    )  # tuned numbers, other pictures
+    wanted["drawing"] = zlib.crc32(repr((LAYOUTS, STYLES, COMMON, GRAIN)).encode())  # decide about all pixels
     if is_complete(out, wanted):
         return False
     record, started = out / "mini.json", out / "mini.json.part"
@@ -79,7 +77,7 @@ def write_mini(
 
 
 def check_numbers(size: tuple[int, int], seed: int, *counts: int) -> None:
-    """Refuses what cannot be drawn."""
+    """Refuse impossible numbers."""
     if min(size) < 32:
         raise ValueError(f"size {size[0]},{size[1]}: width and height must be at least 32 pixels")
     if seed < 0 or min(counts) < 1:
@@ -89,7 +87,7 @@ def check_numbers(size: tuple[int, int], seed: int, *counts: int) -> None:
 
 
 def is_complete(out: Path, wanted: dict) -> bool:
-    """Whether `out` was finished with these parameters; ValueError if it holds anything else."""
+    """True if `out` was finished with these parameters; ValueError if it holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     for name in ("mini.json", "mini.json.part"):
@@ -129,7 +127,7 @@ def all_jobs(out: Path, n_source: int, n_target: int, n_val: int) -> Iterator[Jo
 
 
 def draw(job: Job, size: tuple[int, int], seed: int) -> None:
-    """Draws and writes one image and its label. Layout and paint have generators of their own."""
+    """Draw and write one image and its label. Layout and paint have generators of their own."""
     key = [seed, zlib.crc32(job.domain.encode()), SPLIT_NUMBERS[job.split], job.index]
     layout_rng, paint_rng = (np.random.default_rng([*key, part]) for part in range(2))
     scene = draw_scene(LAYOUTS[job.domain], size, job.index, layout_rng)
@@ -139,7 +137,7 @@ def draw(job: Job, size: tuple[int, int], seed: int) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes beside and renames, so that no half-written file ever has the name."""
+    """Write beside and rename, so that no half-written file ever has the name."""
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(content)
     os.replace(beside, path)
@@ -219,7 +217,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 after one line that says what cannot be done."""
+    """Return the exit status: 0, or 2 after one line that says what is wrong."""
     options = parse(arguments)
     try:
         drew = write_mini(
@@ -230,7 +228,3 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(f"{options.out}: {'written' if drew else 'already complete, nothing to do'}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ from PIL import Image
 from data.check import check, check_sample
 from data.examine import REMEDIES
 from data.labels import palette
-from data.mini.world import write_mini
+from data.mini import write_mini
 from data.pseudo_labels import write_hard, write_soft
 from data.sets.choose import target_data
 from utils.distributed import Processes

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 from torchvision.io import ImageReadMode, decode_image
 
 from data.mini import world as mini
-from data.mini.canvas import OUTSIDE
+from data.mini.kinds import OUTSIDE
 from data.mini.scene import LAYOUTS, draw_scene
 from data.mini.world import CITYSCAPES_IDS, STYLES, SYNTHIA_IDS, encode_png16, main, write_mini
 

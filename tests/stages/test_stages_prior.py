@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data.inputs import starting_prior
-from data.mini.world import write_mini
+from data.mini import write_mini
 from engine.guard import Guard
 from loss import prior as prior_module
 from stages.self_labeling import SelfLabelingStage
