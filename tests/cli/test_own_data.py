@@ -212,29 +212,24 @@ def test_a_value_that_no_class_has_ends_the_run_in_a_line(desk, monkeypatch):
     assert "'source' in streets.yaml" in line
 
 
-@pytest.mark.parametrize("gone", ["town/labels", "town/images/val"])
-def test_a_target_without_labels(desk, monkeypatch, capsys, gone):
-    shutil.rmtree(desk / gone)
-    why = (
-        "_gtFine_labelIds.png: missing, as are all labels of val"
-        if "labels" in gone
-        else "val: no such folder"
-    )
+def test_a_target_without_labels(desk, monkeypatch, capsys):
+    shutil.rmtree(desk / "town/labels")
     output = said(capsys, WARM_UP, desk, monkeypatch)
+    why = "_gtFine_labelIds.png: missing, as are all labels of val"
     assert re.search(f"no validation, and no 'best' checkpoint: town/.*{why}\n", output)
     assert "mIoU" not in output and "Iter [4/4]  loss_source" in output
     content = load(desk / "logs" / "warm_up" / CURRENT)
     assert content["iter"] == 4 and content["best_iou"] == 0.0
     assert not (desk / "logs" / "warm_up" / CURRENT.replace("current", "best")).exists()
-    text = told_by_check(desk, monkeypatch)
-    assert "target val: not there, trainings are not validated: town/" in text
-    assert text.endswith("no problem found")
     score = f"python test.py --config common.yaml --resume_path logs/warm_up/{CURRENT}"
     line = refused_here(score, desk, monkeypatch)
-    if "labels" in gone:
-        assert re.search(r"town/labels/val/.*: missing, as are all labels of val.*; --images DIR", line)
-    else:
-        assert "town/images/val: no such folder" in line
+    assert re.search(r"town/labels/val/.*: missing, as are all labels of val.*; --images DIR", line)
+    for place, why in (("labels/val/", "missing, as are all labels"), ("images/val", "no such folder")):
+        text = told_by_check(desk, monkeypatch)
+        assert re.search(f"target val: not there, trainings are not validated: town/{place}.*: {why}", text)
+        assert text.endswith("no problem found")
+        shutil.rmtree(desk / "town/images/val", ignore_errors=True)
+    assert "town/images/val: no such folder" in refused_here(score, desk, monkeypatch)
 
 
 def test_a_val_split_that_is_there_but_wrong_is_no_missing_one(desk, monkeypatch):
@@ -290,13 +285,6 @@ def test_a_val_of_which_some_labels_are_missing(desk, monkeypatch):
     assert "1 of 2 labels of val" in line and "town/labels/val/a/" in line
 
 
-def test_val_that_is_train_is_said(desk, monkeypatch, capsys):
-    text = (desk / "streets.yaml").read_text()
-    layout = "target:\n  images: images/val\n  labels: labels/val\n"
-    (desk / "streets.yaml").write_text(text.replace("target:\n", layout))
-    assert "val has the images of train" in said(capsys, WARM_UP, desk, monkeypatch)
-
-
 def test_images_whose_pseudo_labels_would_share_a_file(desk, monkeypatch):
     for image in list((desk / "town" / "images" / "train" / "a").iterdir())[:1]:
         twin = image.name.replace("_leftImg8bit", "_color_leftImg8bit")
@@ -305,6 +293,10 @@ def test_images_whose_pseudo_labels_would_share_a_file(desk, monkeypatch):
 
 
 def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
+    """Its val has the images of train, which is said."""
+    text = (desk / "streets.yaml").read_text()
+    layout = "target:\n  images: images/val\n  labels: labels/val\n"
+    (desk / "streets.yaml").write_text(text.replace("target:\n", layout))
     options = yaml.safe_load((desk / "common.yaml").read_text())
     steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "source_only"}}]
     recipe = {"folder": "runs", "options": options, "steps": [steps[0] | {"test": "last"}]}
@@ -314,7 +306,7 @@ def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
     assert "| iteration | road | pavement | building | sky | vehicle | mIoU (5) |" in table
     assert json.loads((desk / "runs/results/base_last.json").read_text())["classes"] == NAMES
     assert (desk / "runs/predictions/base/a").is_dir() and (desk / "runs/pictures.png").is_file()
-    capfd.readouterr()
+    assert "val has the images of train" in capfd.readouterr().out
     run_here("python reproduce.py --config recipe.yaml", desk, monkeypatch)
     assert capfd.readouterr().out.count(": done (") == 3
 

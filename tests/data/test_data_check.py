@@ -111,128 +111,71 @@ def test_only_the_first_images_are_looked_at_if_asked(tree):
 TRAIN, VAL = "dataset/cityscapes/leftImg8bit/train/*/*.png", "dataset/cityscapes/leftImg8bit/val/*/*.png"
 VAL_LABEL = "dataset/cityscapes/gtFine/val/*/*.png"
 GTA5, GTA5_LABEL = "dataset/GTA5/images/*.png", "dataset/GTA5/labels/*.png"
-SPOILT: dict[str, tuple[str, str, Callable[[Path], object], str, str]] = {
-    # name: (stage, file, what is done to it, kind of problem, words of its line)
-    "no source image": ("warm_up", GTA5, Path.unlink, "missing images", "no such image"),
-    "cut source image": ("warm_up", GTA5, cut, "damaged images", "not a readable image"),
-    "empty target image": ("warm_up", TRAIN, lambda p: p.write_bytes(b""), "damaged images", "readable"),
-    "text as an image": ("warm_up", VAL, lambda p: p.write_text("text"), "damaged images", "not a readable"),
-    "16-bit image": (
-        "warm_up",
-        TRAIN,
-        lambda p: save(p, np.zeros((H, W), np.uint16)),
-        "damaged images",
-        "8 bits a channel",
-    ),
-    "no source label": ("source_only", GTA5_LABEL, Path.unlink, "missing labels", "missing"),
-    "no val label": ("warm_up", VAL_LABEL, Path.unlink, "missing labels", "missing"),
-    "cut label": ("warm_up", VAL_LABEL, cut, "damaged labels", "not a readable image"),
-    "colours as a label": (
-        "source_only",
-        GTA5_LABEL,
-        lambda p: save(p, np.zeros((H, W, 3), np.uint8)),
-        "damaged labels",
-        "one 8-bit channel",
-    ),
-    "unknown id": (
-        "warm_up",
-        VAL_LABEL,
-        lambda p: change(p, 77),
-        "labels with ids that do not exist",
-        "label ids [77]",
-    ),
-    "label of another shape": (
-        "warm_up",
-        VAL_LABEL,
-        lambda p: save(p, np.zeros((H, H), np.uint8)),
-        "labels of another shape than their image",
-        "size (32, 32), its image (64, 32)",
-    ),
-    "label without image": ("warm_up", VAL, Path.unlink, "labels without an image", "has no image"),
-    "no soft label": ("stage1", "soft/*.npy", Path.unlink, "missing pseudo labels", "missing"),
-    "cut soft label": ("stage1", "soft/*.npy", cut, "damaged pseudo labels", "not a readable .npy"),
-    "soft label of 16 classes": (
-        "stage1",
-        "soft/*.npy",
-        lambda p: np.save(p, np.full((16, *GRID[::-1]), 1 / 16)),
-        "damaged pseudo labels",
-        "expected (19, h, w)",
-    ),
-    "soft label of another grid": (
-        "stage1",
-        "soft/*.npy",
-        lambda p: np.save(p, np.full((K, 5, 8), 1 / K)),
-        "damaged pseudo labels",
-        "shape (19, 5, 8), expected (19, 5, 9)",
-    ),
-    "soft label with nan": (
-        "stage1",
-        "soft/*.npy",
-        lambda p: change(p, np.nan),
-        "damaged pseudo labels",
-        "not probabilities",
-    ),
-    "soft label of zeros": (
-        "stage1",
-        "soft/*.npy",
-        lambda p: np.save(p, np.zeros((K, *GRID[::-1]))),
-        "damaged pseudo labels",
-        "sums differ from 1 by 1",
-    ),
-    "negative soft label": (
-        "stage1",
-        "soft/*.npy",
-        lambda p: np.save(p, np.load(p) + np.array([-0.5, 0.5] + [0] * 17)[:, None, None]),
-        "damaged pseudo labels",
-        "lowest -",
-    ),
-    "no hard label": ("stage2", "hard/*8bit.png", Path.unlink, "missing pseudo labels", "missing"),
-    "cut hard label": ("stage2", "hard/*8bit.png", cut, "damaged pseudo labels", "not a readable image"),
-    "hard label of more classes": (
-        "stage2",
-        "hard/*8bit.png",
-        lambda p: change(p, 19),
-        "damaged pseudo labels",
-        "label 19 with 19 classes",
-    ),
-    "hard label of another shape": (
-        "stage2",
-        "hard/*.*",
-        lambda p: write_hard(
-            p.parent, nth(p.parents[1], TRAIN).stem, np.ones((H, H)), np.ones((H, H)), palette(K)
-        ),
-        "pseudo labels of another shape than their image",
-        "size (32, 32)",
-    ),
-    "no confidence": ("stage2", "hard/*_conf.npy", Path.unlink, "missing pseudo labels", "missing"),
-    "cut confidence": ("stage2", "hard/*_conf.npy", cut, "damaged pseudo labels", "not a readable .npy"),
-    "confidence with infinity": (
-        "stage2",
-        "hard/*_conf.npy",
-        lambda p: change(p, np.inf),
-        "damaged pseudo labels",
-        "no confidence",
-    ),
-    "confidence of another size": (
-        "stage2",
-        "hard/*_conf.npy",
-        lambda p: np.save(p, np.ones((W, H), np.float16)),
-        "damaged pseudo labels",
-        "size (32, 64), label (64, 32)",
-    ),
-    "confidence beyond all steps": (
-        "stage2",
-        "hard/*_conf.npy",
-        lambda p: (p.unlink(), save(p.with_suffix(".png"), np.full((H, W), 201, np.uint8))),
-        "damaged pseudo labels",
-        "no confidence",
-    ),
-}
+SOFT, HARD, CONFIDENCE = "soft/*.npy", "hard/*8bit.png", "hard/*_conf.npy"
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_a_problem_is_found_and_named(tree, name):
-    stage, pattern, spoil, kind, words = SPOILT[name]
+def fill(shape: tuple[int, ...], value: float, dtype: type = np.uint8) -> Callable[[Path], None]:
+    """Write another array or picture over a file."""
+
+    def write(path: Path) -> None:
+        values = np.full(shape, value, dtype)
+        np.save(path, values) if path.suffix == ".npy" else save(path, values)
+
+    return write
+
+
+def shift_two_classes(path: Path) -> None:
+    np.save(path, np.load(path) + np.array([-0.5, 0.5] + [0] * 17)[:, None, None])
+
+
+def write_square_label(path: Path) -> None:
+    name = nth(path.parents[1], TRAIN).stem
+    write_hard(path.parent, name, np.ones((H, H)), np.ones((H, H)), palette(K))
+
+
+def count_201_steps(path: Path) -> None:
+    path.unlink()
+    save(path.with_suffix(".png"), np.full((H, W), 201, np.uint8))
+
+
+IMAGES, LABELS, PSEUDO = "damaged images", "damaged labels", "damaged pseudo labels"
+SHAPE, PSEUDO_SHAPE = (f"{what} of another shape than their image" for what in ("labels", "pseudo labels"))
+UNKNOWN_ID, EXTRA = "labels with ids that do not exist", "labels without an image"
+SPOILT: list[tuple[str, str, Callable[[Path], object], str, str]] = [
+    # (stage, file, what is done to it, kind of problem, words of its line)
+    ("warm_up", GTA5, Path.unlink, "missing images", "no such image"),
+    ("warm_up", GTA5, cut, IMAGES, "not a readable image"),
+    ("warm_up", TRAIN, lambda p: p.write_bytes(b""), IMAGES, "readable"),
+    ("warm_up", VAL, lambda p: p.write_text("text"), IMAGES, "not a readable"),
+    ("warm_up", TRAIN, fill((H, W), 0, np.uint16), IMAGES, "8 bits a channel"),
+    ("source_only", GTA5_LABEL, Path.unlink, "missing labels", "missing"),
+    ("warm_up", VAL_LABEL, Path.unlink, "missing labels", "missing"),
+    ("warm_up", VAL_LABEL, cut, LABELS, "not a readable image"),
+    ("source_only", GTA5_LABEL, fill((H, W, 3), 0), LABELS, "one 8-bit channel"),
+    ("warm_up", VAL_LABEL, lambda p: change(p, 77), UNKNOWN_ID, "label ids [77]"),
+    ("warm_up", VAL_LABEL, fill((H, H), 0), SHAPE, "size (32, 32), its image (64, 32)"),
+    ("warm_up", VAL, Path.unlink, EXTRA, "has no image"),
+    ("stage1", SOFT, Path.unlink, "missing pseudo labels", "missing"),
+    ("stage1", SOFT, cut, PSEUDO, "not a readable .npy"),
+    ("stage1", SOFT, fill((16, *GRID[::-1]), 1 / 16, float), PSEUDO, "expected (19, h, w)"),
+    ("stage1", SOFT, fill((K, 5, 8), 1 / K, float), PSEUDO, "(19, 5, 8), expected (19, 5, 9)"),
+    ("stage1", SOFT, lambda p: change(p, np.nan), PSEUDO, "not probabilities"),
+    ("stage1", SOFT, fill((K, *GRID[::-1]), 0, float), PSEUDO, "sums differ from 1 by 1"),
+    ("stage1", SOFT, shift_two_classes, PSEUDO, "lowest -"),
+    ("stage2", HARD, Path.unlink, "missing pseudo labels", "missing"),
+    ("stage2", HARD, cut, PSEUDO, "not a readable image"),
+    ("stage2", HARD, lambda p: change(p, 19), PSEUDO, "label 19 with 19 classes"),
+    ("stage2", HARD, write_square_label, PSEUDO_SHAPE, "size (32, 32)"),
+    ("stage2", CONFIDENCE, Path.unlink, "missing pseudo labels", "missing"),
+    ("stage2", CONFIDENCE, cut, PSEUDO, "not a readable .npy"),
+    ("stage2", CONFIDENCE, lambda p: change(p, np.inf), PSEUDO, "no confidence"),
+    ("stage2", CONFIDENCE, fill((W, H), 1, np.float16), PSEUDO, "size (32, 64), label (64, 32)"),
+    ("stage2", CONFIDENCE, count_201_steps, PSEUDO, "no confidence"),
+]
+
+
+@pytest.mark.parametrize(("stage", "pattern", "spoil", "kind", "words"), SPOILT)
+def test_a_problem_is_found_and_named(tree, stage, pattern, spoil, kind, words):
     path = nth(tree, pattern)
     spoil(path)
     text, problems = check(options(stage, "--threshold 0.5"))
@@ -371,7 +314,7 @@ def test_a_sample_of_a_clean_tree_is_fine(tree):
         ("warm_up", TRAIN, 9),
         ("warm_up", VAL, 1),
         ("warm_up", VAL_LABEL, 2),
-        ("stage1", "soft/*.npy", 0),
+        ("stage1", SOFT, 0),
         ("stage2", "hard/*_conf.npy", 9),
     ],
 )
