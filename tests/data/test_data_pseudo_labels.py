@@ -34,14 +34,15 @@ def folder(tmp_path) -> Path:
     return tmp_path / "lp"
 
 
-def test_soft_round_trip(tmp_path):
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 2**-24), ("float16", 2**-11)])
+def test_soft_round_trip(tmp_path, dtype, error):
     probs = np.random.default_rng(2).dirichlet(np.ones(K), (3, 5)).transpose(2, 0, 1)
-    write_soft(tmp_path, "x.y_leftImg8bit", probs)
+    write_soft(tmp_path, "x.y_leftImg8bit", probs, dtype)
     file = np.load(tmp_path / "x.y_leftImg8bit.npy")
-    assert file.dtype == np.float32 and file.shape == (K, 3, 5)
+    assert file.dtype == dtype and file.shape == (K, 3, 5)
     read = PseudoLabels(tmp_path, K).soft("x.y_leftImg8bit")
     assert read.dtype == np.float32
-    np.testing.assert_allclose(read, probs, rtol=1e-6)
+    np.testing.assert_allclose(read, probs, rtol=error, atol=2**-24)
 
 
 def test_hard_files_have_the_released_form(folder):
@@ -86,54 +87,31 @@ def test_void_in_the_file_stays_void(tmp_path):
     np.testing.assert_array_equal(PseudoLabels(tmp_path, K).hard("v", *whole(W, H)), void)
 
 
-def test_labels_of_more_classes_name_file_and_option(folder):
-    with pytest.raises(ValueError, match="--n_class") as raised:
-        PseudoLabels(folder, 3).hard("a_leftImg8bit", *whole(W, H))
-    assert str(folder / "a_leftImg8bit.png") in str(raised.value)
+def pickle(path: Path) -> None:
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
 
 
-def test_soft_labels_of_other_classes_name_file_and_option(tmp_path):
-    write_soft(tmp_path, "s", np.ones((19, 2, 2)) / 19)
-    with pytest.raises(ValueError, match="--n_class") as raised:
-        PseudoLabels(tmp_path, 16).soft("s")
-    assert str(tmp_path / "s.npy") in str(raised.value)
+LABEL, CONFIDENCE, SOFT = "a_leftImg8bit.png", "a_leftImg8bit_conf.npy", "a_leftImg8bit.npy"
+WRONG = [
+    # (file, what is done to it, word of the message)
+    (LABEL, lambda path: Image.fromarray(label() + 9).save(path), "--n_class"),
+    (LABEL, lambda path: path.write_bytes(path.read_bytes()[:40]), "not a readable image"),
+    (LABEL, lambda path: Image.fromarray(COLOURS[label()]).save(path), "one 8-bit channel"),
+    (CONFIDENCE, lambda path: path.write_bytes(b"\x93NUMPY"), "not a readable"),
+    (CONFIDENCE, lambda path: np.save(path, np.ones((2, 2), dtype=np.float16)), "size"),
+    (SOFT, lambda path: np.save(path, np.ones((19, 2, 2)) / 19), "--n_class"),
+    (SOFT, lambda path: path.write_bytes(b""), "not a readable"),
+    (SOFT, pickle, "not a readable"),
+]
 
 
-def test_broken_files_are_named(folder):
-    (folder / "a_leftImg8bit_conf.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(W, H))
-    assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)
-    path = folder / "a_leftImg8bit.png"
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
-    assert str(path) in str(raised.value)
-    (folder / "s.npy").write_bytes(b"")
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K).soft("s")
-    assert str(folder / "s.npy") in str(raised.value)
-
-
-def test_a_pickled_array_is_refused(tmp_path):
-    np.save(tmp_path / "s.npy", np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(tmp_path, K).soft("s")
-    assert str(tmp_path / "s.npy") in str(raised.value)
-
-
-def test_confidence_of_another_size_is_named(folder):
-    np.save(folder / "a_leftImg8bit_conf.npy", np.ones((2, 2), dtype=np.float16))
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(W, H))
-    assert "a_leftImg8bit_conf.npy" in str(raised.value)
-
-
-def test_colour_picture_as_label_is_refused(folder):
-    Image.fromarray(COLOURS[label()]).save(folder / "a_leftImg8bit.png")
-    with pytest.raises(ValueError) as raised:
-        PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
-    assert str(folder / "a_leftImg8bit.png") in str(raised.value)
+@pytest.mark.parametrize(("file", "spoil", "word"), WRONG)
+def test_wrong_files_are_named(folder, file, spoil, word):
+    spoil(folder / file)
+    labels = PseudoLabels(folder, K, 0.5)
+    with pytest.raises(ValueError, match=word) as raised:
+        labels.soft("a_leftImg8bit") if file == SOFT else labels.hard("a_leftImg8bit", *whole(W, H))
+    assert str(folder / file) in str(raised.value)
 
 
 def test_missing_folder_is_named_with_the_command(tmp_path):
@@ -164,15 +142,6 @@ def test_a_part_is_read_as_from_the_whole(folder):
     everything = pseudo.hard("a_leftImg8bit", *whole(2 * W, 2 * H))
     part = pseudo.hard("a_leftImg8bit", (2 * W, 2 * H), rows, columns)
     np.testing.assert_array_equal(part, everything[np.ix_(rows, columns)])
-
-
-def test_half_precision_soft_labels_are_read_back_as_float32(tmp_path):
-    probs = np.random.default_rng(2).dirichlet(np.ones(K), (3, 5)).transpose(2, 0, 1)
-    write_soft(tmp_path, "x", probs, "float16")
-    assert np.load(tmp_path / "x.npy").dtype == np.float16
-    read = PseudoLabels(tmp_path, K).soft("x")
-    assert read.dtype == np.float32
-    np.testing.assert_allclose(read, probs, rtol=2**-11, atol=2**-24)
 
 
 @pytest.mark.parametrize("threshold", [0.005, 0.5, 0.7, 0.95, 0.995])

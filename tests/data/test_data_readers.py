@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -178,15 +179,8 @@ def test_synthia_reads_the_class_of_a_16_bit_png(synthia_root):
     np.testing.assert_array_equal(data.read_image(2), np.asarray(picture(2)))
 
 
-def test_synthia_with_an_8_bit_label_is_refused(synthia_root):
-    path = saved(picture(), synthia_root / "GT" / "LABELS" / "0000001.png")
-    with pytest.raises(ValueError, match=str(path)):
-        synthia(synthia_root, 16, (W, H)).read_label(1)
-
-
-def cut(path: Path) -> Path:
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path
 
 
 def assert_names(raised: pytest.ExceptionInfo, path: Path) -> None:
@@ -202,39 +196,30 @@ def all_three(cityscapes_root: Path, gta5_root: Path, synthia_root: Path) -> lis
     ]
 
 
-def test_truncated_png_names_the_file(cityscapes_root, gta5_root, synthia_root):
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def write(content: bytes) -> Callable[[Path], int]:
+    return lambda path: path.write_bytes(content)
+
+
+BROKEN = {
+    "cut": (cut, ValueError),
+    "empty": (write(b""), ValueError),
+    "text": (write(b"not a picture at all, but long enough to be read"), ValueError),
+    "missing": (remove, FileNotFoundError),
+}
+
+
+@pytest.mark.parametrize(("spoil", "error"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_image_or_label_is_named(cityscapes_root, gta5_root, synthia_root, spoil, error):
     for data in all_three(cityscapes_root, gta5_root, synthia_root):
-        with pytest.raises(ValueError) as raised:
-            cut(data.images[0]) and data.read_image(0)
-        assert_names(raised, data.images[0])
-        with pytest.raises(ValueError) as raised:
-            cut(data.labels[0]) and data.read_label(0)
-        assert_names(raised, data.labels[0])
-
-
-def test_empty_and_foreign_files_name_the_file(cityscapes_root, gta5_root, synthia_root):
-    for content in (b"", b"not a picture at all, but long enough to be looked at"):
-        for data in all_three(cityscapes_root, gta5_root, synthia_root):
-            data.images[1].write_bytes(content)
-            data.labels[1].write_bytes(content)
-            with pytest.raises(ValueError) as raised:
-                data.read_image(1)
-            assert_names(raised, data.images[1])
-            with pytest.raises(ValueError) as raised:
-                data.read_label(1)
-            assert_names(raised, data.labels[1])
-
-
-def test_missing_label_and_image_name_the_file(cityscapes_root, gta5_root, synthia_root):
-    for data in all_three(cityscapes_root, gta5_root, synthia_root):
-        data.labels[0].unlink()
-        with pytest.raises(FileNotFoundError) as raised:
-            data.read_label(0)
-        assert_names(raised, data.labels[0])
-        data.images[0].unlink()
-        with pytest.raises(FileNotFoundError) as raised:
-            data.read_image(0)
-        assert_names(raised, data.images[0])
+        for path, read in ((data.labels[1], data.read_label), (data.images[1], data.read_image)):
+            spoil(path)
+            with pytest.raises(error) as raised:
+                read(1)
+            assert_names(raised, path)
 
 
 def test_labels_are_not_needed_to_read_images(cityscapes_root):
@@ -243,12 +228,12 @@ def test_labels_are_not_needed_to_read_images(cityscapes_root):
     assert cityscapes(cityscapes_root, "train", 19, (W, H)).read_image(0).shape == (H, W, 3)
 
 
-def test_colour_label_is_refused(cityscapes_root):
-    data = cityscapes(cityscapes_root, "train", 19, (W, H))
-    saved(picture(), data.labels[0])
-    with pytest.raises(ValueError) as raised:
-        data.read_label(0)
-    assert_names(raised, data.labels[0])
+def test_colour_labels_are_refused(cityscapes_root, gta5_root, synthia_root):
+    for data in all_three(cityscapes_root, gta5_root, synthia_root):
+        saved(picture(), data.labels[0])
+        with pytest.raises(ValueError) as raised:
+            data.read_label(0)
+        assert_names(raised, data.labels[0])
 
 
 def test_ids_that_do_not_exist_name_the_file(cityscapes_root, gta5_root, synthia_root):
