@@ -76,7 +76,7 @@ class Data:
         }
 
     def file(self, kind: str, i: int) -> Path:
-        """The image that sample i is made of."""
+        """The image file of sample i."""
         data = {"source": self.source, "val": self.val}.get(kind, self.target)
         return data.images[i % len(data)]
 
@@ -144,7 +144,7 @@ def key_of(kind: str, i: int) -> object:
 
 
 def decode(path: Path) -> None:
-    """What all else is measured by."""
+    """Decode an image: the unit of the other figures."""
     with Image.open(path) as image:
         image.load()
 
@@ -190,8 +190,8 @@ def compare(data: Data, cache: ImageCache, count: int) -> str:
                 else:
                     levels = (sample[name].permute(2, 0, 1).float() - 255 * wanted).abs().max()
                     worst["image"] = max(worst["image"], round(float(levels), 3))
-        said = "yes" if same else "no"
-        lines.append(f"| {kind} | {worst['image']:g} | {worst['label']:g} | {worst['soft']:.1e} | {said} |")
+        cells = f"{worst['image']:g} | {worst['label']:g} | {worst['soft']:.1e} | {'yes' if same else 'no'}"
+        lines.append(f"| {kind} | {cells} |")
     return "\n".join(lines)
 
 

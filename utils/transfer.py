@@ -1,4 +1,4 @@
-"""From the host to a device."""
+"""Copies from the host to a device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on the device, without waiting for what a GPU still computes."""
+    """Copy a CPU tensor to the device without waiting for what a GPU still computes."""
     if device.type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

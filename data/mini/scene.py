@@ -13,7 +13,7 @@ from data.mini.canvas import Camera, Canvas, Range, Scene
 
 @dataclass(frozen=True)
 class Layout:
-    """How the streets of a domain are built: ranges are drawn uniformly per image, counts are means."""
+    """The plan of a domain's streets: ranges are drawn uniformly per image, counts are means."""
 
     horizon: Range = (0.38, 0.47)  # its row, as a share of the height
     eye: Range = (1.3, 1.6)  # height of the camera, m

@@ -86,8 +86,8 @@ def _listed(path: Path, images: Path, suffix: str | None) -> list[tuple[str, str
             twice = twice or name
         found[name] = there[0] if there else ""
     if missing:
-        told = f"lists {len(missing)} of {len(lines)} images that are not there, such as {missing[0]}"
-        raise ValueError(f"{path}: {told}; mend the list or copy them there")
+        message = f"lists {len(missing)} of {len(lines)} images that are not there, such as {missing[0]}"
+        raise ValueError(f"{path}: {message}; mend the list or copy them there")
     if twice:
         raise ValueError(f"{path}: {twice[:200]!r} is listed twice")
     return list(found.items())

@@ -57,7 +57,9 @@ def run_python(command: str, folder: Path) -> None:
         if module is None:
             run_here(command, folder, patch)
             return
-        script = f"python {module[1].replace('.', '/')}.py {command[module.end() :]}"
+        place = module[1].replace(".", "/")
+        place += "/__main__.py" if (PROJECT / place).is_dir() else ".py"
+        script = f"python {place} {command[module.end() :]}"
         with pytest.raises(SystemExit) as end:
             run_here(script, folder, patch)
         assert end.value.code == 0
