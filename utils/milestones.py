@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.files.whole import replace_when_whole
-
-Points = Sequence[tuple[int, float]]  # (Iter, value)
+from utils.report.curves import Panel, Points, save_panels
 
 
 class Published(NamedTuple):
@@ -58,27 +56,17 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def compare(run: Path, stage: str, other: Path | None) -> Path:
     """Draw a run's curves, the published milestones of its stage and another log into one picture."""
-    from matplotlib.figure import Figure  # no window, no global state
-
     published, target = PUBLISHED[stage], run / "milestones.png"
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
     logs = {run.name: read_log(run / "run.log")} | ({other.stem: read_log(other)} if other else {})
-    for name, series in logs.items():
-        if "loss" in series:
-            losses.plot(*zip(*series["loss"], strict=True), label=name)
-        if "mIoU" in series:
-            scores.plot(*zip(*series["mIoU"], strict=True), label=name, marker=".")
-    for axis, points in ((losses, published.loss), (scores, published.miou)):
-        if points:
-            axis.plot(*zip(*points, strict=True), "k*", linestyle="none", label=f"published {stage}")
-        axis.set_xscale("log")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    losses.set(xlabel="Iter", ylabel="loss")
-    scores.set(xlabel="Iter", ylabel="mIoU (19) on val")
-    with replace_when_whole(target) as file:
-        figure.savefig(file, format="png", dpi=100)
+    panels = []
+    for key, ylabel, marker, stars in (
+        ("loss", "loss", "", published.loss),
+        ("mIoU", "mIoU (19) on val", ".", published.miou),
+    ):
+        lines = {name: series[key] for name, series in logs.items() if key in series}
+        axes = {"xlabel": "Iter", "ylabel": ylabel, "xscale": "log"}
+        panels.append(Panel(lines, axes, marker, stars={f"published {stage}": stars} if stars else {}))
+    save_panels([panels], (11, 4), target)
     return target
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROJECT, end_after, run_here
+from cli_tools import PROJECT, end_after, refused_here, run_here
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -214,7 +214,7 @@ def test_names_are_shown_and_never_run(world, tmp_path):
     (run / "options.yaml").write_text(json.dumps({hostile: hostile, "name": hostile}))
     shutil.copytree(world / "logs" / "pictured" / "pictures", run / "pictures")
     drawn = page_of(read_run(run))
-    assert "<img src=x" not in drawn and "<script>alert" not in drawn and html.escape(hostile) in drawn
+    assert "<img src=x" not in drawn and "<script>alert" not in drawn and hostile in html.unescape(drawn)
     assert drawn.count("<script>") == 1
 
 
@@ -240,12 +240,11 @@ def test_a_damaged_file_is_named(world, tmp_path, name, content):
     assert "\n" not in str(error.value)
 
 
-def test_no_run_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(("folder", "message"), [("none", "no such folder"), ("empty", "holds no run")])
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path, monkeypatch, folder, message):
     (tmp_path / "empty").mkdir()
-    for folder, told in {"none": "no such folder", "empty": "holds no run"}.items():
-        done = report(str(tmp_path / folder))
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert done.stderr.startswith(f"error: {tmp_path / folder}: {told}")
+    line = refused_here(f"python utils/report/__main__.py {tmp_path / folder}", tmp_path, monkeypatch)
+    assert line.startswith(f"error: {tmp_path / folder}: {message}")
 
 
 # --- in a browser -------------------------------------------------------------------------------------------

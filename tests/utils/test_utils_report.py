@@ -1,4 +1,4 @@
-"""Axes, thinning, sheets, and which published figures stand beside a run."""
+"""Curves, sheets, and which published figures stand beside a run."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from utils.render import Sheet, load_sheet, save_sheet
-from utils.report.charts import line_chart, number, thinned, ticks
-from utils.report.run import About, Run
-from utils.report.scores import published, scores_table
-
-
-@pytest.mark.parametrize(
-    "bounds", [(0.0, 1.0), (-3.0, 7.0), (0.41, 0.43), (1e-9, 3e-9), (5.0, 90000.0), (-1e29, 1e29)]
+from utils.report.classes import published, scores_table
+from utils.report.curves import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Panel,
+    chart,
+    number,
+    save_panels,
+    thinned,
 )
-def test_ticks_are_round_and_hold_the_bounds(bounds):
-    low, high = bounds
-    found = ticks(low, high)
-    steps = np.diff(found)
-    assert found[0] <= low + 1e-9 * (high - low) and found[-1] >= high - 1e-9 * (high - low)
-    assert 3 <= len(found) <= 8 and np.allclose(steps, steps[0])
-    digits = f"{steps[0]:.6e}".split("e")[0].rstrip("0").rstrip(".")
-    assert digits in ("1", "2", "2.5", "5")
+from utils.report.run import About, Run
 
 
 def test_numbers_are_short():
@@ -39,19 +39,42 @@ def test_thinned_points_are_means_of_neighbours():
 
 
 def test_a_curve_lies_where_its_numbers_are():
-    """0 to 10 over 100 iterations, the axis from 0 to 10: corners of the drawing."""
-    drawn = line_chart("x", {"x": [(0.0, 0.0), (50.0, 5.0), (100.0, 10.0)]})
-    points = re.search(r'<polyline class="c0" points="([^"]*)"', drawn)[1].split()
-    (x0, y0), (x1, y1), (x2, y2) = (map(float, p.split(",")) for p in points)
-    assert (x0 + x2, y0 + y2) == pytest.approx((2 * x1, 2 * y1)) and x0 < x2 and y0 > y2
-    marks = {text: float(y) for y, text in re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)<', drawn)}
-    assert marks["0"] == pytest.approx(y0 + 4, abs=0.1) and marks["10"] == pytest.approx(y2 + 4, abs=0.1)
-    assert line_chart("x", {"x": []}) == ""
+    """0 to 10 over 100 iterations: the curve joins two corners of the axes, whose ends have these numbers."""
+    drawn = chart("x", {"x": [(0.0, 0.0), (50.0, 5.0), (100.0, 10.0)]})
+    path = re.search(r'<path d="([^"]*)" style="fill: none; stroke: var\(--c0\)', drawn.svg)[1]
+    points = [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+    assert points[0] == pytest.approx((LEFT, HEIGHT - BOTTOM)) and points[-1] == pytest.approx(
+        (WIDTH - RIGHT, TOP)
+    )
+    marks = {
+        text: float(y)
+        for y, text in re.findall(r'text-anchor: end[^>]* y="([\d.]+)"[^>]*>([\d.]+)<', drawn.svg)
+    }
+    assert marks["0"] - marks["10"] == pytest.approx(HEIGHT - BOTTOM - TOP, abs=0.1)
+    assert drawn.series == [
+        {
+            "name": "x",
+            "at": [[0, 0], [50, 5], [100, 10]],
+            "x": pytest.approx([LEFT, (points[0][0] + points[-1][0]) / 2, WIDTH - RIGHT]),
+        }
+    ]
+    assert chart("x", {"x": []}) is None
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, 1e-12, -2e20])
-def test_a_constant_is_drawn(value):
-    assert "<polyline" in line_chart("x", {"x": [(5.0, value), (6.0, value)]})
+def test_a_constant_is_drawn_alike_every_time(value):
+    first, second = (chart("x", {"x": [(5.0, value), (6.0, value)]}) for _ in range(2))
+    assert first == second and "var(--c0)" in first.svg and "http" not in first.svg
+
+
+def test_panels_of_several_runs(tmp_path):
+    points = [(1.0, 2.0), (10.0, 3.0)]
+    panel = Panel(
+        {"$x^{": points, "contrast": points}, {"xscale": "log"}, right="contrast", stars={"*": points}
+    )
+    save_panels([[panel, panel]], (8, 4), tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as image:
+        assert image.size == (800, 400)
 
 
 def test_a_sheet_comes_back(tmp_path):
@@ -79,7 +102,8 @@ def run(**changed) -> Run:
 def test_published_figures_stand_beside_what_they_are_of():
     assert [row.title for row in published(run())] == ["stage1"]
     assert [row.title for row in published(run(stage="stage3"))] == ["stage3"]
-    assert "<td>91.7</td>" in scores_table(run()) and "<td>55.7</td>" in scores_table(run())
+    table = scores_table(run())
+    assert (table.rows[0].cells[-1], table.feet[0].cells[-1]) == ("91.7", "55.7")
     other = ({"stage": "source_only"}, {"as_published": False})
     for changed in other:
         assert not published(run(**changed)), changed

@@ -1,20 +1,32 @@
-"""A page about a training run: one HTML file that needs nothing else, neither a network nor the data."""
+"""The page of a training run: one HTML file that needs nothing else, neither a network nor the data."""
 
 from __future__ import annotations
 
+import base64
+import io
 import time
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
 from utils.options import default_values
-from utils.render import Sheet
-from utils.report.charts import grid, line_chart
-from utils.report.classes import confusions, shares
-from utils.report.html import data_uri, quoted, swatch, table, text_row
-from utils.report.method import inside
+from utils.report.classes import (
+    Row,
+    Table,
+    classes_of,
+    confusions,
+    inside_table,
+    published,
+    scores_table,
+    shares,
+    sparks,
+    validations,
+)
+from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, chart
 from utils.report.run import Run
-from utils.report.scores import iou_curves, published, scores_table, validations
 
 _STAGES = {
     "source_only": "source only: the baseline without adaptation",
@@ -34,50 +46,59 @@ _LOSSES = {
     "adversarial": "the discriminator is deceived",
     "discriminator": "of the discriminator",
 }
+_SELF_LABELING = (
+    ("assignments against the prior", "sinkhorn/distance_to_prior", "total variation", [0.0]),
+    ("fill of the queue", "queue/fill", "share of its rows", [0.0, 1.0]),
+    ("ignored labels in the queue", "queue/ignored", "share of its rows", [0.0, 1.0]),
+    ("nearest pair of prototypes", "prototypes/nearest_pair", "cosine", [0.0, 1.0]),
+)
+_SHEETS = {
+    "target": "Target, as training saw it",
+    "source": "Source, as training saw it",
+    "validation": "Validation",
+}
 
 
 def page(run: Run) -> str:
-    """The report of a run as HTML."""
-    sections = [
-        ("Scores", scores_table(run)),
-        ("Curves", _curves(run)),
-        ("IoU per class", iou_curves(run)),
-        ("Pictures", _pictures(run)),
-        ("Confusion", confusions(run)),
-        ("Shares of the classes", shares(run)),
-        ("Inside the method", inside(run)),
-        ("Options", _options(run)),
-        ("Versions and machine", _machine(run)),
-    ]
-    kept = [(title, content) for title, content in sections if content]
-    links = "".join(f'<a href="#{_id(title)}">{title}</a>' for title, _ in kept)
-    body = "".join(
-        f'<section id="{_id(title)}"><h2>{title}</h2>{content}</section>' for title, content in kept
+    """Return the report of a run as HTML: page.html.j2 filled with what the run left."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    name = escape(run.folder.resolve().name)
-    here = Path(__file__)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        # The browser itself refuses whatever is not in this file.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{name}: training run</title>'
-        f"<style>{here.with_name('page.css').read_text()}</style></head><body>"
-        f'<header><p class="kicker">Training run</p><h1>{name}</h1>{_standing(run)}</header>'
-        f'<nav aria-label="Sections">{links}</nav><main>{body}</main>'
-        f"<footer>{escape(str(run.folder))}, read {time.strftime('%Y-%m-%d %H:%M')}</footer>"
-        f"<script>{here.with_name('page.js').read_text()}</script></body></html>\n"
+    stage = run.about.stage if run.about else str(run.options.get("stage", ""))
+    changed, every = _options(run)
+    return environment.get_template("page.html.j2").render(
+        name=run.folder.resolve().name,
+        folder=run.folder,
+        read_at=time.strftime("%Y-%m-%d %H:%M"),
+        stage=_STAGES.get(stage, stage),
+        facts=_facts(run),
+        classes=classes_of(run),
+        size=(WIDTH, HEIGHT),
+        cursor=(TOP, HEIGHT - BOTTOM),
+        scores=scores_table(run),
+        curves=_curves(run),
+        sparks=sparks(run),
+        sheets=_sheets(run),
+        confusions=confusions(run),
+        shares=shares(run),
+        inside_curves=_inside_curves(run),
+        inside_table=inside_table(run),
+        changed_options=changed,
+        all_options=every,
+        properties=_properties(run),
+        starts=_starts(run),
     )
 
 
 # --- head ---------------------------------------------------------------------------------------------------
 
 
-def _standing(run: Run) -> str:
-    """What was trained and how far it is."""
-    stage = run.about.stage if run.about else str(run.options.get("stage", ""))
-    facts = [("Iterations", _progress(run), "")]
+def _facts(run: Run) -> list[tuple[str, str, str]]:
+    """Title, value and note of the most important numbers."""
+    total = run.about.iterations if run.about else run.options.get("train_iters")
+    progress = f"{run.iteration} of {total}" if isinstance(total, int) else str(run.iteration)
+    facts = [("Iterations", progress, "")]
     best, last = validations(run)
     if best is not None:
         facts.append(("Best mIoU", f"{100 * best['val/miou']:.1f}", f"iteration {best['iteration']:.0f}"))
@@ -85,25 +106,15 @@ def _standing(run: Run) -> str:
     for row in published(run):
         mean = ", ".join(f"{value:.1f} over {count}" for count, value in row.means.items())
         facts.append(("Published", mean, row.title))
-    steps = run.series("time/step")
+    steps = [seconds for _, seconds in run.series("time/step")[-20:]]
     if steps:
-        recent = sum(y for _, y in steps[-20:]) / len(steps[-20:])
+        recent = sum(steps) / len(steps)
         facts.append(("An iteration", _duration(recent), _left(run, recent)))
-    tiles = "".join(
-        f"<div><dt>{escape(t)}</dt><dd>{escape(v)}<small>{escape(n)}</small></dd></div>" for t, v, n in facts
-    )
-    return f'<p>{escape(_STAGES.get(stage, stage))}</p><dl class="facts">{tiles}</dl>'
-
-
-def _progress(run: Run) -> str:
-    total = run.about.iterations if run.about else run.options.get("train_iters")
-    if not isinstance(total, int):
-        return str(run.iteration)
-    return f"{run.iteration} of {total}"
+    return facts
 
 
 def _left(run: Run, seconds: float) -> str:
-    """How long the rest takes, or when it was done."""
+    """Return how long the rest takes, or when the run ended."""
     if run.about and run.iteration < run.about.iterations:
         return f"{_duration(seconds * (run.about.iterations - run.iteration))} to go"
     return time.strftime("ended %Y-%m-%d %H:%M", time.localtime(run.written))
@@ -117,96 +128,104 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# --- curves -------------------------------------------------------------------------------------------------
+# --- curves and pictures ------------------------------------------------------------------------------------
 
 
-def _curves(run: Run) -> str:
-    """Losses, rates, times and the mean IoU."""
+def _curves(run: Run) -> list[Chart]:
+    """Mean IoU, losses, rates and times."""
     percent = {
         name: [(x, 100 * y) for x, y in run.series(key)]
         for name, key in (("mIoU", "val/miou"), ("mIoU over 13", "val/miou_13"))
     }
-    charts = [line_chart("mIoU on val", {n: p for n, p in percent.items() if p}, "percent")]
+    charts = [chart("mIoU on val", percent, "percent")]
     for name in run.names("loss/"):
-        charts.append(line_chart(f"loss {name}", {name: run.series(f"loss/{name}")}, _LOSSES.get(name, "")))
+        charts.append(chart(f"loss {name}", {name: run.series(f"loss/{name}")}, _LOSSES.get(name, "")))
     for title, prefix, note in (("learning rate", "lr/", ""), ("time", "time/", "seconds an iteration")):
         series = {name: run.series(prefix + name) for name in run.names(prefix)}
-        charts.append(line_chart(title, series, note, within=[0.0]))
-    return grid(charts) or '<p class="none">No line has been written yet.</p>'
+        charts.append(chart(title, series, note, within=[0.0]))
+    return [drawn for drawn in charts if drawn]
 
 
-# --- pictures -----------------------------------------------------------------------------------------------
-
-
-def _pictures(run: Run) -> str:
-    """The newest sheets, a tile a figure."""
-    titles = {
-        "target": "Target, as training saw it",
-        "source": "Source, as training saw it",
-        "validation": "Validation",
+def _inside_curves(run: Run) -> list[Chart]:
+    """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
+    charts = [
+        chart(title, {title: run.series(key)}, note, within) for title, key, note, within in _SELF_LABELING
+    ]
+    confidence = {
+        name.removesuffix("/mean").replace("_", " "): run.series(f"confidence/{name}")
+        for name in run.names("confidence/")
     }
-    parts = []
-    for title, words in titles.items():
+    charts.append(chart("mean confidence", confidence, within=[0.0, 1.0]))
+    return [drawn for drawn in charts if drawn]
+
+
+def _sheets(run: Run) -> list[dict[str, Any]]:
+    """The newest pictures: each row of a sheet has a name and its tiles."""
+    found = []
+    for title, words in _SHEETS.items():
         if title in run.sheets:
             sheet, iteration = run.sheets[title]
-            parts.append(f"<h3>{words} <small>iteration {iteration}</small></h3>{_tiles(sheet)}")
-    if not parts:
-        return ""
-    keys = "".join(f"<li>{swatch(run.colours[k])}{escape(name)}</li>" for k, name in enumerate(run.classes))
-    return "".join(parts) + f'<ul class="legend classes">{keys}</ul>'
+            rows = [
+                (name, [_tile(*pair) for pair in zip(sheet.columns, tiles, strict=True)])
+                for name, tiles in zip(sheet.names, sheet.rows, strict=True)
+            ]
+            found.append({"title": words, "iteration": iteration, "columns": sheet.columns, "rows": rows})
+    return found
 
 
-def _tiles(sheet: Sheet) -> str:
-    """Every row a group; groups of few tiles stand beside one another."""
-    groups = []
-    for name, tiles in zip(sheet.names, sheet.rows, strict=True):
-        figures = "".join(
-            f'<figure><img src="{data_uri(tile)}" width="{tile.shape[1]}" height="{tile.shape[0]}" '
-            f'alt="{quoted(f"{column}, {name}")}"><figcaption>{escape(column)}</figcaption></figure>'
-            for column, tile in zip(sheet.columns, tiles, strict=True)
-        )
-        groups.append(f'<div class="tiles">{figures}</div>')
-    few = " few" if len(sheet.columns) <= 4 else ""
-    return f'<div class="groups{few}" style="--n:{len(sheet.columns)}">{"".join(groups)}</div>'
+def _tile(column: str, tile: np.ndarray) -> dict[str, Any]:
+    return {"column": column, "uri": data_uri(tile), "width": tile.shape[1], "height": tile.shape[0]}
 
 
-# --- the run ------------------------------------------------------------------------------------------------
+def data_uri(tile: np.ndarray) -> str:
+    """Return a tile (H, W, 3) uint8 as a data URI: a label as PNG with a palette, a photograph as JPEG."""
+    colours, index = np.unique(tile.reshape(-1, 3), axis=0, return_inverse=True)
+    file = io.BytesIO()
+    if few := len(colours) <= 256:
+        image = Image.fromarray(index.reshape(tile.shape[:2]).astype(np.uint8))
+        image.putpalette(colours.tobytes())
+        image.save(file, format="PNG", optimize=True)
+    else:
+        Image.fromarray(np.ascontiguousarray(tile)).save(file, format="JPEG", quality=82, optimize=True)
+    kind = "png" if few else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _options(run: Run) -> str:
-    """Those that are not at their default, then all."""
+# --- options and machine ------------------------------------------------------------------------------------
+
+
+def _options(run: Run) -> tuple[Table | None, Table | None]:
+    """Return the options that are not at their default, and all options."""
     if not run.options:
-        return ""
+        return None, None
     defaults = default_values("train")
     head = ["option", "value", "default"]
-    rows = {name: [name, _value(value), _value(defaults.get(name))] for name, value in run.options.items()}
-    changed = [name for name, value in run.options.items() if value != defaults.get(name)]
-    cells = {name: text_row(row) for name, row in rows.items()}
-    every = table("All options", head, cells.values(), kind="words")
-    own = table("Not at their default", head, [cells[name] for name in changed], kind="words")
-    return f"{own}<details><summary>All {len(rows)} options</summary>{every}</details>"
+    rows = {name: Row(name, [_text(value), _text(defaults.get(name))]) for name, value in run.options.items()}
+    changed = [rows[name] for name, value in run.options.items() if value != defaults.get(name)]
+    return Table("Not at their default", head, changed), Table("All options", head, list(rows.values()))
 
 
-def _value(value: Any) -> str:
+def _text(value: Any) -> str:
     return "" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _machine(run: Run) -> str:
-    """Images, network, and each start of the run."""
-    if not run.about:
-        return ""
+def _properties(run: Run) -> list[tuple[str, str]]:
+    """Images, network and quirks."""
     about = run.about
-    facts = {
-        "images": ", ".join(f"{count} {name}" for name, count in about.images.items()),
-        "network": f"{run.options.get('backbone', '')}, {about.parameters:,} parameters",
-        "quirks": ", ".join(about.quirks) or "none",
-    }
-    items = "".join(f"<div><dt>{escape(t)}</dt><dd>{escape(v)}</dd></div>" for t, v in facts.items())
-    names = list(dict.fromkeys(name for start in about.starts for name in start.facts))
-    head = ["after iteration", *(str(start.after) for start in about.starts)]
-    rows = [text_row([name, *(start.facts.get(name, "") for start in about.starts)]) for name in names]
-    return f'<dl class="plain">{items}</dl>' + table("Each start of the run", head, rows, kind="words")
+    if not about:
+        return []
+    return [
+        ("images", ", ".join(f"{count} {name}" for name, count in about.images.items())),
+        ("network", f"{run.options.get('backbone', '')}, {about.parameters:,} parameters"),
+        ("quirks", ", ".join(about.quirks) or "none"),
+    ]
 
 
-def _id(title: str) -> str:
-    return title.lower().replace(" ", "-")
+def _starts(run: Run) -> Table | None:
+    """Versions and machine of each start of the run."""
+    if not run.about:
+        return None
+    starts = run.about.starts
+    names = dict.fromkeys(name for start in starts for name in start.facts)
+    rows = [Row(name, [start.facts.get(name, "") for start in starts]) for name in names]
+    return Table("Each start of the run", ["after iteration", *(str(s.after) for s in starts)], rows)

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from utils.files.image_file import opened
-from utils.files.whole import replace_when_whole, save_image
+from utils.files.whole import save_image
 from utils.recipe import Recipe
 from utils.render import colourise, contact_sheet
-from utils.report.run import read_log
+from utils.report.curves import Panel, save_panels
+from utils.report.run import Line, read_log
 
 PICTURES = 5
 
@@ -61,35 +62,27 @@ def _prediction(path: Path, colours: np.ndarray) -> np.ndarray:
 
 
 def write_curves(recipe: Recipe, path: Path) -> None:
-    """Losses and mIoU over iterations, one column a training step."""
-    from matplotlib.figure import Figure  # no window, no global state
-
+    """Draw losses and mIoU over iterations, one column a training step."""
+    losses, scores, values = [], [], []
     trainings = [step for step in recipe.trainings if _log_of(step.options).is_file()]
-    figure = Figure(figsize=(4 * len(trainings), 6), layout="constrained")
-    axes = figure.subplots(2, len(trainings), squeeze=False)
     for column, step in enumerate(trainings):
         lines = read_log(_log_of(step.options))
-        losses, scores = axes[0, column], axes[1, column]
-        names = sorted({k.removeprefix("loss/") for line in lines for k in line if k.startswith("loss/")})
-        for index, name in enumerate(names):
-            points = [(line["iteration"], line[f"loss/{name}"]) for line in lines if f"loss/{name}" in line]
-            # Before its small weight the contrast dwarfs the others.
-            axis, label = (losses.twinx(), "contrast (right)") if name == "contrast" else (losses, name)
-            (curve,) = axis.plot(*zip(*points, strict=True), color=f"C{index}", label=label)
-            if axis is not losses:
-                losses.plot([], [], color=curve.get_color(), label=label)  # for the legend
-        points = [(line["iteration"], 100 * line["val/miou"]) for line in lines if "val/miou" in line]
-        if points:
-            scores.plot(*zip(*points, strict=True), marker="o")
-        losses.set(title=step.name, ylabel="loss" if column == 0 else None)
-        losses.legend(fontsize=7)
-        scores.set(xlabel="iterations", ylabel="mIoU on val" if column == 0 else None)
-    low, high = (bound(axis.get_ylim()[i] for axis in axes[1]) for i, bound in enumerate((min, max)))
-    for axis in axes[1]:
-        axis.set_ylim(low - 1, high + 1)  # one scale for all stages
-        axis.grid(alpha=0.3)
-    with replace_when_whole(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+        names = sorted({name for line in lines for name in line if name.startswith("loss/")})
+        parts = {name.removeprefix("loss/"): _points(lines, name) for name in names}
+        # Before its small weight the contrast dwarfs the others.
+        losses.append(Panel(parts, {"title": step.name}, right="contrast", legend={"fontsize": 7}))
+        miou = [(x, 100 * y) for x, y in _points(lines, "val/miou")]
+        values += [y for _, y in miou]
+        scores.append(Panel({"mIoU": miou}, {"xlabel": "iterations"}, marker="o", legend=None))
+        if column == 0:
+            losses[0].axes["ylabel"], scores[0].axes["ylabel"] = "loss", "mIoU on val"
+    for panel in scores:
+        panel.axes["ylim"] = (min(values, default=0) - 1, max(values, default=0) + 1)  # one scale for all
+    save_panels([losses, scores], (4 * len(trainings), 6), path)
+
+
+def _points(lines: Sequence[Line], name: str) -> list[tuple[float, float]]:
+    return [(line["iteration"], line[name]) for line in lines if name in line]
 
 
 def _log_of(options: dict) -> Path:
