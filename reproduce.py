@@ -23,7 +23,7 @@ from utils.files.yaml_file import parse_yaml
 from utils.options import parse
 from utils.recipe import PROJECT, Done, Recipe, Step, read_recipe
 from utils.report.recipe_report import write_report
-from utils.report.recipe_table import caption, gather, save_tables, summary
+from utils.report.recipe_table import write_tables
 
 
 def main() -> None:
@@ -63,19 +63,6 @@ def require_own_folders(recipes: list[Recipe], config: Path) -> None:
             f"{config}: its folders are the same for every seed; write {{seed}} into folder, log_dir and "
             "save_path, as in configs/mini.yaml"
         )
-
-
-def write_tables(recipes: list[Recipe]) -> list[Path]:
-    """Print the means of what has been tested, write the tables, of several seeds beside their folders."""
-    rows, seeds = gather(recipes), [recipe.seed for recipe in recipes]
-    if not rows:
-        return []
-    print(summary(rows, seeds), caption(rows, seeds), sep="\n")
-    stem = recipes[0].folder / "table"
-    if len(recipes) > 1:
-        common = os.path.commonpath([recipe.folder.absolute() for recipe in recipes])
-        stem = Path(os.path.relpath(common)) / f"table_of_seeds_{'_'.join(map(str, seeds))}"
-    return save_tables(rows, seeds, stem)
 
 
 def report(recipe: Recipe) -> list[Path]:

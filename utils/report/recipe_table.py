@@ -5,10 +5,10 @@ Shares of 1 in results, percent in tables. Over several seeds: mean ± sample st
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,16 @@ import numpy as np
 from utils.files.whole import save_json, save_text
 from utils.recipe import CHECKPOINTS, Recipe
 from utils.report.published import PublishedRow, published_rows
-from utils.report.tables import latex_row, markdown, means, one_line, percent, published_values
+from utils.report.tables import (
+    columns,
+    comma_separated,
+    latex,
+    markdown,
+    means,
+    one_line,
+    percent,
+    published_cells,
+)
 
 _NOTES = {
     "last": "last: the checkpoint of the last iteration",
@@ -84,36 +93,46 @@ def read_result(path: Path) -> dict:
 
 def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n, C) → mean and sample standard deviation (C,) of what is not nan; nan of none, and of one."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = np.where(known, values, 0).sum(axis=0) / count
-        squares = np.where(known, (values - mean) ** 2, 0).sum(axis=0)
-        return mean, np.where(count > 1, np.sqrt(squares / (count - 1)), np.nan)
+    known = np.ma.masked_invalid(values)
+    return known.mean(axis=0).filled(np.nan), known.std(axis=0, ddof=1).filled(np.nan)
+
+
+def write_tables(recipes: Sequence[Recipe]) -> list[Path]:
+    """Print the means of what has been tested and write its tables; of several seeds beside their folders."""
+    rows, seeds = gather(recipes), [recipe.seed for recipe in recipes]
+    if not rows:
+        return []
+    print(summary(rows, seeds), caption(rows, seeds), sep="\n")
+    stem = recipes[0].folder / "table"
+    if len(recipes) > 1:
+        common = os.path.commonpath([recipe.folder.absolute() for recipe in recipes])
+        stem = Path(os.path.relpath(common)) / f"table_of_seeds_{'_'.join(map(str, seeds))}"
+    return save_tables(rows, seeds, stem)
 
 
 def save_tables(rows: Sequence[Scored], seeds: Sequence[int], stem: Path) -> list[Path]:
     """Write STEM.md, .tex, .csv and .json; returns their paths."""
     paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".md", ".tex", ".csv", ".json")]
-    save_text(f"{_markdown(rows)}\n{caption(rows, seeds)}\n", paths[0])
-    save_text(_latex(rows, caption(rows, seeds)), paths[1])
-    save_text(_csv(rows), paths[2])
-    save_json({"about": caption(rows, seeds), "rows": [_as_values(row) for row in rows]}, paths[3])
+    (head, *lines), about = _lines(rows), caption(rows, seeds)
+    save_text(markdown(head, lines, about, texts=3), paths[0])
+    save_text(latex(head, lines, about), paths[1])
+    save_text(comma_separated(_seed_lines(rows)), paths[2])
+    save_json({"about": about, "rows": [_as_values(row) for row in rows]}, paths[3])
     return paths
 
 
 def summary(rows: Sequence[Scored], seeds: Sequence[int]) -> str:
-    """Lines for people: the means of every stage, ours beside the published ones, and what they are of."""
-    names = _mean_names(rows[0])
-    head = ["stage", "checkpoint", "iteration", *names]
-    lines = [_summary_line(row) for row in rows]
+    """Plain lines: the means of every stage, ours beside the published ones."""
+    count = len(means(rows[0].first))
+    head = ["stage", "checkpoint", "iteration", *columns(rows[0].first)[-count:]]
+    lines = [[row.training, row.which, row.iterations, *_cells(row)[-count:]] for row in rows]
     if len(seeds) > 1:
         head.append("of each seed")
         for line, row in zip(lines, rows, strict=True):
-            line.append(" ".join(percent(100 * row.values()[:, -len(names)])))
+            line.append(" ".join(percent(row.values()[:, -count])))
     for row in _published(rows):
-        cells = percent(published_values(row, rows[0].first)[-len(names) :])
-        lines.append([row.title, "published", "-", *cells, *[""] * (len(head) - 3 - len(cells))])
+        line = [row.title, "published", "-", *published_cells(row, rows[0].first)[-count:]]
+        lines.append(line + [""] * (len(head) - len(line)))
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -122,97 +141,73 @@ def summary(rows: Sequence[Scored], seeds: Sequence[int]) -> str:
 
 
 def caption(rows: Sequence[Scored], seeds: Sequence[int]) -> str:
-    """What the figures are of: classes, images, seeds, checkpoints, quirks, versions."""
-    results = [result for row in rows for result in row.results.values()]
+    """Name classes, images, seeds, checkpoints, quirks and versions of the figures."""
+    results = _results(rows)
+
+    def every(key: str) -> str:
+        return " / ".join(sorted({str(result[key]) for result in results}))
+
     several = f"mean ± standard deviation (n − 1) over seeds {', '.join(map(str, seeds))}"
     fewer = [row for row in rows if len(row.results) < len(seeds)]
     parts = [
         f"IoU in percent over {len(rows[0].first['classes'])} classes",
-        f"{_all_of(result['images'] for result in results)} images",
+        f"{every('images')} images",
         several if len(seeds) > 1 else f"seed {seeds[0]}",
         *(f"{row.training} {row.which} only of {', '.join(map(str, row.results))}" for row in fewer),
         *(note for which, note in _NOTES.items() if any(row.which == which for row in rows)),
-        f"quirks {_all_of(result['quirks'] for result in results)}",
-        f"torch {_all_of(result['torch'] for result in results)}",
+        f"quirks {every('quirks')}",
+        f"torch {every('torch')}",
     ]
     return one_line("; ".join(parts))
 
 
-def _all_of(values: Iterable[object]) -> str:
-    return " / ".join(sorted(set(map(str, values))))
-
-
-def _mean_names(row: Scored) -> list[str]:
-    return [f"mIoU ({count})" for count in means(row.first)]
-
-
-def _summary_line(row: Scored) -> list[str]:
-    cells = _cells(row)[-len(means(row.first)) :]
-    return [row.training, row.which, row.iterations, *cells]
+def _results(rows: Sequence[Scored]) -> list[dict]:
+    return [result for row in rows for result in row.results.values()]
 
 
 def _cells(row: Scored) -> list[str]:
-    mean, deviation = mean_and_deviation(row.values())
-    pairs = zip(percent(100 * mean), percent(100 * deviation), strict=True)
+    pairs = zip(*map(percent, mean_and_deviation(row.values())), strict=True)
     return [value if spread == "-" else f"{value} ± {spread}" for value, spread in pairs]
 
 
 def _published(rows: Sequence[Scored]) -> Sequence[PublishedRow]:
     """The published rows that may stand beside these."""
-    results = [result for row in rows for result in row.results.values()]
-    if not all(result.get("as_published") for result in results):
+    if not all(result.get("as_published") for result in _results(rows)):
         return ()
     return published_rows(len(rows[0].first["classes"]))
 
 
 def _lines(rows: Sequence[Scored]) -> list[list[str]]:
-    """Head, one line a checkpoint, and the published ones behind those of their stage, else at the end."""
-    names, published = list(rows[0].first["classes"]), {row.title: row for row in _published(rows)}
-    lines = [["stage", "checkpoint", "iteration", *names, *_mean_names(rows[0])]]
-    for at, row in enumerate(rows):
+    """Head, a line for each checkpoint, and the published lines after their stage, else at the end."""
+    published = {
+        row.title: [row.title, "published", "-", *published_cells(row, rows[0].first)]
+        for row in _published(rows)
+    }
+    lines = [["stage", "checkpoint", "iteration", *columns(rows[0].first)]]
+    for row, following in itertools.zip_longest(rows, rows[1:]):
         lines.append([row.training, row.which, row.iterations, *_cells(row)])
-        if at + 1 == len(rows) or rows[at + 1].training != row.training:
-            theirs = published.pop(row.training, None)
-            lines += [_published_line(theirs, rows[0])] if theirs else []
-    return lines + [_published_line(row, rows[0]) for row in published.values()]
+        if row.training in published and (following is None or following.training != row.training):
+            lines.append(published.pop(row.training))
+    return [*lines, *published.values()]
 
 
-def _published_line(row: PublishedRow, like: Scored) -> list[str]:
-    return [row.title, "published", "-", *percent(published_values(row, like.first))]
-
-
-def _markdown(rows: Sequence[Scored]) -> str:
-    head, *lines = _lines(rows)
-    return markdown(head, lines, texts=3)
-
-
-def _latex(rows: Sequence[Scored], about: str) -> str:
-    """Rows to \\input into a tabular; all else is comment."""
-    head, *lines = _lines(rows)
-    return "\n".join([f"% {about}", f"% {latex_row(head)}", *map(latex_row, lines)]) + "\n"
-
-
-def _csv(rows: Sequence[Scored]) -> str:
-    """A line a seed, then mean and standard deviation."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["stage", "checkpoint", "of", *rows[0].first["classes"], *_mean_names(rows[0])]
-    writer.writerow(head)
+def _seed_lines(rows: Sequence[Scored]) -> Iterator[list[str]]:
+    """Head, and for each checkpoint a line for each seed, then mean and standard deviation."""
+    yield ["stage", "checkpoint", "of", *columns(rows[0].first)]
     for row in rows:
-        values, (mean, deviation) = row.values(), mean_and_deviation(row.values())
-        kinds = [f"seed {seed}" for seed in row.results]
-        for kind, numbers in zip([*kinds, "mean", "std"], [*values, mean, deviation], strict=True):
-            writer.writerow([row.training, row.which, kind, *percent(100 * numbers, "nan")])
-    return file.getvalue()
+        kinds = [*(f"seed {seed}" for seed in row.results), "mean", "std"]
+        values = [*row.values(), *mean_and_deviation(row.values())]
+        for kind, numbers in zip(kinds, values, strict=True):
+            yield [row.training, row.which, kind, *percent(numbers, "nan")]
 
 
 def _as_values(row: Scored) -> dict:
     mean, deviation = mean_and_deviation(row.values())
-    columns = [*row.first["classes"], *_mean_names(row)]
+    names = columns(row.first)
     return {
         "stage": row.training,
         "checkpoint": row.which,
-        "mean": dict(zip(columns, mean.tolist(), strict=True)),
-        "std": dict(zip(columns, deviation.tolist(), strict=True)),
+        "mean": dict(zip(names, mean.tolist(), strict=True)),
+        "std": dict(zip(names, deviation.tolist(), strict=True)),
         "seeds": {str(seed): result for seed, result in row.results.items()},
     }

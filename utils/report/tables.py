@@ -1,8 +1,8 @@
-"""Scores as tables: lines for people, and rows in Markdown, LaTeX and CSV.
+"""Tables in Markdown, LaTeX, CSV and plain text, and the scores of one checkpoint as such a table.
 
 `scores` is what `ConfusionMatrix.scores` gives, and: checkpoint (its path), classes (names in train id
-order), miou_13 where 16 classes allow for it, quirks (in words), torch (version). Values are shares of 1;
-tables give percent.
+order), miou_13 for 16 classes, quirks (in words), torch (version). Values are shares of 1; tables give
+percent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 from utils.files.whole import save_text
 from utils.report.published import PublishedRow
 
-_WIDTH = 30  # characters of a line for people, up to the published columns
+Line = Sequence[str]
+_WIDTH = 30  # characters of a line of plain text, up to the published columns
 _SUMMARY = {
     "overall accuracy": "overall_accuracy",
     "mean accuracy": "mean_accuracy",
@@ -35,76 +36,100 @@ _LATEX = str.maketrans(
 )
 
 
+# --- any table ----------------------------------------------------------------------------------------------
+
+
+def markdown(head: Line, rows: Sequence[Line], about: str, texts: int = 1) -> str:
+    """A Markdown table and a line about it; the first `texts` columns hold words, the others numbers."""
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
+    cells = ([re.sub(r"([\\|<*`\[])", r"\\\1", cell) for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells) + f"\n{about}\n"
+
+
+def latex(head: Line, rows: Sequence[Line], about: str) -> str:
+    """Rows to \\input into a tabular; the head is a comment, so that several files make one table."""
+    first, *others = (" & ".join(cell.translate(_LATEX) for cell in line) + r" \\" for line in (head, *rows))
+    return "\n".join([f"% {about}", f"% {first}", *others]) + "\n"
+
+
+def comma_separated(lines: Iterable[Sequence[object]]) -> str:
+    """A CSV file."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(lines)
+    return file.getvalue()
+
+
+def percent(values: Iterable[float], absent: str = "-") -> list[str]:
+    """Cells of shares in percent; absent: stands for nan."""
+    return [absent if math.isnan(value) else f"{100 * value:.1f}" for value in values]
+
+
+def one_line(text: str) -> str:
+    """The text with a blank for every character that is not printed."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+# --- scores of a checkpoint ---------------------------------------------------------------------------------
+
+
 def means(scores: Mapping) -> dict[int, float]:
     """Mean IoU by the number of classes that it is over."""
     found = {len(scores["classes"]): scores["miou"]}
     return found | ({13: scores["miou_13"]} if "miou_13" in scores else {})
 
 
+def columns(scores: Mapping) -> list[str]:
+    """Titles of the columns of numbers: classes and means."""
+    return [*scores["classes"], *(f"mIoU ({count})" for count in means(scores))]
+
+
+def published_cells(row: PublishedRow, like: Mapping, absent: str = "-") -> list[str]:
+    """IoU per class and means of a published row in the columns of scores `like`."""
+    values = [*(row.iou or [math.nan] * len(like["classes"]))]
+    values += [row.means.get(count, math.nan) for count in means(like)]
+    return [absent if math.isnan(value) else f"{value:.1f}" for value in values]
+
+
 def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
-    """A line a class, then means and what they are of; published figures on the right."""
+    """Return a line for each class, then means and origin; published figures stand on the right."""
     lines, width = [], max(14, *(len(name) + 1 for name in scores["classes"]))
     if published:
         titles = "".join(f"{row.title:>9}" for row in published)
         lines.append("IoU in percent; published:".ljust(_WIDTH) + titles)
     for i, (name, iou) in enumerate(zip(scores["classes"], scores["iou"], strict=True)):
         beside = [row.iou[i] if row.iou else None for row in published]
-        lines.append(_line(f"{name:<{width}}{100 * iou:6.2f}", beside))
+        lines.append(_plain_line(f"{name:<{width}}{100 * iou:6.2f}", beside))
     for count, mean in means(scores).items():
         beside = [row.means.get(count) for row in published]
-        lines.append(_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))
+        lines.append(_plain_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
     lines += [one_line(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
     return "\n".join(lines)
 
 
+def _plain_line(own: str, published: Sequence[float | None]) -> str:
+    cells = "".join(" " * 9 if value is None else f"{value:9.1f}" for value in published)
+    return (own.ljust(_WIDTH) + cells).rstrip() if published else own
+
+
 def save_table(scores: Mapping, path: Path, published: Sequence[PublishedRow] = ()) -> None:
-    """One row of these scores, and one of each published; the ending is one of `FORMATS`."""
+    """Write one row of these scores, and one of each published; the ending is one of `FORMATS`."""
     save_text(FORMATS[path.suffix.lower()](scores, published), path)
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A Markdown table whose first columns, so many as `texts`, hold words and the others numbers."""
-    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *rows]
-    cells = ([re.sub(r"([\\|<*`\[])", r"\\\1", cell) for cell in line] for line in lines)
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def latex_row(cells: Sequence[str]) -> str:
-    """One row of a tabular, every sign as itself."""
-    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
-
-
-def one_line(text: str) -> str:
-    """The text with a blank for every sign that is not printed."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
-def _line(own: str, published: Sequence[float | None]) -> str:
-    columns = "".join(" " * 9 if value is None else f"{value:9.1f}" for value in published)
-    return (own.ljust(_WIDTH) + columns).rstrip() if published else own
-
-
 def _markdown(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    table = markdown(["checkpoint", *_columns(scores)], _rows(scores, published, "-"))
-    return f"{table}\n{_about(scores)}\n"
+    return markdown(*_lines(scores, published), _about(scores))
 
 
 def _latex(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    """Rows to \\input into a tabular; all else is comment, so that those of several files make one table."""
-    rows = [["checkpoint", *_columns(scores)], *_rows(scores, published, "-")]
-    lines = [latex_row(row) for row in rows]
-    return "\n".join([f"% {_about(scores)}", f"% {lines[0]}", *lines[1:]]) + "\n"
+    return latex(*_lines(scores, published), _about(scores))
 
 
 def _csv(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["checkpoint", *_columns(scores), "classes", "images", "quirks", "torch"]
-    about = [len(scores["classes"]), scores["images"], scores["quirks"], scores["torch"]]
-    own, *others = _rows(scores, published, "nan")
-    writer.writerows([head, [*own, *about], *([*row, about[0], "", "", ""] for row in others)])
-    return file.getvalue()
+    head, (own, *others) = _lines(scores, published, "nan")
+    n_class, about = len(scores["classes"]), [scores[key] for key in ("images", "quirks", "torch")]
+    lines = [[*head, "classes", "images", "quirks", "torch"], [*own, n_class, *about]]
+    return comma_separated([*lines, *([*row, n_class, "", "", ""] for row in others)])
 
 
 FORMATS: Mapping[str, Callable[[Mapping, Sequence[PublishedRow]], str]] = {
@@ -114,32 +139,16 @@ FORMATS: Mapping[str, Callable[[Mapping, Sequence[PublishedRow]], str]] = {
 }
 
 
-def _columns(scores: Mapping) -> list[str]:
-    return [*scores["classes"], *(f"mIoU ({count})" for count in means(scores))]
-
-
-def _rows(scores: Mapping, published: Sequence[PublishedRow], absent: str) -> list[list[str]]:
-    """The row of the scores and those published, in percent. absent: stands for what there is no value of."""
-    values = [100 * value for value in (*scores["iou"], *means(scores).values())]
-    rows = [[one_line(scores["checkpoint"]), *percent(values, absent)]]
-    for row in published:
-        rows.append([f"published {row.title}", *percent(published_values(row, scores), absent)])
-    return rows
-
-
-def published_values(row: PublishedRow, like: Mapping) -> list[float]:
-    """IoU per class and means of a published row in the columns of scores `like`; nan where it has none."""
-    iou = row.iou or [math.nan] * len(like["classes"])
-    return [*iou, *(row.means.get(count, math.nan) for count in means(like))]
-
-
-def percent(values: Iterable[float], absent: str = "-") -> list[str]:
-    """Cells of values in percent. absent: stands for nan."""
-    return [absent if math.isnan(value) else f"{value:.1f}" for value in values]
+def _lines(
+    scores: Mapping, published: Sequence[PublishedRow], absent: str = "-"
+) -> tuple[list[str], list[list[str]]]:
+    """Head, and the rows of the scores and of the published figures; absent: stands for nan."""
+    own = percent([*scores["iou"], *means(scores).values()], absent)
+    others = [[f"published {row.title}", *published_cells(row, scores, absent)] for row in published]
+    return ["checkpoint", *columns(scores)], [[one_line(scores["checkpoint"]), *own], *others]
 
 
 def _about(scores: Mapping) -> str:
-    """What a table is of, in one line."""
     parts = [
         f"IoU in percent over {len(scores['classes'])} classes",
         f"checkpoint {scores['checkpoint']}",
