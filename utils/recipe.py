@@ -1,21 +1,25 @@
 """A recipe: the commands of a whole experiment, read from a YAML file.
 
-    folder: runs/mini/seed{seed}        # products of the recipe itself: what is done, results, report
+    folder: runs/mini/seed{seed}        # for the recipe's own files: notes on steps, results, report
     options: {…}                        # for every script
     steps:
       - {name: warm_up, script: train, options: {…}, test: last}
 
-`{folder}` and `{seed}` stand for themselves in any text. A training step with `test: last` or `test: best`
-is followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints; of the one that
-is named the predictions are kept too.
+`{folder}` and `{seed}` in any text are filled in. A training step with `test: last` or `test: best` is
+followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints. The one that
+`test` names also saves its predictions.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import re
 import reprlib
 import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ from typing import Any
 from utils.checkpoint import checkpoint_path
 from utils.classes_file import read_classes_file
 from utils.files.whole import save_json
-from utils.files.yaml_file import is_scalar, leads_out, load_yaml
+from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
 from utils.options.declarations import MACHINE_OPTIONS
 
@@ -35,17 +39,17 @@ _PARSER_OF = {
     "calc_prototype": "prototypes",
     "generate_class_distribution": "distribution",
 }
-CHECKPOINTS = {"last": "current", "best": "best"}  # a kind of checkpoint, and its word in the file's name
-_MODULES = ("data.mini", "data.check")  # that a recipe may run
+CHECKPOINTS = {"last": "current", "best": "best"}  # kind of checkpoint → the word in its file name
+_MODULES = ("data.mini", "data.check")  # a recipe may run these
 _MOST_STEPS, _LONGEST_FOLDER = 100, 500
-_NOTE = {"command", "after", "finished", "seconds"}  # what is kept of a finished step
+_NOTE = {"command", "after", "finished", "seconds"}  # keys of the note on a finished step
 _WORD = re.compile(r"\{([^{}]*)\}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command. words: as a list; options: those of a script, else empty; product: a file it leaves."""
+    """One command. words: as a list; options: of a script, else empty; product: a file that it writes."""
 
     name: str
     words: tuple[str, ...]
@@ -54,13 +58,27 @@ class Step:
     product: Path | None = None
 
     def shell(self) -> str:
-        """The command as a user types it."""
+        """Return the command as a user types it."""
         return shlex.join(self.words)
+
+    def process(self) -> tuple[list[str], dict[str, str]]:
+        """Return words and environment that run the command from any working directory."""
+        script, *words = self.words[1:]
+        if script != "-m":
+            more = ["--continue"] if self.script == "train" else []
+            return [sys.executable, str(PROJECT / script), *words, *more], dict(os.environ)
+        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return [sys.executable, script, *words], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of a training step's run."""
+        return Path(self.options.get("log_dir", "logs")) / self.options["name"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order; folder: where the recipe keeps its own files."""
+    """Steps in order; folder: for the recipe's own files."""
 
     title: str
     folder: Path
@@ -72,17 +90,45 @@ class Recipe:
         """The training steps."""
         return [step for step in self.steps if step.script == "train"]
 
+    def chosen(self, start: str | None, only: str | None) -> list[Step]:
+        """Return the steps from `start` on, or `only` this one; without both all of them."""
+        names = [step.name for step in self.steps]
+        for name in (start, only):
+            if name is not None and name not in names:
+                raise ValueError(f"no step is called {name!r}; the recipe has {', '.join(names)}")
+        if only is not None:
+            return [self.steps[names.index(only)]]
+        return list(self.steps[names.index(start) if start else 0 :])
+
+    def previous(self, step: Step) -> Step | None:
+        """Return the last step before this one whose files it may read; a test writes none of these."""
+        makers = [earlier for earlier in self.steps[: self.steps.index(step)] if earlier.script != "test"]
+        return makers[-1] if makers else None
+
     def result_path(self, training: str, which: str) -> Path:
         """Scores of a training step's "last" or "best" checkpoint."""
         return self.folder / "results" / f"{training}_{which}.json"
 
     def prediction_folder(self, training: str) -> Path:
-        """Predictions on val of the checkpoint that a training step's `test` names."""
+        """Folder of the predictions on val by the checkpoint that a training step's `test` names."""
         return self.folder / "predictions" / training
 
 
+def read_recipes(path: Path, seeds: Sequence[int | None], overrides: dict[str, Any]) -> list[Recipe]:
+    """Read a recipe once with each seed; ValueError if two seeds would write into the same folders."""
+    recipes = [read_recipe(path, seed, overrides) for seed in seeds]
+    folders = {recipe.folder for recipe in recipes}
+    products = [{step.product for step in recipe.steps if step.product is not None} for recipe in recipes]
+    if len(folders) < len(recipes) or len(set().union(*products)) < sum(map(len, products)):
+        raise ValueError(
+            f"{path}: its folders are the same for every seed; write {{seed}} into folder, log_dir and "
+            "save_path, as in configs/mini.yaml"
+        )
+    return recipes
+
+
 def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Recipe:
-    """Read a recipe. seed: instead of the recipe's; overrides: options that win over the recipe's own."""
+    """Read a recipe. seed: None for the recipe's own; overrides: options that win over the recipe's."""
     content = load_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise ValueError(
@@ -97,7 +143,6 @@ def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Reci
 
 
 def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str, Any]) -> Recipe:
-    """The recipe of a file of this name."""
     common, folder = content.get("options") or {}, content.get("folder")
     if not isinstance(common, dict) or not isinstance(folder, str) or len(folder) > _LONGEST_FOLDER:
         raise ValueError("'folder' is a path and 'options' a mapping; see configs/mini.yaml")
@@ -118,7 +163,7 @@ def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str,
 
 
 def _substitute(value: Any, names: dict[str, str]) -> Any:
-    """A value with every {word} in its texts replaced by what it names."""
+    """Replace every {word} in the texts of a value by what it names."""
     if isinstance(value, str):
         return _WORD.sub(lambda found: names[found[1]], value)
     if isinstance(value, dict):
@@ -154,7 +199,7 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
 
 
 def _module_words(entry: dict) -> list[str]:
-    """A module of this project and its words: a recipe runs nothing else."""
+    """Return a module of this project and its words; a recipe runs no other."""
     module, words = entry["module"], entry.get("words") or []
     if module not in _MODULES:
         raise ValueError(f"module {reprlib.repr(module)} is none of {', '.join(_MODULES)}")
@@ -172,93 +217,129 @@ def _script_step(name: str, script: str, options: dict) -> Step:
 
 
 def _product(script: str, options: dict) -> Path | None:
-    """What must exist for the step to count as done."""
+    """Return the file that must exist for the step to count as done."""
     if script == "train":
         return _checkpoint(options, "current")
     if script == "test":
         return Path(options["result"]) if "result" in options else None
+    pseudo = Path(options.get("save_path", "Pseudo"))
     if script == "generate_pseudo_label":
-        return Path(options.get("save_path", "Pseudo")) / options["name"]
+        return pseudo / options["name"]
     if script == "generate_class_distribution" and "class_distribution" not in options:
-        return Path(options.get("save_path", "Pseudo")) / "class_distribution.npy"
+        return pseudo / "class_distribution.npy"
     return None
 
 
 def _checkpoint(options: dict, which: str) -> Path:
-    """The "current" or "best" checkpoint that a training writes."""
+    """Return the path of a training's "current" or "best" checkpoint."""
     folder = Path(options.get("log_dir", "logs")) / options["name"]
     source, target = options.get("src_dataset", "gta5"), options.get("tgt_dataset", "cityscapes")
     return checkpoint_path(folder, source, target, options.get("model_name", "deeplabv2"), which)
 
 
 class Done:
-    """Which steps have been done, by which commands, one after the other."""
+    """Notes on the steps that were begun and done, as begun/STEP.json and done/STEP.json in a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _marker(self, step: Step) -> Path:
-        return self.folder / "done" / f"{step.name}.json"
-
     def read(self, step: Step) -> dict | None:
-        """What is known of a finished step."""
-        try:
-            note = json.loads(self._marker(step).read_text())
-        except (OSError, ValueError, RecursionError):
-            return None
+        """Return the note on a finished step."""
+        note = _read_json(self._path("done", step))
         return note if isinstance(note, dict) and note.keys() >= _NOTE else None
 
     def holds(self, step: Step, previous: Step | None) -> bool:
-        """Whether the step was done by this command, after the last time that the previous one was."""
-        mine, before = self.read(step), self.read(previous) if previous else None
-        if mine is None or mine["command"] != step.shell() or mine.get("classes") != _classes(step):
+        """Tell if this same command finished the step after the previous one was last done."""
+        note = self.read(step)
+        if note is None or (step.product is not None and not step.product.exists()):
             return False
-        if step.product is not None and not step.product.exists():
-            return False
-        return mine["after"] == (before["finished"] if before else None)
+        return {key: note.get(key) for key in ("command", "classes", "after")} == self._origin(step, previous)
 
     def begun(self, step: Step, previous: Step | None) -> bool:
-        """Whether the step was begun, after the last time that the previous one was done.
+        """Tell if the step was begun after the previous one was last done.
 
-        With the same options but for those of the machine, so that a remedy can be tried.
+        Options of the machine may have changed since, so that a user can try a remedy.
         """
-        return self._read_begun(step) == self._start(step, previous)
+        return _read_json(self._path("begun", step)) == self._start(step, previous)
 
     def knows(self, step: Step) -> bool:
-        """Whether the step was ever begun or done here."""
-        return self._read_begun(step) is not None or self.read(step) is not None
+        """Tell if the step was ever begun or done here."""
+        return _read_json(self._path("begun", step)) is not None or self.read(step) is not None
 
     def write_begun(self, step: Step, previous: Step | None) -> None:
         """Note that a step has begun, and so is no longer done."""
-        save_json(self._start(step, previous), self._begun_marker(step))
-        self._marker(step).unlink(missing_ok=True)
-
-    def _begun_marker(self, step: Step) -> Path:
-        return self.folder / "begun" / f"{step.name}.json"
-
-    def _read_begun(self, step: Step) -> dict | None:
-        try:
-            return json.loads(self._begun_marker(step).read_text())
-        except (OSError, ValueError, RecursionError):
-            return None
-
-    def _start(self, step: Step, previous: Step | None) -> dict:
-        options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
-        origin = self._origin(step, previous)
-        return {"options": options, "classes": origin["classes"], "after": origin["after"]}
-
-    def _origin(self, step: Step, previous: Step | None) -> dict:
-        before = self.read(previous) if previous else None
-        after = before["finished"] if before else None
-        return {"command": step.shell(), "classes": _classes(step), "after": after}
+        save_json(self._start(step, previous), self._path("begun", step))
+        self._path("done", step).unlink(missing_ok=True)
 
     def write(self, step: Step, previous: Step | None, started: float, finished: float) -> None:
         """Note that a step is done."""
         times = {"finished": finished, "seconds": round(finished - started, 1)}
-        save_json(self._origin(step, previous) | times, self._marker(step))
+        save_json(self._origin(step, previous) | times, self._path("done", step))
+
+    def _path(self, kind: str, step: Step) -> Path:
+        return self.folder / kind / f"{step.name}.json"
+
+    def _origin(self, step: Step, previous: Step | None) -> dict:
+        """Return the command, the content of its file of classes, and when the previous step was done."""
+        before = self.read(previous) if previous else None
+        path = step.options.get("classes")
+        classes = read_classes_file(Path(path)).digest if path else None
+        after = before["finished"] if before else None
+        return {"command": step.shell(), "classes": classes, "after": after}
+
+    def _start(self, step: Step, previous: Step | None) -> dict:
+        origin = self._origin(step, previous)
+        options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
+        return {"options": options, "classes": origin["classes"], "after": origin["after"]}
 
 
-def _classes(step: Step) -> str | None:
-    """What stands in a step's file of classes, which may change while its name does not."""
-    path = step.options.get("classes")
-    return read_classes_file(Path(path)).digest if path else None
+def _read_json(path: Path) -> Any:
+    """Return the content of a note, None for a missing or damaged one."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+# --- options of reproduce.py --------------------------------------------------------------------------------
+
+
+def recipe_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of reproduce.py."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="FILE", help="the recipe")
+    add("--from", dest="start", metavar="STEP", help="do this step and all after it, done or not")
+    add("--only", metavar="STEP", help="do only this step, done or not")
+    add("--dry_run", action="store_true", help="print the commands and do nothing")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, help="instead of the recipe's own")
+    seeds.add_argument(
+        "--seeds", type=_seed_list, metavar="A,B,…", help="once with each, then mean ± deviation"
+    )
+    add("--table", action="store_true", help="only write the tables of what has been tested so far")
+    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option for every step")
+    return parser
+
+
+def _seed_list(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds, as in 0,1,2") from None
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} names a seed twice")
+    return seeds
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """Return name and value of OPTION=VALUE, a value as in YAML."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set {text}: write OPTION=VALUE")
+    try:
+        return name, parse_yaml(value)
+    except Exception as error:  # a broken scalar may raise anything
+        raise ValueError(f"--set {text}: not a readable value ({str(error).splitlines()[0]})") from None

@@ -354,14 +354,15 @@ RECIPES = sorted((PROJECT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=[path.name for path in RECIPES])
-def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe):
-    lines = succeed(f"python reproduce.py --config {recipe} --dry_run", tmp_path).splitlines()
+def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe, monkeypatch, capsys):
+    run_here(f"python reproduce.py --config {recipe} --dry_run", tmp_path, monkeypatch)
     scripts = []
-    for line in lines:
+    for line in capsys.readouterr().out.splitlines():
         python, script, *words = shlex.split(line, comments=True)
         assert python == "python"
         if script == "-m":
-            assert (PROJECT / (words[0].replace(".", "/") + ".py")).is_file()
+            path = PROJECT / words[0].replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
             continue
         scripts.append(script)
         parse(PARSERS[script], "", words)  # ends the test with SystemExit if it cannot
@@ -418,8 +419,8 @@ def test_choosing_steps(recipe, monkeypatch, capsys):
         lines = capsys.readouterr().out.splitlines()
         return [line.split()[1].removesuffix(".py") for line in lines]
 
-    output = succeed(f"{RUN} --dry_run", recipe).splitlines()
-    assert [line.split("  # ")[1] for line in output] == STEPS
+    run_here(f"{RUN} --dry_run", recipe, monkeypatch)
+    assert [line.split("  # ")[1] for line in capsys.readouterr().out.splitlines()] == STEPS
     assert names("") == ["train", "test", "test", "generate_class_distribution"]
     assert names("--only test_baseline_last") == ["test"]
     assert names("--from test_baseline_best") == ["test", "generate_class_distribution"]

@@ -64,9 +64,9 @@ def _prediction(path: Path, colours: np.ndarray) -> np.ndarray:
 def write_curves(recipe: Recipe, path: Path) -> None:
     """Draw losses and mIoU over iterations, one column a training step."""
     losses, scores, values = [], [], []
-    trainings = [step for step in recipe.trainings if _log_of(step.options).is_file()]
+    trainings = [step for step in recipe.trainings if (step.run_folder / "log.jsonl").is_file()]
     for column, step in enumerate(trainings):
-        lines = read_log(_log_of(step.options))
+        lines = read_log(step.run_folder / "log.jsonl")
         names = sorted({name for line in lines for name in line if name.startswith("loss/")})
         parts = {name.removeprefix("loss/"): _points(lines, name) for name in names}
         # Before its small weight the contrast dwarfs the others.
@@ -83,7 +83,3 @@ def write_curves(recipe: Recipe, path: Path) -> None:
 
 def _points(lines: Sequence[Line], name: str) -> list[tuple[float, float]]:
     return [(line["iteration"], line[name]) for line in lines if name in line]
-
-
-def _log_of(options: dict) -> Path:
-    return Path(options.get("log_dir", "logs")) / options["name"] / "log.jsonl"
