@@ -62,10 +62,7 @@ def test_messages_of_the_troubleshooting_page_are_said_somewhere():
     fragments = [
         part.strip() for text in told for part in re.split(r"\[?\.\.\.\]?", text) if len(part.strip()) > 5
     ]
-    files = [
-        path
-        for name in ("data", "engine", "models", "stages", "utils")
-        for path in (PROJECT / name).rglob("*.py")
-    ]
-    source = "".join(path.read_text() for path in files)
+    folders = [PROJECT / name for name in ("data", "engine", "models", "stages", "utils")]
+    paths = [*PROJECT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    source = "".join(path.read_text() for path in paths)
     assert len(fragments) >= 8 and [part for part in fragments if part not in source] == []
