@@ -44,27 +44,24 @@ def steps(recipe: Recipe) -> dict:
     return {step.name: step for step in recipe.steps}
 
 
-def test_steps_in_order_with_a_test_after_the_training(path):
+def test_steps_in_order_with_names_filled_in(path, tmp_path):
     recipe = read_recipe(path, None, {})
-    assert [step.name for step in recipe.steps] == [
-        "data",
-        "first",
-        "test_first_last",
-        "test_first_best",
-        "labels",
-    ]
-    assert recipe.title == "small" and recipe.seed == 3
-    assert [step.name for step in recipe.trainings] == ["first"]
-
-
-def test_names_in_braces_are_filled_in(path, tmp_path):
-    recipe = read_recipe(path, None, {})
+    names = ["data", "first", "test_first_last", "test_first_best", "labels"]
+    assert [step.name for step in recipe.steps] == names
+    assert (recipe.title, recipe.seed, recipe.trainings) == ("small", 3, [recipe.steps[1]])
     folder = tmp_path / "runs" / "seed3"
-    assert recipe.folder == folder
     words = ("python", "-m", "data.mini", f"{folder}/data", "--seed", "3", "--source", "8")
-    assert steps(recipe)["data"].words == words
+    assert recipe.folder == folder and recipe.steps[0].words == words
     assert recipe.result_path("first", "last").is_relative_to(folder)
     assert recipe.prediction_folder("first").is_relative_to(folder)
+
+
+def test_a_step_follows_the_last_one_that_makes_files(path):
+    data, first, last, best, labels = (recipe := read_recipe(path, None, {})).steps
+    assert [recipe.previous(step) for step in recipe.steps] == [None, data, first, first, first]
+    assert recipe.chosen(None, None) == list(recipe.steps)
+    assert recipe.chosen("test_first_best", None) == [best, labels]
+    assert recipe.chosen(None, "test_first_last") == [last]
 
 
 def test_commands_parse_into_the_recipes_options(path, tmp_path):
@@ -98,59 +95,9 @@ def test_seed_and_overrides_win(path, tmp_path):
     assert "7" in steps(recipe)["data"].words
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "word"),
-    [
-        ("lr: 2.5e-3", "learning_rate: 2.5e-3", "learning_rate"),
-        ("script: train", "script: trian", "trian"),
-        ("test: last", "test: latest", "latest"),
-        ("  - name: data\n", "  - nme: data\n", "name"),
-        ("folder: ", "fodler: ", "folder"),
-        ("no_resume: true", "no_resume: 3", "no_resume"),
-        ("{folder}/Pseudo", "{fodler}/Pseudo", "fodler"),
-        ("{folder}/logs", "{fodler}/logs", "fodler"),
-        ("{tmp}", "{fodler}", "fodler"),
-    ],
-)
-def test_a_misspelt_recipe_names_file_and_word(path, tmp_path, old, new, word):
-    text = path.read_text()
-    if old == "{tmp}":
-        old = str(tmp_path / "runs")
-    assert old in text
-    path.write_text(text.replace(old, new))
-    with pytest.raises(ValueError, match=word) as raised:
-        read_recipe(path, None, {})
-    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "- a\n",
-        "a: [1\n",
-        "folder: x\nsteps: 3\n",
-        "folder: x\nsteps: [train]\n",
-        "folder: 3\nsteps: []\n",
-        "folder: x\noptions: [a]\nsteps: []\n",
-    ],
-)
-def test_other_files_are_named(path, text):
-    path.write_text(text)
-    with pytest.raises(ValueError) as raised:
-        read_recipe(path, None, {})
-    assert str(path) in str(raised.value)
-
-
 def test_empty_options_are_no_options(path):
     path.write_text("folder: x\noptions:\nsteps:\n  - {name: a, script: test}\n")
     assert [step.words for step in read_recipe(path, None, {}).steps] == [("python", "test.py")]
-
-
-def test_a_missing_recipe_is_named(tmp_path):
-    with pytest.raises(ValueError) as raised:
-        read_recipe(tmp_path / "none.yaml", None, {})
-    assert str(tmp_path / "none.yaml") in str(raised.value)
 
 
 def test_recipes_of_the_project_can_be_read():
@@ -178,35 +125,63 @@ def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_pa
     assert done.holds(data, None) and not done.holds(first, data)  # what came before was done again
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("module: data.mini", "module: http.server"),
-        ("module: data.mini", "module: -c"),
-        ("module: data.mini", "module: [data.mini]"),
-        ("name: data\n", "name: ../../data\n"),
-        ("name: data\n", "name: .data\n"),
-        ("name: data\n", "name: a/b\n"),
-        ("name: data\n", 'name: "a\\nb"\n'),
-        ("name: data\n", "name: [a]\n"),
-        ("name: one", "name: ../../../one"),
-        ("name: one", "name: /one"),
-        ("name: one", "name: [one]"),
-        ("stage: warm_up", "model_name: ../../x"),
-        ('"{seed}"', '"{seed.__class__}"'),
-        ("{folder}/data", "{folder:>99999999}/data"),
-        ("title: small", "title: [small]"),
-        ("seed: 3", "seed: three"),
-        ("--source, 8]", "--source, [8]]"),
-    ],
-)
-def test_a_hostile_recipe_is_refused(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+def refusal(path: Path) -> str:
+    """The one line with which a recipe is refused; it names the file."""
     with pytest.raises(ValueError) as raised:
         read_recipe(path, None, {})
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("lr: 2.5e-3", "learning_rate: 2.5e-3", "learning_rate"),
+        ("script: train", "script: trian", "trian"),
+        ("test: last", "test: latest", "latest"),
+        ("  - name: data\n", "  - nme: data\n", "name"),
+        ("folder: ", "fodler: ", "folder"),
+        ("no_resume: true", "no_resume: 3", "no_resume"),
+        ("{folder}/Pseudo", "{fodler}/Pseudo", "fodler"),
+        ("{folder}/logs", "{fodler}/logs", "fodler"),
+        ("{tmp}", "{fodler}", "fodler"),
+        ("module: data.mini", "module: http.server", "http.server"),
+        ("module: data.mini", "module: -c", "-c"),
+        ("module: data.mini", "module: [data.mini]", "data.mini"),
+        ("name: data\n", "name: ../../data\n", "name"),
+        ("name: data\n", "name: .data\n", "name"),
+        ("name: data\n", "name: a/b\n", "name"),
+        ("name: data\n", 'name: "a\\nb"\n', "name"),
+        ("name: data\n", "name: [a]\n", "name"),
+        ("name: one", "name: ../../../one", "name"),
+        ("name: one", "name: /one", "name"),
+        ("name: one", "name: [one]", "name"),
+        ("stage: warm_up", "model_name: ../../x", "model_name"),
+        ('"{seed}"', '"{seed.__class__}"', "seed"),
+        ("{folder}/data", "{folder:>99999999}/data", "folder"),
+        ("title: small", "title: [small]", "title"),
+        ("seed: 3", "seed: three", "seed"),
+        ("--source, 8]", "--source, [8]]", "data.mini"),
+    ],
+)
+def test_a_misspelt_or_hostile_recipe_is_refused_with_file_and_word(path, tmp_path, old, new, word):
+    text, old = path.read_text(), str(tmp_path / "runs") if old == "{tmp}" else old
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert word in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "- a\n", "a: [1\n", "folder: x\nsteps: 3\n", "folder: x\nsteps: [train]\n", None),
+        *("folder: 3\nsteps: []\n", "folder: x\noptions: [a]\nsteps: []\n"),
+    ],
+)
+def test_other_files_are_named(path, text):
+    """None: no file at all."""
+    path.unlink() if text is None else path.write_text(text)
+    refusal(path)
 
 
 def test_too_many_steps_are_refused(path):
