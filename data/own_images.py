@@ -61,7 +61,7 @@ class OwnImages(Dataset):
 
 
 def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:
-    """One image file, or the first `count` in a folder and those below it, sorted by path.
+    """Find one image file, or the first `count` .png, .jpg and .jpeg files below a folder, sorted by path.
 
     Leave out hidden files and folders, and other endings than .png, .jpg and .jpeg.
     """

@@ -1,4 +1,4 @@
-"""Prediction of images that no data set holds: photographs, frames of a video."""
+"""Predict images that belong to no data set, such as photographs or frames of a video."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ SHORTEST_SIDE = 8  # pixels, the network's stride
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network and the views of an image that its prediction is taken from.
+    """A network and the scales and mirror images over which it predicts.
 
-    scales: multiples of the image's size; mirror: each scale mirrored too. The image as it is, alone, is
-    predicted as where scores are taken: by the largest logit at full size. Otherwise it is the largest mean
-    probability.
+    scales: multiples of the image's size; mirror: each scale mirrored too. A single unscaled image is
+    predicted as for scores: by the largest logit at full size. Otherwise by the largest mean probability.
     """
 
     network: nn.Module
@@ -45,10 +44,10 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, item: OwnImage) -> np.ndarray:
-        """Train ids (H, W) uint8 at the image's own size; ValueError if a view is too small."""
-        seen = item.pixels if item.resized is None else item.resized
-        sizes, full = self._sizes(item.path, *seen.shape[:2]), item.pixels.shape[:2]
-        image = image_batch(seen[None].to(self.device, non_blocking=True))
+        """Return train ids (H, W) uint8 at the image's own size; ValueError if a scale is too small."""
+        pixels = item.pixels if item.resized is None else item.resized
+        sizes, full = self._sizes(item.path, *pixels.shape[:2]), item.pixels.shape[:2]
+        image = image_batch(pixels[None].to(self.device, non_blocking=True))
         if not self.mirror and sizes == [image.shape[2:]]:
             scores = resize_logits(self.compute(self.network, image).logits, full)
         else:
@@ -56,7 +55,7 @@ class Predictor:
         return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
 
     def _sizes(self, path: str, height: int, width: int) -> list[tuple[int, int]]:
-        """(h, w) of each scale."""
+        """Return (h, w) of each scale."""
         sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
         smallest = min(sizes)
         if min(smallest) < SHORTEST_SIDE:
@@ -67,7 +66,7 @@ class Predictor:
         return sizes
 
     def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
-        """Logits of each view, and whether it is mirrored; one by one, which saves memory."""
+        """Yield the logits of each scale and True if mirrored, one by one to save memory."""
         for size in sizes:
             scaled = image if size == image.shape[2:] else resize_logits(image, size)
             yield self.compute(self.network, scaled).logits, False
@@ -77,8 +76,8 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Products:
-    """What is written of each image to `folder`: NAME.png and NAME_color.png as `save_prediction` does,
-    NAME_overlay.png, and with label ids (K,) uint8 of the classes NAME_labelIds.png."""
+    """Files of each image in `folder`: NAME.png and NAME_color.png as in `save_prediction`, NAME_overlay.png
+    with `overlay`, and NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
 
     folder: Path
     colours: np.ndarray
@@ -86,8 +85,7 @@ class Products:
     label_ids: np.ndarray | None = None
 
     def require_room(self, images: OwnImages, given: Path) -> None:
-        """ValueError if a product would overwrite an image or another product, or come to lie in the folder
-        of images that was given."""
+        """Raise ValueError if a file would overwrite another one or lie in the folder of images."""
         folder = self.folder.resolve()
         if given.resolve() in (folder, *folder.parents):
             raise ValueError(f"{self.folder}: lies in --images {given}; give --save_dir another place")
@@ -96,12 +94,12 @@ class Products:
             raise ValueError(problem)
 
     def paths(self, name: str) -> list[Path]:
-        """Every file of one image."""
+        """Return every file of one image."""
         endings = ["", "_color", *["_overlay"] * self.overlay, *["_labelIds"] * (self.label_ids is not None)]
         return [self.folder / f"{name}{ending}.png" for ending in endings]
 
     def write(self, name: str, prediction: np.ndarray, pixels: np.ndarray) -> None:
-        """prediction (H, W) train ids, pixels (H, W, 3), both uint8."""
+        """Write the files of one image: prediction (H, W) train ids, pixels (H, W, 3), both uint8."""
         save_prediction(self.folder, name, prediction, self.colours)
         if self.overlay:
             coloured = Image.fromarray(self.colours[prediction])
@@ -114,9 +112,9 @@ class Products:
 def predict_own_images(
     predictor: Predictor, loader: DataLoader, products: Products, processes: Processes = ALONE
 ) -> int:
-    """Write the products of an `own_loader`'s images; how many could not be predicted, over all processes.
+    """Write the files of an `own_loader`'s images; return the number of failures over all processes.
 
-    Each of those is told on standard error, and the others go on.
+    Each failure is one line on standard error, and the other images go on.
     """
     predictor.network.eval()
     failed = 0

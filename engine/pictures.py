@@ -36,7 +36,7 @@ class Pictures:
         self.processes = processes
 
     def due(self, iteration: int, validation: bool) -> bool:
-        """Whether an iteration is drawn: every so many, counted as log lines are, and at validations."""
+        """Tell if an iteration is drawn: every `every`-th, counted as in log lines, and at validations."""
         return self.every > 0 and (validation or (iteration + 1) % self.every == 0)
 
     def draw(self, iteration: int, shown: Shown) -> None:
@@ -55,7 +55,7 @@ class Pictures:
             self.log.write_look(iteration, scalars, sheets, samples)
 
     def _means(self, view: View) -> dict[str, float]:
-        """Over the processes, all values in one message."""
+        """Return the means over the processes, all in one message."""
         names = list(view.numbers) + [f"{name}/{k}" for name in view.per_class for k in self.names]
         parts = [*(x.reshape(1) for x in view.numbers.values()), *view.per_class.values()]
         if not parts:
@@ -64,7 +64,7 @@ class Pictures:
         return {name: _rounded(value) for name, value in zip(names, values.tolist(), strict=True)}
 
     def _sheet(self, columns: dict[str, Tensor | Points]) -> Sheet:
-        """The first images of a batch; the first column gives the tiles their shape."""
+        """Draw the first images of a batch; the first column gives the tiles their shape."""
         count = min(TRAINING_ROWS, len(next(iter(columns.values()))))
         size = _tile_size(next(iter(columns.values())).shape[-2:])
         drawn = [self._tiles(value, count, size) for value in columns.values()]
@@ -72,7 +72,7 @@ class Pictures:
         return Sheet(list(columns), names, list(zip(*drawn, strict=True)))
 
     def _tiles(self, value: Tensor | Points, count: int, size: tuple[int, int]) -> list[np.ndarray]:
-        """Tiles of the first `count` images or maps of a batch."""
+        """Draw the first `count` images or maps of a batch as tiles."""
         if isinstance(value, Points):
             return [self._dotted(value, i, size) for i in range(count)]
         if value.ndim == 4:
@@ -80,7 +80,7 @@ class Pictures:
         return [self.label_tile(label, size) for label in value[:count]]
 
     def label_tile(self, label: Tensor, size: tuple[int, int]) -> np.ndarray:
-        """Train ids (h, w) in colours; whatever is no class is black."""
+        """Draw train ids (h, w) in colours; pixels without a class are black."""
         height, width = _fitting(label.shape, size)
         rows = torch.arange(height, device=label.device) * label.shape[0] // height
         columns = torch.arange(width, device=label.device) * label.shape[1] // width
@@ -88,7 +88,7 @@ class Pictures:
         return _padded(colourise(small, self.colours), size)
 
     def _dotted(self, points: Points, i: int, size: tuple[int, int]) -> np.ndarray:
-        """Sampled pixels as dots in the colours of their classes on the dimmed image."""
+        """Draw sampled pixels as dots in the colours of their classes on the dimmed image."""
         tile = (_photograph(points.images[i], size) * _DIMMED).astype(np.uint8)
         inner = _fitting(points.images.shape[2:], size)
         top, left = ((outer - own) // 2 for outer, own in zip(size, inner, strict=True))
@@ -101,13 +101,13 @@ class Pictures:
         return tile
 
     def examples(self, images: int) -> Examples:
-        """For a validation of so many images on this process."""
+        """Return the examples of a validation with so many images on this process."""
         rows = min(VALIDATION_ROWS, images) if self.every and self.processes.is_main else 0
         return Examples(self, set(np.linspace(0, images - 1, rows).astype(int).tolist()))
 
 
 class Examples:
-    """A few evenly chosen images of a validation: called with every prediction in turn, then drawn."""
+    """A few evenly spaced images of a validation: called with each prediction in turn, then drawn."""
 
     def __init__(self, pictures: Pictures, chosen: set[int]):
         self.pictures, self.chosen = pictures, chosen
@@ -126,14 +126,14 @@ class Examples:
         self.seen += 1
 
     def draw(self, iteration: int) -> None:
-        """Into the log."""
+        """Write the sheet into the log."""
         if self.rows:
             sheet = Sheet(["image", "label", "prediction"], self.names, self.rows)
             self.pictures.log.write_look(iteration, {}, {"validation": sheet})
 
 
 def _rounded(value: float) -> float:
-    """To six digits, which halves the log's lines."""
+    """Round to six digits, which halves the lines of the log."""
     return float(f"{value:.6g}")
 
 

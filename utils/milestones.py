@@ -1,4 +1,4 @@
-"""A run beside the published one: loss and mIoU over iterations, GTA5 → Cityscapes.
+"""Draw loss and mIoU of a run beside the published ones, GTA5 → Cityscapes.
 
     python -m utils.milestones logs/NAME --stage stage1 [--log PUBLISHED_LOG]
 

@@ -1,4 +1,4 @@
-"""Labels to colours, panels to sheets."""
+"""Turn labels into colours, and tiles into sheets."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from utils.files.image_file import opened
 from utils.files.whole import replace_when_whole, save_image
 
-SHEETS = ("source", "target", "validation")  # titles of those that a training leaves in pictures/
-_SHEET = "sheet"  # the text in a sheet's file that says what its tiles are
+SHEETS = ("source", "target", "validation")  # titles of the sheets in pictures/ of a run
+_SHEET = "sheet"  # name of the text in a PNG that describes its tiles
 
 
 def colourise(label: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Train ids (H, W) uint8, colours (K, 3) uint8 → (H, W, 3) uint8; what is no class is black."""
+    """Train ids (H, W) uint8, colours (K, 3) uint8 → (H, W, 3) uint8; pixels without a class are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(colours)] = colours
     return table[label]
@@ -39,7 +39,7 @@ class Sheet(NamedTuple):
 
 
 def save_sheet(sheet: Sheet, iteration: int, path: Path) -> None:
-    """Write the tiles side by side as one PNG, which says in a text of its own what they are."""
+    """Write the tiles side by side as one PNG with a text that describes them."""
     about = {"iteration": iteration, "columns": list(sheet.columns), "names": list(sheet.names)}
     info = PngImagePlugin.PngInfo()
     info.add_text(_SHEET, json.dumps(about))
@@ -49,7 +49,7 @@ def save_sheet(sheet: Sheet, iteration: int, path: Path) -> None:
 
 
 def load_sheet(path: Path) -> tuple[Sheet, int]:
-    """A sheet and its iteration; ValueError for any other file."""
+    """Read a sheet and its iteration; ValueError for any other file."""
     with opened(path) as image:
         pixels, text = np.asarray(image.convert("RGB")), image.info.get(_SHEET)
     try:
@@ -62,7 +62,7 @@ def load_sheet(path: Path) -> tuple[Sheet, int]:
 
 
 def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:
-    """A grid of pictures (H, W, 3) uint8 with a title above each column, each `width` pixels wide."""
+    """Draw a grid of pictures (H, W, 3) uint8, each `width` pixels wide, with titles above the columns."""
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
     gap, title = 4, 24
     sheet_size = ((width + gap) * len(columns) + gap, title + (height + gap) * len(rows) + gap)

@@ -29,28 +29,13 @@ from utils.options.declarations import options_of
 SMALL = "--num_workers 0 --device cpu"
 RUN = f"python test.py {SMALL} --resume model.pkl"
 
-# Written by hand: train id → (label id, colour) of Cityscapes.
-CITYSCAPES = {
-    0: (7, (128, 64, 128)),
-    1: (8, (244, 35, 232)),
-    2: (11, (70, 70, 70)),
-    3: (12, (102, 102, 156)),
-    4: (13, (190, 153, 153)),
-    5: (17, (153, 153, 153)),
-    6: (19, (250, 170, 30)),
-    7: (20, (220, 220, 0)),
-    8: (21, (107, 142, 35)),
-    9: (22, (152, 251, 152)),
-    10: (23, (70, 130, 180)),
-    11: (24, (220, 20, 60)),
-    12: (25, (255, 0, 0)),
-    13: (26, (0, 0, 142)),
-    14: (27, (0, 0, 70)),
-    15: (28, (0, 60, 100)),
-    16: (31, (0, 80, 100)),
-    17: (32, (0, 0, 230)),
-    18: (33, (119, 11, 32)),
-}
+# Label ids and colours of Cityscapes in the order of the train ids, written by hand.
+LABEL_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+COLOURS = bytes.fromhex(
+    "804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e "
+    "000046 003c64 005064 0000e6 770b20"
+)
+CITYSCAPES = {k: (LABEL_IDS[k], tuple(COLOURS[3 * k : 3 * k + 3])) for k in range(19)}
 
 
 def draw(path: Path, width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -144,7 +129,7 @@ def test_one_image_beside_itself(place, three, monkeypatch):
 @pytest.mark.parametrize(
     ("n_class", "expected"),
     [
-        (19, [label_id for label_id, _ in CITYSCAPES.values()]),
+        (19, LABEL_IDS),
         (16, [7, 8, 11, 12, 13, 17, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33]),
         (13, [7, 8, 11, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33]),
     ],
@@ -213,8 +198,8 @@ def test_mean_over_scales_and_mirror(place, three, monkeypatch, words, scales, m
 def test_another_size_for_the_network_alone(place, three, monkeypatch):
     run_here(f"{RUN} --images in --save_dir out --overlay --img_size 96,48", place, monkeypatch)
     for name, image in three.items():
-        seen = np.asarray(Image.fromarray(image).resize((96, 48), Image.Resampling.BILINEAR))
-        agree(pixels(place / "out" / f"{name}.png"), at(logits_of(seen), *image.shape[:2]))
+        resized = np.asarray(Image.fromarray(image).resize((96, 48), Image.Resampling.BILINEAR))
+        agree(pixels(place / "out" / f"{name}.png"), at(logits_of(resized), *image.shape[:2]))
         assert pixels(place / "out" / f"{name}_overlay.png").shape == image.shape
 
 
@@ -232,10 +217,10 @@ def test_the_others_are_predicted_where_some_cannot_be(place, three, monkeypatch
     spoil(place)
     line = refused_here(f"{RUN} --images in --save_dir out", place, monkeypatch)
     assert "2 of 4 images" in line
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(told) == 2
-    assert "in/sub/b.jpg" in told[0] and "again" in told[0]
-    assert "in/tiny.png: 40×7 pixels" in told[1] and "--img_size" in told[1]
+    message = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(message) == 2
+    assert "in/sub/b.jpg" in message[0] and "again" in message[0]
+    assert "in/tiny.png: 40×7 pixels" in message[1] and "--img_size" in message[1]
     names = {p.relative_to(place / "out").as_posix() for p in (place / "out").rglob("*.png")}
     assert names == {"a.png", "a_color.png", "sub/deep/c.d.png", "sub/deep/c.d_color.png"}
 
@@ -249,7 +234,7 @@ def test_a_scale_that_is_too_small_is_refused_but_not_at_another_size(place, mon
 
 
 @pytest.mark.parametrize(
-    ("files", "words", "told"),
+    ("files", "words", "message"),
     [
         (["a.png", "a.jpg"], "--save_dir out", ["in/a.jpg", "in/a.png", "rename"]),
         (["a.png", "a_color.jpg"], "--save_dir out", ["in/a_color.jpg", "out/a_color.png", "rename"]),
@@ -258,12 +243,12 @@ def test_a_scale_that_is_too_small_is_refused_but_not_at_another_size(place, mon
         ([], "--save_dir out", ["in", "--images"]),
     ],
 )
-def test_products_that_would_overwrite_something(place, monkeypatch, files, words, told):
+def test_products_that_would_overwrite_something(place, monkeypatch, files, words, message):
     (place / "in").mkdir()
     for name in files:
         draw(place / "in" / name, 16, 16)
     line = refused_here(f"{RUN} --images in {words}", place, monkeypatch)
-    assert all(word in line for word in told), line
+    assert all(word in line for word in message), line
     assert sorted(p.name for p in place.rglob("*") if p.is_file()) == sorted([*files, "model.pkl"])
 
 
@@ -290,7 +275,7 @@ def test_two_processes_write_the_same_and_say_it_once(place, three, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--images in", "--save_dir"),
         ("--save_dir out", "--images"),
@@ -305,11 +290,11 @@ def test_two_processes_write_the_same_and_say_it_once(place, three, monkeypatch)
         ("--images in --save_dir out --table x.md", "--table"),
     ],
 )
-def test_options_that_do_not_go_together(capsys, words, told):
+def test_options_that_do_not_go_together(capsys, words, message):
     with pytest.raises(SystemExit) as end:
         parse("test", "", words.split())
     error = capsys.readouterr().err
-    assert end.value.code == 2 and error.count("\n") == 1 and told in error
+    assert end.value.code == 2 and error.count("\n") == 1 and message in error
 
 
 NEW = {"images", "save_dir", "overlay", "flip", "scales", "format", "table"}

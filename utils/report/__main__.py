@@ -1,4 +1,4 @@
-"""A page about a training run, finished or not, with curves, tables and pictures.
+"""Write a page about a training run, finished or not, with curves, tables and pictures.
 
 python -m utils.report logs/NAME
 
@@ -17,7 +17,7 @@ from utils.report.run import read_run
 
 
 def main() -> None:
-    """Parse, read, write."""
+    """Read the run and write its page."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.report",
         description=__doc__,

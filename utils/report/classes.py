@@ -1,4 +1,4 @@
-"""What the page of a run says of each class: scores, confusion, shares before and after, prototypes."""
+"""The classes on the page of a run: scores, confusion, shares before and after, prototypes."""
 
 from __future__ import annotations
 

@@ -9,8 +9,10 @@ VAL_IMAGES = 500
 
 
 class PublishedRow(NamedTuple):
-    """title; iou per class in train id order, empty where only means were published; means by the number of
-    classes that they are over."""
+    """Figures in percent.
+
+    iou: per class in train id order, empty if only means were published; means: by their number of classes.
+    """
 
     title: str
     iou: Sequence[float]
@@ -38,15 +40,15 @@ _ROWS = {
 
 
 def published_rows(n_class: int) -> Sequence[PublishedRow]:
-    """The rows over so many classes."""
+    """Return the rows over so many classes."""
     return _ROWS.get(n_class, ())
 
 
 def published_source(n_class: int) -> str | None:
-    """The source data set of the rows over so many classes."""
+    """Return the source data set of the rows over so many classes."""
     return {19: "gta5", 16: "synthia"}.get(n_class)
 
 
 def as_published(backbone: str, images: int, own_size: bool) -> bool:
-    """Whether scores may be laid beside the published ones: ResNet-101 saw all of val at its own size."""
+    """Tell if scores are comparable with the published ones: ResNet-101 on all of val at its own size."""
     return backbone == "resnet101" and images == VAL_IMAGES and own_size

@@ -1,4 +1,4 @@
-"""Picture grid and curves of a recipe."""
+"""Draw the predictions and the curves of a recipe's trainings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PICTURES = 5
 
 
 class Labelled(Protocol):
-    """A labelled data set, as `data.sets.dataset.DataSet`."""
+    """A labelled data set such as `data.sets.dataset.DataSet`."""
 
     images: tuple[Path, ...]
 
@@ -32,7 +32,7 @@ class Labelled(Protocol):
 
 
 def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Path]:
-    """Write what has been predicted and logged so far; returns the files.
+    """Draw what has been predicted and logged so far; return the files.
 
     data: the validation images; colours (K, 3) uint8.
     """
@@ -44,7 +44,7 @@ def write_report(recipe: Recipe, data: Labelled, colours: np.ndarray) -> list[Pa
 
 
 def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: np.ndarray) -> Image.Image:
-    """Image, label and the prediction of every named training, for a few images, evenly chosen."""
+    """Draw image, label and the prediction of every named training for a few evenly spaced images."""
     rows = []
     for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
         row = [data.read_image(index), colourise(data.read_label(index), colours)]
@@ -56,7 +56,7 @@ def picture_grid(recipe: Recipe, names: Sequence[str], data: Labelled, colours: 
 
 
 def _prediction(path: Path, colours: np.ndarray) -> np.ndarray:
-    """A predicted label map in colours, (H, W, 3)."""
+    """Read a predicted label map in colours, (H, W, 3)."""
     with opened(path) as image:
         return colourise(np.asarray(image), colours)
 

@@ -1,4 +1,4 @@
-"""The scores of a recipe's trainings in one table: last beside best checkpoint, of one seed or several.
+"""The scores of a recipe's trainings in one table: last and best checkpoint, one seed or several.
 
 Shares of 1 in results, percent in tables. Over several seeds: mean ± sample standard deviation (n − 1).
 """
@@ -36,7 +36,7 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Scored:
-    """One kind of checkpoint of one training; results: what test.py wrote, by seed."""
+    """One kind of checkpoint of one training; results: scores written by test.py, by seed."""
 
     training: str
     which: str
@@ -44,22 +44,22 @@ class Scored:
 
     @property
     def first(self) -> dict:
-        """Any of the results: for what all have in common."""
+        """One of the results; names and numbers of classes are the same in all."""
         return next(iter(self.results.values()))
 
     @property
     def iterations(self) -> str:
-        """How far the checkpoints were trained, seed by seed; "-" where they do not say it."""
+        """Iterations of the checkpoints, seed by seed; "-" for a checkpoint that does not say it."""
         return ", ".join(str(result.get("iteration") or "-") for result in self.results.values())
 
     def values(self) -> np.ndarray:
-        """(seeds, K + means) IoU per class and the means; nan where a class was absent."""
+        """IoU per class and means, (seeds, K + means); nan for an absent class."""
         rows = [[*result["iou"], *means(result).values()] for result in self.results.values()]
         return np.array(rows, dtype=np.float64)
 
 
 def gather(recipes: Sequence[Recipe]) -> list[Scored]:
-    """All that has been tested so far; ValueError if the results do not belong into one table."""
+    """Return all that has been tested so far; ValueError if the results do not fit into one table."""
     found = []
     for training in (step.name for step in recipes[0].trainings):
         for which in CHECKPOINTS:
@@ -74,7 +74,7 @@ def gather(recipes: Sequence[Recipe]) -> list[Scored]:
 
 
 def read_result(path: Path) -> dict:
-    """Scores that test.py wrote; ValueError for any other file."""
+    """Read scores that test.py wrote; ValueError for any other file."""
     try:
         result = json.loads(path.read_text())
         values = [result["miou"], *result["iou"], result.get("miou_13", 0.0)]

@@ -1,4 +1,4 @@
-"""What a training leaves in LOG_DIR/NAME, read for a report; whatever is missing is left out.
+"""Read the folder LOG_DIR/NAME of a training for a report; missing files are left out.
 
 about.json (engine/about.py), options.yaml, log.jsonl, scores_current.json, scores_best.json, pictures/*.png.
 """
@@ -27,7 +27,7 @@ Line = dict[str, float]
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run began or went on (`after` so many iterations), on what, and with which versions."""
+    """One start of a run, `after` so many iterations: its machine and versions."""
 
     after: int
     facts: dict[str, str]
@@ -35,8 +35,10 @@ class Start:
 
 @dataclass(frozen=True)
 class About:
-    """What about.json says; prior (K,) or None; images: how many by domain; as_published: how val is
-    scored."""
+    """Content of about.json.
+
+    prior: (K,) or None; images: number by domain; as_published: val is scored as in the paper.
+    """
 
     stage: str
     iterations: int
@@ -52,7 +54,7 @@ class About:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts (K, K) of one validation: a row a label, a column a prediction."""
+    """Counts (K, K) of one validation: rows are labels, columns are predictions."""
 
     iteration: int
     counts: np.ndarray
@@ -72,33 +74,33 @@ class Run:
     sheets: dict[str, tuple[Sheet, int]] = field(default_factory=dict)
 
     def series(self, name: str) -> list[tuple[float, float]]:
-        """(iteration, value) of a number, where it was written and can be drawn."""
+        """Return (iteration, value) for every line that has the number and can be drawn."""
         points = ((line["iteration"], line.get(name, math.nan)) for line in self.lines)
         return [(x, y) for x, y in points if abs(y) < _HIGHEST]
 
     def names(self, prefix: str) -> list[str]:
-        """What comes after the prefix in the names of numbers, in the order in which they first came."""
+        """Return the names of numbers with this prefix, without it, in the order of their first line."""
         every = dict.fromkeys(name for line in self.lines for name in line)
         return [name.removeprefix(prefix) for name in every if name.startswith(prefix)]
 
     @property
     def iteration(self) -> int:
-        """The last one that was written about."""
+        """Iteration of the last line."""
         return max((int(line["iteration"]) for line in self.lines), default=0)
 
     @property
     def classes(self) -> list[str]:
-        """Names in train id order; of a run without about.json those that were scored."""
+        """Names in train id order; without about.json those that were scored."""
         return self.about.classes if self.about else self.names("val/iou/")
 
     @property
     def colours(self) -> np.ndarray:
-        """(K, 3) uint8; grey where none are known."""
+        """(K, 3) uint8; grey without about.json."""
         return self.about.colours if self.about else np.full((len(self.classes), 3), 128, dtype=np.uint8)
 
 
 def read_run(folder: Path) -> Run:
-    """What is there; FileNotFoundError if it is no run's folder, ValueError naming a file that is damaged."""
+    """Read a run; FileNotFoundError for a folder without one, ValueError naming a damaged file."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the folder of a run, as in logs/NAME")
     paths = {name: folder / name for name in ("about.json", "options.yaml", "log.jsonl")}
@@ -118,7 +120,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_log(path: Path) -> list[Line]:
-    """The lines of a log.jsonl; ValueError for any other file. One that is being written is left out."""
+    """Read the lines of a log.jsonl, but one still being written; ValueError for any other file."""
     lines = []
     try:
         with open(path, encoding="utf-8") as file:
@@ -154,7 +156,7 @@ def _text(path: Path) -> str:
 
 
 def _read(path: Path, parse: Callable[[dict], Any]) -> Any:
-    """A JSON file of ours; ValueError naming it for any other."""
+    """Parse a JSON file of a training; ValueError naming it if it is another file."""
     try:
         return parse(json.loads(_text(path)))
     except _DAMAGED:
