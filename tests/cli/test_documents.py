@@ -109,5 +109,5 @@ def test_commands_in_sentences_exist_with_their_options(command, capsys, monkeyp
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(script), run_name="__main__")
         assert end.value.code in (0, None)
-        said = capsys.readouterr().out
-        assert [option for option in options if option not in said] == []
+        text = capsys.readouterr().out
+        assert [option for option in options if option not in text] == []

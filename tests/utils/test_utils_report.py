@@ -22,6 +22,7 @@ from utils.report.curves import (
     chart,
     number,
     save_panels,
+    spark,
     thinned,
 )
 from utils.report.run import About, Run
@@ -61,9 +62,11 @@ def test_a_curve_lies_where_its_numbers_are():
     assert chart("x", {"x": []}) is None
 
 
-@pytest.mark.parametrize("value", [0.0, 3.0, 1e-12, -2e20])
-def test_a_constant_is_drawn_alike_every_time(value):
-    first, second = (chart("x", {"x": [(5.0, value), (6.0, value)]}) for _ in range(2))
+@pytest.mark.parametrize("x", [0.0, 5.0, 1e16, -1e29])
+@pytest.mark.parametrize("y", [0.0, 3.0, 1e-12, 5e-324, 1e16, -2e20, 9e29])
+def test_constants_and_extremes_are_drawn_alike_every_time(x, y):
+    assert "#102030" in spark([(x, y)], "#102030")
+    first, second = (chart("x", {"x": [(x, y), (x + 1, y)]}) for _ in range(2))
     assert first == second and "var(--c0)" in first.svg and "http" not in first.svg
 
 

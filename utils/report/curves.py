@@ -93,7 +93,6 @@ def chart(
     heights = [*within, *(y for points in lines.values() for _, y in points)]
     with _style(_PAGE_STYLE):
         from matplotlib.ticker import MaxNLocator
-        from matplotlib.transforms import nonsingular
 
         figure, axes = _axes((WIDTH, HEIGHT), (LEFT, RIGHT, TOP, BOTTOM))
         for i, points in enumerate(lines.values()):
@@ -102,7 +101,7 @@ def chart(
             colour = _COLOURS[i % len(_COLOURS)]
             axes.plot(*zip(*points, strict=True), dashes, color=colour, clip_on=False, **dots)
         round_numbers = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
-        ticks = round_numbers.tick_values(*nonsingular(min(heights), max(heights), expander=0.5))
+        ticks = round_numbers.tick_values(*_apart(heights))
         axes.set(xlim=(0, right), xlabel="iteration", yticks=ticks, ylim=(ticks[0], ticks[-1]))
         axes.xaxis.set_major_locator(round_numbers)
         for axis in (axes.xaxis, axes.yaxis):
@@ -128,7 +127,7 @@ def spark(points: Points, colour: str) -> str:
     with _style(_PAGE_STYLE):
         figure, axes = _axes(SPARK, (4, 4, 4, 4))
         axes.axis("off")
-        axes.set(xlim=(xs[0], max(xs[-1], xs[0] + 1)), ylim=(0, 1))
+        axes.set(xlim=_apart(xs), ylim=(0, 1))
         axes.hlines(
             [0, 1], 0, 1, color=_LINE, transform=axes.get_yaxis_transform(), linewidth=1, clip_on=False
         )
@@ -187,6 +186,13 @@ def _axes(size: tuple[int, int], margins: tuple[int, int, int, int]) -> tuple[Fi
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
     return figure, axes
+
+
+def _apart(values: Sequence[float]) -> tuple[float, float]:
+    """Return bounds of the values with room between them."""
+    from matplotlib.transforms import nonsingular
+
+    return nonsingular(min(values), max(values), expander=0.5, tiny=1e-6)
 
 
 def _svg(figure: Figure) -> str:

@@ -76,7 +76,7 @@ class Run:
     def series(self, name: str) -> list[tuple[float, float]]:
         """Return (iteration, value) for every line that has the number and can be drawn."""
         points = ((line["iteration"], line.get(name, math.nan)) for line in self.lines)
-        return [(x, y) for x, y in points if abs(y) < _HIGHEST]
+        return [(x, y) for x, y in points if abs(x) < _HIGHEST and abs(y) < _HIGHEST]
 
     def names(self, prefix: str) -> list[str]:
         """Return the names of numbers with this prefix, without it, in the order of their first line."""
