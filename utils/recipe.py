@@ -245,7 +245,7 @@ class Done:
 
     def read(self, step: Step) -> dict | None:
         """Return the note on a finished step."""
-        note = _read_json(self._path("done", step))
+        note = _read_json(self.path("done", step))
         return note if isinstance(note, dict) and note.keys() >= _NOTE else None
 
     def holds(self, step: Step, previous: Step | None) -> bool:
@@ -260,23 +260,24 @@ class Done:
 
         Options of the machine may have changed since, so that a user can try a remedy.
         """
-        return _read_json(self._path("begun", step)) == self._start(step, previous)
+        return _read_json(self.path("begun", step)) == self._start(step, previous)
 
     def knows(self, step: Step) -> bool:
         """Tell if the step was ever begun or done here."""
-        return _read_json(self._path("begun", step)) is not None or self.read(step) is not None
+        return _read_json(self.path("begun", step)) is not None or self.read(step) is not None
 
     def write_begun(self, step: Step, previous: Step | None) -> None:
         """Note that a step has begun, and so is no longer done."""
-        save_json(self._start(step, previous), self._path("begun", step))
-        self._path("done", step).unlink(missing_ok=True)
+        save_json(self._start(step, previous), self.path("begun", step))
+        self.path("done", step).unlink(missing_ok=True)
 
     def write(self, step: Step, previous: Step | None, started: float, finished: float) -> None:
         """Note that a step is done."""
         times = {"finished": finished, "seconds": round(finished - started, 1)}
-        save_json(self._origin(step, previous) | times, self._path("done", step))
+        save_json(self._origin(step, previous) | times, self.path("done", step))
 
-    def _path(self, kind: str, step: Step) -> Path:
+    def path(self, kind: str, step: Step) -> Path:
+        """Return the file of a note; kind: "begun" or "done"."""
         return self.folder / kind / f"{step.name}.json"
 
     def _origin(self, step: Step, previous: Step | None) -> dict:

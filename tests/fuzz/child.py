@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.fuzz.readers import Readers, Refused
 from utils.errors import one_line
+from utils.report.curves import chart
 
 MEMORY = 4 * 2**30  # bytes that reading one file may take
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "pty.")
@@ -131,6 +132,7 @@ def main() -> None:
     readers, audit = Readers(folder), Audit(folder)
     for kind in ("image", "label_synthia"):  # what is imported late is imported now
         readers.place(kind).write_bytes(b"")
+    chart("", {"": [(0, 0)]})
     limit = _status("VmSize") + 2 * MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     print("ready", file=answers, flush=True)

@@ -165,7 +165,7 @@ class Readers:
         for step in recipe.steps:
             assert all(type(word) is str for word in step.words) and len(step.shell()) < 10**6
             assert step.words[:3] == ("python", "-m", "data.mini") or step.words[1] == f"{step.script}.py"
-            for made in (Done(recipe.folder)._marker(step), recipe.result_path(step.name, "last")):
+            for made in (Done(recipe.folder).path("done", step), recipe.result_path(step.name, "last")):
                 assert made.parent.parent == recipe.folder and ".." not in made.name
             Done(recipe.folder).read(step)
 

@@ -63,7 +63,12 @@ def page(run: Run) -> str:
     """Return the report of a run as HTML: page.html.j2 filled with what the run left."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
     )
     stage = run.about.stage if run.about else str(run.options.get("stage", ""))
     changed, every = _options(run)
