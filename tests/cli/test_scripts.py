@@ -428,10 +428,38 @@ def test_choosing_steps(recipe, monkeypatch, capsys):
     assert "warmup" in line and "test_baseline_best" in line
 
 
-def test_what_is_done_is_skipped_until_its_command_changes(recipe):
-    output = succeed(RUN, recipe)
-    assert steps_run(output) == STEPS
-    folder = recipe / "runs" / "seed3"
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> tuple[Path, str]:
+    """A folder in which the recipe has run with two seeds, and what it printed."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    (folder / "dataset").symlink_to(dataset)
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder, succeed(f"{RUN} --seeds 3,4", folder)
+
+
+def test_several_seeds_end_in_means_and_deviations(reproduced, monkeypatch, capsys):
+    folder, output = reproduced
+    assert steps_run(output) == 2 * STEPS
+    table = folder / "runs" / "table_of_seeds_3_4.json"
+    assert output.splitlines()[-2] == "runs/table_of_seeds_3_4.json"
+
+    row = json.loads(table.read_text())["rows"][0]
+    results = [folder / "runs" / f"seed{seed}" / "results" / "baseline_last.json" for seed in (3, 4)]
+    miou = [json.loads(path.read_text())["miou"] for path in results]
+    assert (row["stage"], row["checkpoint"], list(row["seeds"])) == ("baseline", "last", ["3", "4"])
+    assert miou[0] != miou[1] and row["mean"]["mIoU (19)"] == pytest.approx(sum(miou) / 2)
+    assert row["std"]["mIoU (19)"] == pytest.approx(abs(miou[0] - miou[1]) / 2**0.5)
+
+    before = table.with_suffix(".md").read_text()
+    table.with_suffix(".md").unlink()
+    run_here(f"{RUN} --seeds 3,4 --table", folder, monkeypatch)
+    assert table.with_suffix(".md").read_text() == before
+    assert "over seeds 3, 4" in capsys.readouterr().out
+
+
+def test_what_is_done_is_skipped_until_its_command_changes(reproduced):
+    place, _ = reproduced
+    folder = place / "runs" / "seed3"
     assert (folder / "Pseudo" / "class_distribution.npy").is_file()
     assert json.loads((folder / "results" / "baseline_last.json").read_text())["images"] == 2
     for name in ("table.md", "table.tex", "table.csv", "table.json", "pictures.png", "curves.png"):
@@ -440,43 +468,22 @@ def test_what_is_done_is_skipped_until_its_command_changes(recipe):
 
     checkpoint = folder / "logs" / "baseline" / checkpoint_name(which="current")
     before = checkpoint.stat().st_mtime_ns
-    output = succeed(RUN, recipe)
+    output = succeed(RUN, place)
     assert steps_run(output) == [] and output.count(": done (") == 4
-    assert checkpoint.stat().st_mtime_ns == before
 
-    (recipe / "tiny.yaml").write_text(
+    (place / "tiny.yaml").write_text(
         RECIPE.replace("      save_path:", "      n_class: 19\n      save_path:")
     )
-    assert steps_run(succeed(RUN, recipe)) == ["shares"]
+    assert steps_run(succeed(RUN, place)) == ["shares"]
+    assert steps_run(succeed(f"{RUN} --only test_baseline_best", place)) == ["test_baseline_best"]
+    assert steps_run(succeed(RUN, place)) == []
+    assert steps_run(succeed(f"{RUN} --from test_baseline_best", place)) == ["test_baseline_best", "shares"]
     assert checkpoint.stat().st_mtime_ns == before
 
-    assert steps_run(succeed(f"{RUN} --only test_baseline_best", recipe)) == ["test_baseline_best"]
-    assert steps_run(succeed(RUN, recipe)) == []
-    assert steps_run(succeed(f"{RUN} --from test_baseline_best", recipe)) == ["test_baseline_best", "shares"]
 
-
-def test_several_seeds_end_in_means_and_deviations(recipe, monkeypatch, capsys):
+def test_tables_of_nothing_are_refused(recipe, monkeypatch):
     line = refused_here(f"{RUN} --seeds 3,4 --table", recipe, monkeypatch)
     assert "runs/seed3" in line and "--table" in line
-    output = succeed(f"{RUN} --seeds 3,4", recipe)
-    assert steps_run(output) == 2 * STEPS
-    table = recipe / "runs" / "table_of_seeds_3_4.json"
-    assert output.splitlines()[-2] == "runs/table_of_seeds_3_4.json"
-
-    row = json.loads(table.read_text())["rows"][0]
-    miou = [
-        json.loads((recipe / "runs" / f"seed{seed}" / "results" / "baseline_last.json").read_text())["miou"]
-        for seed in (3, 4)
-    ]
-    assert (row["stage"], row["checkpoint"], list(row["seeds"])) == ("baseline", "last", ["3", "4"])
-    assert miou[0] != miou[1] and row["mean"]["mIoU (19)"] == pytest.approx(sum(miou) / 2)
-    assert row["std"]["mIoU (19)"] == pytest.approx(abs(miou[0] - miou[1]) / 2**0.5)
-
-    before = table.with_suffix(".md").read_text()
-    table.with_suffix(".md").unlink()
-    run_here(f"{RUN} --seeds 3,4 --table", recipe, monkeypatch)
-    assert table.with_suffix(".md").read_text() == before
-    assert "over seeds 3, 4" in capsys.readouterr().out
 
 
 def test_seeds_do_not_share_a_folder(recipe, monkeypatch):
