@@ -79,7 +79,7 @@ def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> Da
 
 
 def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
-    """What an earlier run may have left, and all that changes the numbers in it beyond their rounding."""
+    """Describe the labels of this command: an earlier run's labels stay only if all of this is equal."""
     mirror = o.flip and not o.soft
     raw = not o.soft and not mirror and o.quirks_on.grid_hard_labels
     dtype = o.soft_dtype if o.soft else o.conf_dtype

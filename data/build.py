@@ -1,4 +1,4 @@
-"""From options to loaders of the images that a script trains on or predicts."""
+"""Build from the options the loaders of images to train on or to predict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Iterations whose numbers are looked at: what is done when a loss or a gradient is not finite."""
+"""Check each iteration for losses and gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ REMEDY = (
 
 
 class Guard:
-    """Steps of a stage (`--on_nonfinite`).
+    """Does the steps of a stage and checks them (`--on_nonfinite`).
 
     skip=False: nothing waits for the device; `check` ends the run if an iteration since the last check was
-    bad. skip=True: every step waits for its gradients; a bad one changes nothing but the count, the rates and
-    the random draws, and more than `limit` in a row end the run.
+    bad. skip=True: every step waits for its gradients. A bad step changes only the count, the rates and the
+    random draws; more than `limit` bad steps in a row end the run.
     files: (iteration) → the names of its images.
     """
 
@@ -62,31 +62,31 @@ class Guard:
         """Wait for the device; ValueError if an iteration since the last time was bad."""
         bad = self._watch.first_bad()
         if bad is not None:
-            raise ValueError(f"{self._told(bad)}; {REMEDY}")
+            raise ValueError(f"{self._describe(bad)}; {REMEDY}")
 
     def check_parameters(self) -> None:
-        """ValueError if anything that would be saved is not finite."""
+        """Raise ValueError if a number of the state to save is not finite."""
         self.check()
         if not finite(x for x in tensors_of(self.stage.state()) if x.is_floating_point()):
             raise ValueError(f"after iteration {self.stage.iteration} parameters are not finite; {REMEDY}")
 
     def _buffers(self) -> dict[str, dict[str, Tensor]]:
-        """Copies of all that `learn` changes besides gradients."""
+        """Copy the buffers, which `learn` changes besides the gradients."""
         modules = self.stage.modules.items()
         return {name: {key: x.clone() for key, x in module.named_buffers()} for name, module in modules}
 
     def _count(self, bad: NotFinite) -> None:
         self.in_a_row += 1
         if self.in_a_row > self.limit:
-            raise ValueError(f"{self._told(bad)}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
-        self.logger.warning("%s; skipped", self._told(bad))
+            raise ValueError(f"{self._describe(bad)}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
+        self.logger.warning("%s; skipped", self._describe(bad))
 
-    def _told(self, bad: NotFinite) -> str:
+    def _describe(self, bad: NotFinite) -> str:
         return f"{bad}; {self.files(bad.iteration)}"
 
 
 def tensors_of(value: object) -> Iterator[Tensor]:
-    """All tensors in a nest of dicts and lists."""
+    """Yield all tensors in nested dicts and lists."""
     if isinstance(value, Tensor):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

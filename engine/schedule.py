@@ -1,4 +1,4 @@
-"""When a run writes a log line, validates and saves."""
+"""Schedule of a run's log lines, validations and saves."""
 
 from __future__ import annotations
 

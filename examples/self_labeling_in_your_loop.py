@@ -99,7 +99,7 @@ class Network(nn.Module):
 
 
 def train_on_source(model: Network, source: Tensor, labels: Tensor, iters: int, batch: int) -> None:
-    """What there is before any adaptation."""
+    """Train on labelled source images only, before any adaptation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for i in range(iters):
         image, label = draw(batch, source, labels)

@@ -1,4 +1,4 @@
-"""How a network is computed (number format, memory order, compilation, recomputation), not what."""
+"""Settings of how a network is computed: number format, memory order, compilation, recomputation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which file fills which tensors, strictly, with a report."""
+"""Load weights strictly: every tensor of the file has its place, or the error names it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = ("layer5.", "bn_pretrain.")
 
 
 class NetworkShape(NamedTuple):
-    """What a state dict says of its network: arguments of `deeplabv2`."""
+    """Arguments of `deeplabv2` that a state dict implies."""
 
     backbone: str
     num_classes: int

@@ -1,4 +1,4 @@
-"""From options to networks and stages: options are handed out as plain values."""
+"""Build networks and stages from the options, which are handed down as plain values."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class DistillationStage(Stage):
         return Learned(losses, Shown(source, source_logits, images, labels, shown_logits) if show else None)
 
     def state(self) -> dict:
-        """With a mark of the teacher, which is not saved: it never changes."""
+        """Add a checksum of the teacher, which is not saved because it never changes."""
         return super().state() | {"teacher": self._teacher_mark}
 
     def load_state(self, state: dict) -> None:

@@ -283,7 +283,7 @@ class SelfLabelingStage(Stage):
         self.self_labeling.update_ema_()
 
     def advance(self, update: bool = True) -> None:
-        """Also refresh the prior when that is due, though not after an iteration that was skipped."""
+        """Refresh the prior too when that is due, but not after a skipped iteration."""
         super().advance(update)
         every = self.method.refresh_prior
         self._refreshed = every is not None and update and self.iteration % every == 0
@@ -296,12 +296,12 @@ class SelfLabelingStage(Stage):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """With the EMA model; prototypes, queues and prior; and the counts for the next prior."""
+        """Add the EMA model, the self-labeling module, and the counts for the next prior."""
         modules = super().modules | {"ema": self.ema, "self_labeling": self.self_labeling}
         return modules if self.counter is None else modules | {"counter": self.counter}
 
     def released_state(self) -> dict:
-        """With the EMA prototypes."""
+        """Add the EMA prototypes."""
         state = super().released_state()
         state[NETWORK]["prototypes_ema"] = self.self_labeling.prototypes_ema
         return state

@@ -111,10 +111,10 @@ class WarmUpStage(Stage):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """With the discriminator."""
+        """Add the discriminator."""
         return super().modules | {"discriminator": self.discriminator}
 
     def released_state(self) -> dict:
-        """With the discriminator."""
+        """Add the discriminator."""
         disc = {DISCRIMINATOR: {"model_state": self.discriminator.state_dict()}}
         return super().released_state() | disc

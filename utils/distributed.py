@@ -35,7 +35,7 @@ class Processes:
 
     @property
     def no_bar(self) -> bool | None:
-        """For tqdm's `disable`: only the first shows a bar, and None leaves it out where no terminal is."""
+        """Value of tqdm's `disable`: only the main process shows a bar, and only on a terminal."""
         return None if self.is_main else True
 
     def print_once(self, text: str) -> None:
@@ -62,7 +62,7 @@ class Processes:
             self.wait()
 
     def any(self, here: bool) -> bool:
-        """Whether it holds on any process; waits for the others but for no GPU."""
+        """True if `here` is true on any process; waits for the other processes, but not for a GPU."""
         if self.size == 1:
             return here
         found = torch.tensor(int(here))

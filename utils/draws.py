@@ -21,7 +21,7 @@ class BatchDraws:
         self.processes = processes
 
     def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
-        """With probability 0.5 a box (y1, y2, x1, x2) of half the area of H×W, else None."""
+        """Draw a box (y1, y2, x1, x2) of half the area of H×W with probability 0.5, else None."""
         apply, u, v, w = torch.rand(4, generator=self.generator, dtype=torch.float64).tolist()
         if apply >= 0.5:
             return None
