@@ -179,14 +179,14 @@ def said(capsys: pytest.CaptureFixture, command: str, folder: Path, monkeypatch:
     return capsys.readouterr().out
 
 
-def told_by_check(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+def report_of_check(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     with monkeypatch.context() as patch:
         patch.chdir(folder)
         return check(parse("check", "", ["--config", "common.yaml", "--stage", "warm_up", *words])).text
 
 
 def test_check_tells_what_is_there(page, monkeypatch):
-    text = told_by_check(page, monkeypatch)
+    text = report_of_check(page, monkeypatch)
     assert "source: folder in game: 8 images (4 of 250×131, 4 of 161×201), 8 labels" in text
     assert "target train: folder in town: 8 images (4 of 250×131, 4 of 161×201)," in text
     assert "target val: folder in town: 2 images (1 of 250×131, 1 of 161×201), 2 labels" in text
@@ -198,7 +198,7 @@ def test_check_finds_what_is_wrong(desk, monkeypatch):
     (desk / "streets.yaml").write_text(text)
     (desk / "town/labels/val/a/extra_gtFine_labelIds.png").write_bytes(b"")
     (desk / "game/labels/a/00001.png").unlink()
-    text = told_by_check(desk, monkeypatch)
+    text = report_of_check(desk, monkeypatch)
     assert "1 missing labels" in text and "game/labels/a/00001.png: missing" in text
     assert re.search(
         r"val/a/eichwald_.*_gtFine_labelIds\.png: label ids \[.*\] do not exist in this data set", text
@@ -227,7 +227,7 @@ def test_a_target_without_labels(desk, monkeypatch, capsys):
     line = refused_here(score, desk, monkeypatch)
     assert re.search(r"town/labels/val/.*: missing, as are all labels of val.*; --images DIR", line)
     for place, why in (("labels/val/", "missing, as are all labels"), ("images/val", "no such folder")):
-        text = told_by_check(desk, monkeypatch)
+        text = report_of_check(desk, monkeypatch)
         assert re.search(f"target val: not there, trainings are not validated: town/{place}.*: {why}", text)
         assert text.endswith("no problem found")
         shutil.rmtree(desk / "town/images/val", ignore_errors=True)
@@ -260,19 +260,19 @@ def test_an_interrupted_run_goes_on_with_the_same_classes_only(page, desk, monke
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "message"),
     [
         ("", "predicts 5 classes; ids are known for 13, 16, 19; give the file of its classes as --classes"),
         ("[road, sky, lane]", "predicts 5 classes, other.yaml has 3"),
         ("[road, sky, a, b, c]", "was trained on the classes ['road', 'pavement', 'building', 'sky', "),
     ],
 )
-def test_a_checkpoint_of_other_classes(page, tmp_path, monkeypatch, classes, told):
+def test_a_checkpoint_of_other_classes(page, tmp_path, monkeypatch, classes, message):
     (tmp_path / "other.yaml").write_text(f"classes: {classes}")
     words = "--classes other.yaml" if classes else ""
     model = page / "logs" / "stage3" / CURRENT
     command = f"python test.py --resume_path {model} {words} --images {page}/town/images/val --save_dir out"
-    assert told in refused_here(command, tmp_path, monkeypatch)
+    assert message in refused_here(command, tmp_path, monkeypatch)
 
 
 def test_no_ids_of_the_benchmark_for_other_classes(page, tmp_path, monkeypatch):
@@ -291,7 +291,7 @@ def test_images_whose_pseudo_labels_would_share_a_file(desk, monkeypatch):
     for image in list((desk / "town" / "images" / "train" / "a").iterdir())[:1]:
         twin = image.name.replace("_leftImg8bit", "_color_leftImg8bit")
         shutil.copy(image, image.with_name(twin))
-    assert "would share a file of pseudo labels with" in told_by_check(desk, monkeypatch)
+    assert "would share a file of pseudo labels with" in report_of_check(desk, monkeypatch)
 
 
 def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
@@ -391,7 +391,7 @@ def test_colours_are_transferred_where_asked_for(page, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ("--classes my.yaml --n_class 4", "--n_class 4: my.yaml has 3 classes; leave --n_class out"),
         ("--n_class 5", "give others as --classes FILE"),
@@ -399,13 +399,13 @@ def test_colours_are_transferred_where_asked_for(page, monkeypatch):
         ("--colour_transfer", "--colour_transfer is for --src_dataset folder"),
     ],
 )
-def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, words, told):
+def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, words, message):
     (tmp_path / "my.yaml").write_text("classes: [a, b, c]")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         parse("train", "", ["--stage", "source_only", *words.split()])
     line = capsys.readouterr().err
-    assert end.value.code == 2 and told in line and line.count("\n") == 1
+    assert end.value.code == 2 and message in line and line.count("\n") == 1
     with pytest.raises(ValueError, match="give --tgt_rootpath DIR"):
         target_data(options_of("--tgt_dataset folder"), "val")
 

@@ -345,10 +345,10 @@ def test_the_sample_is_spread_over_the_data_set(tree):
 
 def test_processes_share_the_sample(tree):
     cut(nth(tree, VAL, 2))
-    told = []
+    message = []
     for rank in range(2):
         try:
             check_sample(options("warm_up"), Processes(rank, 2))
         except ValueError as error:
-            told.append(str(error))
-    assert len(told) == 1 and nth(tree, VAL, 2).name in told[0]
+            message.append(str(error))
+    assert len(message) == 1 and nth(tree, VAL, 2).name in message[0]

@@ -125,7 +125,7 @@ def test_a_list_says_which_images_in_which_order(town):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("a/1\na/9\nb/7\n", r"train\.txt: lists 2 of 3 images that are not there, such as .*a/9\.png"),
         ("a/1\n../../etc/passwd\n", r"train\.txt: '../../etc/passwd' is no name of a file below"),
@@ -136,9 +136,9 @@ def test_a_list_says_which_images_in_which_order(town):
         (b"\xff\xfe\x00", r"train\.txt: not a text of names in UTF-8"),
     ],
 )
-def test_lists_that_are_refused(town, content, told):
+def test_lists_that_are_refused(town, content, message):
     (town / "train.txt").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         target(town, list="train.txt")
     with pytest.raises(FileNotFoundError, match=r"other\.txt: no such file"):
         read_list(town / "other.txt")
