@@ -7,6 +7,7 @@ import os
 import runpy
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,20 +40,37 @@ SERVER.set_forkserver_preload(["tests.cli.preload"])
 
 def start(command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run `python SCRIPT OPTIONS…`, as a user types it, in `cwd`; the script is the project's."""
+    return start_together(1, command, cwd, **environment)[0]
+
+
+def start_together(
+    count: int, command: str, cwd: Path, **environment: str
+) -> list[subprocess.CompletedProcess]:
+    """Run a command in several processes that share a run, as torchrun does, without its launcher."""
     python, script, *words = shlex.split(command.replace("\\\n", ""))
     assert python == "python"
     environment = {"OMP_NUM_THREADS": "1"} | environment
+    if count > 1:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        arguments = ([str(PROJECT / script), *words], str(cwd), environment, outputs)
-        process = SERVER.Process(target=run_script, args=arguments)
-        process.start()
-        process.join(300)
-        if process.is_alive():
-            process.kill()
-            raise TimeoutError(f"{command}: still runs after 300 s")
-        stdout, stderr = (Path(path).read_text() for path in outputs)
-    return subprocess.CompletedProcess(words, process.exitcode, stdout, stderr)
+        running = []
+        for rank in range(count):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}
+            outputs = [os.path.join(folder, f"{name}{rank}") for name in ("stdout", "stderr")]
+            arguments = ([str(PROJECT / script), *words], str(cwd), environment | place, outputs)
+            running.append((SERVER.Process(target=run_script, args=arguments), outputs))
+            running[-1][0].start()
+        done = []
+        for process, outputs in running:
+            process.join(300)
+            if process.is_alive():
+                process.kill()
+                raise TimeoutError(f"{command}: still runs after 300 s")
+            texts = [Path(path).read_text() for path in outputs]
+            done.append(subprocess.CompletedProcess(words, process.exitcode, *texts))
+    return done
 
 
 def succeed(command: str, cwd: Path, **environment: str) -> str:

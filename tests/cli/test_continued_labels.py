@@ -223,7 +223,7 @@ def test_processes_share_what_is_left(folder):
         ("soft", "--resume_path other.pkl", "checkpoint"),
         ("soft", "--soft_dtype float16", "dtype"),
         ("soft", "--img_size 128,64", "img_size"),
-        ("soft", "--precision bf16", "precision"),
+        ("soft", "--channels_last", "precision"),
         ("soft", "--max_images 8", "images"),
         ("hard", "--resume_path other.pkl", "checkpoint"),
         ("hard", "--conf_dtype uint8", "dtype"),

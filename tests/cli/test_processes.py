@@ -1,4 +1,4 @@
-"""The scripts with several processes, as torchrun starts them: the same files, and how a run ends."""
+"""The scripts with several processes: the same files, and how a run ends."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import MINI, PROJECT, draw_mini, load, start, torchrun
+from cli_tools import MINI, PROJECT, draw_mini, load, start, start_together, torchrun
 
 SMALL = "--img_size 256,128 --num_workers 0 --device cpu"
 CHECKPOINT = "from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
 
 
 def shared(processes: int, command: str, cwd: Path) -> str:
-    """What a command with several processes prints when it ends well."""
-    done = torchrun(processes, command, cwd)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """Return the output of a command with several processes that ends well; only the first one prints."""
+    done = start_together(processes, f"python {command}", cwd)
+    assert [one.returncode for one in done] == [0] * processes, done[0].stderr[-3000:]
+    assert [one.stdout for one in done[1:]] == [""] * (processes - 1)
+    return done[0].stdout
 
 
 @pytest.fixture(scope="module")
