@@ -13,6 +13,7 @@ import yaml
 
 PROJECT = Path(__file__).parents[2]
 ITERATIONS = {"source_only": 40, "warm_up": 60, "stage1": 40, "stage2": 60, "stage3": 4}
+TESTED = ("warm_up", "stage1", "stage2")  # by test.py; the others are scored while they train
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if step["name"] in ITERATIONS:
             iterations = ITERATIONS[step["name"]]
             step["options"] |= {"train_iters": iterations, "val_interval": iterations}
+            if step["name"] not in TESTED:
+                del step["test"]
     path = tmp_path_factory.mktemp("demo") / "short.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -45,18 +48,18 @@ def test_the_method_improves_and_a_second_run_continues(recipe: Path) -> None:
     reproduce(recipe)
     folder = recipe.parent / "runs" / "mini" / "seed0"
     miou = {
-        name: json.loads((folder / "results" / f"{name}_last.json").read_text())["miou"]
+        name: json.loads((folder / "logs" / name / "scores_current.json").read_text())["miou"]
         for name in ITERATIONS
     }
     assert miou["stage1"] > miou["warm_up"], miou
     assert miou["stage2"] > 1.5 * miou["source_only"], miou
 
     table = (folder / "table.md").read_text()
-    assert all(f"| {name} | {which} |" in table for name in ITERATIONS for which in ("last", "best"))
+    assert all(f"| {name} | {which} |" in table for name in TESTED for which in ("last", "best"))
     for picture in ("pictures.png", "curves.png"):
         assert (folder / picture).stat().st_size > 10_000
     log = [json.loads(line) for line in (folder / "logs" / "stage1" / "log.jsonl").read_text().splitlines()]
     assert {"loss/CTS", "loss/SL", "loss/contrast", "loss/consist"} <= log[0].keys()
 
     second = reproduce(recipe)
-    assert second.count(": done (") == 21 and "train.py" not in second
+    assert second.count(": done (") == 17 and "train.py" not in second

@@ -57,10 +57,10 @@ def test_same_losses_and_state_in_float64(results, case, size):
     assert max(found.values()) <= 1e-10, max(found, key=found.get)
 
 
-@pytest.mark.parametrize(("case", "size"), [(case, size) for case in MAIN_CASES for size in (2, 4)])
-def test_same_losses_and_state_in_float32(results, case, size):
+@pytest.mark.parametrize("case", MAIN_CASES)
+def test_same_losses_and_state_in_float32(results, case):
     """Single small tensors may deviate more: rounding turns a ReLU on or off (float64 shows the cause)."""
-    states = states_after_the_same_losses(results, case, "torch.float32", size, rel=1e-5, abs=1e-8)
+    states = states_after_the_same_losses(results, case, "torch.float32", 2, rel=1e-5, abs=1e-8)
     for by_tensor, tolerance in ((False, 1e-5), (True, 1e-3)):
         found = deviations(*states, by_tensor)
         assert max(found.values()) <= tolerance, max(found, key=found.get)
