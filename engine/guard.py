@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 
 from torch import Tensor
@@ -49,9 +48,7 @@ class Guard:
                     module.load_state_dict(before[name], strict=False)
             return bad is None
 
-        with warnings.catch_warnings():  # torch expects an update before the rates move
-            warnings.filterwarnings("ignore", ".*lr_scheduler.step", UserWarning)
-            learned = stage.step(source, target, check, show)
+        learned = stage.step(source, target, check, show)
         if bad is not None:
             self._count(bad)
             return None

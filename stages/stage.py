@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -137,9 +138,11 @@ class Stage:
         """Use the gradients up and count the iteration; update=False: throw them away instead."""
         if update:
             self.update()
-        for optimizer, schedule in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
+        ignored = nullcontext() if update else warnings.catch_warnings(action="ignore", category=UserWarning)
+        with ignored:  # torch warns of rates that move before the first update
+            for optimizer, schedule in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+                schedule.step()
         self.iteration += 1
 
     def update(self) -> None:
