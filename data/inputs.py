@@ -1,6 +1,6 @@
 """Inputs that earlier steps or the data sets give a stage: where they lie, and the command that makes each.
 
-Prototypes, pseudo labels, and the class prior that stage 1 starts from (docs/class_distribution.md).
+Prototypes, pseudo labels, and class distributions (docs/class_distribution.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data.pseudo_labels import PseudoLabels
-from data.sets.choose import source_data, target_data
 from data.sets.dataset import DataSet
 from utils.checkpoint import load_file
 from utils.distributed import Processes
@@ -152,28 +151,6 @@ def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels:
     pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
     pseudo.require(names, ".png", f"{command} --flip --name {o.path_LP.name} --save_path {o.path_LP.parent}")
     return pseudo
-
-
-def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
-    """Prior (K,), positive and of sum 1, and a line on where it comes from (`--class_distribution`)."""
-    name = o.named_distribution
-    if name is None:
-        return load_distribution(o)
-    if name == "uniform":
-        return torch.full((o.n_class,), 1 / o.n_class), f"class distribution: {o.n_class} equal shares"
-    whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
-    data = source_data(o) if name == "source_labels" else target_data(o, "train")
-    try:
-        counts = count_labels(data, o.n_class, o.num_workers, processes)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
-    if not counts.any():
-        raise ValueError(f"{data.root}: no label has a pixel of a class; give another --class_distribution")
-    message = f"class distribution: of the labels of {whose} ({len(data)} images)"
-    if absent := int((counts == 0).sum()):
-        message += f" ({absent} classes without a pixel are raised to {ABSENT:g})"
-    shares = (counts.double() / counts.sum()).clamp(min=ABSENT)
-    return (shares / shares.sum()).float(), message
 
 
 def count_labels(data: DataSet, n_class: int, workers: int, processes: Processes) -> Tensor:

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.inputs import load_prototypes, starting_prior
-from data.sets.choose import classes_of
+from data.inputs import ABSENT, count_labels, load_distribution, load_prototypes
+from data.sets.choose import classes_of, source_data, target_data
+from loss import class_frequencies
 from models import Compute, DeepLabV2, FCDiscriminator, deeplabv2, share_batch_norm
 from models.weights import imagenet_state, load_backbone, load_network
 from stages.distillation import DistillationSettings, DistillationStage
@@ -126,6 +127,27 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
     return DistillationStage(student, build_teacher(o, device, logger), optimisation, method, **common)
+
+
+def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
+    """Prior (K,), positive and of sum 1, and a line on where it comes from (`--class_distribution`)."""
+    name = o.named_distribution
+    if name is None:
+        return load_distribution(o)
+    if name == "uniform":
+        return torch.full((o.n_class,), 1 / o.n_class), f"class distribution: {o.n_class} equal shares"
+    whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
+    data = source_data(o) if name == "source_labels" else target_data(o, "train")
+    try:
+        counts = count_labels(data, o.n_class, o.num_workers, processes)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; --class_distribution {name} reads all of them") from None
+    if not counts.any():
+        raise ValueError(f"{data.root}: no label has a pixel of a class; give another --class_distribution")
+    message = f"class distribution: of the labels of {whose} ({len(data)} images)"
+    if absent := int((counts == 0).sum()):
+        message += f" ({absent} classes without a pixel are raised to {ABSENT:g})"
+    return class_frequencies(counts, ABSENT), message
 
 
 def _self_labeling_settings(o: Options) -> SelfLabelingSettings:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data.inputs import starting_prior
 from data.mini import write_mini
 from engine.guard import Guard
 from loss import prior as prior_module
+from stages.build import starting_prior
 from stages.self_labeling import SelfLabelingStage
 from stages.stage import BatchDraws
 from tests.distributed.shared_cases import METHOD, RATE, D, batches, network
