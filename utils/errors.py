@@ -10,9 +10,14 @@ from collections.abc import Callable
 _LINE = 4000  # characters of a message; paths may be long
 
 
-def printable(message: str) -> str:
+def printable(text: str) -> str:
+    """The text with a blank for every character that is not printed: one line."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def short(message: str) -> str:
     """One line of bounded length, whatever names and values from files stand in it."""
-    line = "".join(sign if sign.isprintable() else " " for sign in message)
+    line = printable(message)
     return line if len(line) <= _LINE else f"{line[: _LINE // 2]} … {line[-_LINE // 2 :]}"
 
 
@@ -41,7 +46,7 @@ def _print_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 def one_line(error: Exception) -> str | None:
     """The message for an expected error, in one line; None for an error that needs its traceback."""
     if isinstance(error, OSError | ValueError | ArithmeticError):
-        return printable(str(error))
+        return short(str(error))
     text = str(error).splitlines()[0] if str(error) else ""
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "the machine's memory is used up; lower --num_workers, --bs or --infer_bs"

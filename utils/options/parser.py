@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.classes_file import read_classes_file
-from utils.errors import printable
+from utils.errors import short
 from utils.files.yaml_file import is_scalar, load_yaml
 from utils.options.declarations import GROUPS, SWITCH, Number, Option, options_of
 from utils.options.refused import first_problem
@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
         """End with one line instead of the whole usage, printed by the main process only."""
         if self.config is not None and str(self.config) not in message:
             message += f"; options of {self.config} included"
-        line = f"{self.prog}: error: {printable(message)} (see --help)\n"
+        line = f"{self.prog}: error: {short(message)} (see --help)\n"
         if os.environ.get("RANK", "0") == "0":
             self.exit(2, line)
         time.sleep(5.0)  # if this process ended earlier, the main one would end before it has printed

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import printable
 from utils.files.whole import save_json, save_text
 from utils.recipe import CHECKPOINTS, Recipe
 from utils.report.published import PublishedRow, published_rows
@@ -23,7 +24,6 @@ from utils.report.tables import (
     latex,
     markdown,
     means,
-    one_line,
     percent,
     published_cells,
 )
@@ -158,7 +158,7 @@ def caption(rows: Sequence[Scored], seeds: Sequence[int]) -> str:
         f"quirks {every('quirks')}",
         f"torch {every('torch')}",
     ]
-    return one_line("; ".join(parts))
+    return printable("; ".join(parts))
 
 
 def _results(rows: Sequence[Scored]) -> list[dict]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from utils.errors import printable
 from utils.files.whole import save_text
 from utils.report.published import PublishedRow
 
@@ -64,11 +65,6 @@ def percent(values: Iterable[float], absent: str = "-") -> list[str]:
     return [absent if math.isnan(value) else f"{100 * value:.1f}" for value in values]
 
 
-def one_line(text: str) -> str:
-    """The text with a blank for every character that is not printed."""
-    return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
 # --- scores of a checkpoint ---------------------------------------------------------------------------------
 
 
@@ -103,7 +99,7 @@ def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
         beside = [row.means.get(count) for row in published]
         lines.append(_plain_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
-    lines += [one_line(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
+    lines += [printable(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
     return "\n".join(lines)
 
 
@@ -145,7 +141,7 @@ def _lines(
     """Head, and the rows of the scores and of the published figures; absent: stands for nan."""
     own = percent([*scores["iou"], *means(scores).values()], absent)
     others = [[f"published {row.title}", *published_cells(row, scores, absent)] for row in published]
-    return ["checkpoint", *columns(scores)], [[one_line(scores["checkpoint"]), *own], *others]
+    return ["checkpoint", *columns(scores)], [[printable(scores["checkpoint"]), *own], *others]
 
 
 def _about(scores: Mapping) -> str:
@@ -156,4 +152,4 @@ def _about(scores: Mapping) -> str:
         f"quirks {scores['quirks']}",
         f"torch {scores['torch']}",
     ]
-    return one_line("; ".join(parts))
+    return printable("; ".join(parts))
