@@ -7,7 +7,6 @@ f̄ and η̄ are features of the EMA model and prototypes that follow η. docs/m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +36,7 @@ from stages.stage import (
     Shown,
     Stage,
     quarter,
+    resize_label,
     resize_logits,
     self_training_loss,
 )
@@ -167,10 +167,10 @@ class SelfLabelingStage(Stage):
         # ============ section 3.3, balanced assignments Q: L_SL = −Σ Q·ln softmax(cos(f̄, η)/τ) ============
         pixels = self.sampled_pixels(whole.feats)  # (B, P)
         if self.quirks.unshuffled_labels:  # Q4: labels of other pixels
-            label_grid = _nearest(label_weak, grid)  # (B, h·w)
+            label_grid = resize_label(label_weak, grid).flatten(1)  # (B, h·w)
             label_pixels = label_grid[:, : method.pixels]  # (B, P)
         else:
-            label_grid = _nearest(label, student.feats.shape[2:])  # (B, h·w)
+            label_grid = resize_label(label, student.feats.shape[2:]).flatten(1)  # (B, h·w)
             soft_label = resize_logits(target.soft_grid, grid)  # (B, K, h, w)
             label_whole = rectified_label(sl.omega(whole.feats), soft_label, method.label_threshold, IGNORE)
             label_pixels = label_whole.flatten(1).gather(1, pixels)  # (B, P)
@@ -324,8 +324,3 @@ def _paste_quarter(label: Tensor, source_label: Tensor, box: Box | None) -> Tens
         return label
     full = label.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)  # (B, H, W)
     return _paste(full, source_label, box)[:, ::4, ::4]
-
-
-def _nearest(label: Tensor, grid: Sequence[int]) -> Tensor:
-    """Label (B, H, W) → (B, h·w), nearest."""
-    return F.interpolate(label[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).long()

@@ -40,6 +40,11 @@ def resize_logits(maps: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
 
+def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
+    """Label (B, H, W) int64 → (B, h, w), nearest."""
+    return F.interpolate(label[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
+
+
 def quarter(size: Sequence[int]) -> tuple[int, int]:
     """A quarter of (H, W), where pseudo labels and logits meet."""
     return size[0] // 4, size[1] // 4

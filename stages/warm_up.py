@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from data.batches import SourceBatch, TargetBatch
 from data.labels import IGNORE
@@ -18,6 +17,7 @@ from stages.stage import (
     Shown,
     Stage,
     detached,
+    resize_label,
     resize_logits,
 )
 from utils.checkpoint import DISCRIMINATOR
@@ -72,19 +72,15 @@ class WarmUpStage(Stage):
         # ============ source: CE(x_s, y_s); with a strong source image its label is replayed ============
         if self.strong_source_weight > 0:
             grid_logits = self.forward(self.student_ddp, source.strong).logits  # (B, K, h, w)
-            label = F.interpolate(source.label[:, None].float(), grid_logits.shape[2:])[
-                :, 0
-            ].long()  # (B, h, w)
-            label = self.replay(
-                label, source.strong_records, 4 if self.quirks.source_replay_scale else 8
-            )  # Q8
+            scale = 4 if self.quirks.source_replay_scale else 8  # Q8
+            label = resize_label(source.label, grid_logits.shape[2:])  # (B, h, w)
+            label = self.replay(label, source.strong_records, scale)
             source_loss = cross_entropy(grid_logits, label, IGNORE, self.processes.sum)
             source_loss = self.strong_source_weight * source_loss
             source_logits = resize_logits(grid_logits, size)  # (B, K, H, W)
         else:
-            source_logits = resize_logits(
-                self.forward(self.student_ddp, source.image).logits, size
-            )  # (B, K, H, W)
+            source_logits = self.forward(self.student_ddp, source.image).logits  # (B, K, h, w)
+            source_logits = resize_logits(source_logits, size)  # (B, K, H, W)
             source_loss = cross_entropy(source_logits, source.label, IGNORE, self.processes.sum)
 
         # ============ target: the segmenter deceives the discriminator, L_adv = (d(p(x_t)) − 0)² ============
