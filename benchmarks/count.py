@@ -1,4 +1,4 @@
-"""What an iteration asks of a GPU: operations, bytes, FLOP, a time on paper, living memory; no GPU is needed.
+"""Count the work of an iteration on a GPU: operations, bytes, FLOP, a time on paper, memory; no GPU needed.
 
     python benchmarks/count.py                                    # all stages, README's shapes, ResNet-101
     python benchmarks/count.py --stage stage1 --bs 1 --bandwidth 4.3
@@ -66,7 +66,7 @@ FREE |= {aten.new_empty, aten.new_empty_strided}
 
 @dataclass
 class Sums:
-    """Of some operations; ms on paper."""
+    """Sums over some operations; ms on paper."""
 
     operations: int = 0
     gb: float = 0.0

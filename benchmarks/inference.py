@@ -76,7 +76,7 @@ class Bench:
 
 
 def images_a_second(run: Callable[[], None], images: int, device: torch.device) -> float:
-    """Of the second of two runs, the start of loading processes included."""
+    """Measure the second of two runs, the start of the workers included."""
     for _ in range(2):
         start = time.perf_counter()
         run()

@@ -61,7 +61,7 @@ def places() -> Iterator[str]:
 
 
 class PretendedGPU(TorchDispatchMode):
-    """Where operations arrive; enter it by `pretended_gpu`.
+    """Receives the operations; enter it by `pretended_gpu`.
 
     may_wait: waits are listed in `waits` instead of raised; a copy to the host then holds zeros.
     """
@@ -254,7 +254,7 @@ class Backward:
 
 
 def _awaited(roots: Sequence) -> Counter:
-    """How many gradients each node of a graph receives."""
+    """Count the gradients that each node of a graph receives."""
     found, seen, left = Counter(), set(roots), list(roots)
     while left:
         for child, _ in left.pop().next_functions:

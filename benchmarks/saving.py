@@ -1,4 +1,4 @@
-"""What it costs to save a run so that it can be continued, and its released checkpoints.
+"""Measure the cost of saving a run's states and its released checkpoints.
 
     python benchmarks/saving.py --folder FOLDER --iteration 0.16
 
@@ -40,7 +40,7 @@ def with_momentum(stage: Stage) -> Stage:
 
 
 def seconds(stage: Stage, folder: Path, count: int) -> tuple[float, float, float, float]:
-    """Of a state, of torch.save of the same, of a released checkpoint; GB of a state."""
+    """Seconds for a state, for torch.save of the same, for a released checkpoint; GB of a state."""
     states, plain = RunStates(folder / "state"), folder / "plain.pt"
     state = median_ms(lambda i: states.save(stage.state(), i), count)
     alone = median_ms(lambda _: torch.save(stage.state(), plain), count)

@@ -79,7 +79,7 @@ class Timer:
         return call
 
     def median_ms(self, name: str, calls: int = 1) -> float:
-        """Of iterations that have `calls` marks each."""
+        """Median over iterations that have `calls` marks each."""
         if self.cuda:
             torch.cuda.synchronize()
         marks = self.marks.get(name, [])
@@ -195,7 +195,7 @@ def discriminator_alone(stage: WarmUpStage, target: TargetBatch) -> Callable:
 
 
 def flops(o: argparse.Namespace) -> float:
-    """Of one iteration's networks, counted on tensors without content."""
+    """Count one iteration's networks on tensors without content."""
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         student, teacher = deeplabv2(o.backbone, K), deeplabv2(o.backbone, K)
         if o.stage == "warm_up":

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def median_ms(call: Callable[[int], object], count: int, warm_up: int = 1) -> float:
-    """Of `count` calls with 0, 1, …, after some that warm up."""
+    """Median of `count` calls with 0, 1, …, after some that warm up."""
     for i in range(warm_up):
         call(i)
     times = []

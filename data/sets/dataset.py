@@ -21,8 +21,8 @@ class DataSet:
     """Files of one split. size: (W, H) at which images are read, None for each one's own.
 
     stored: the format of their labels. names: stems of the files derived from each image (pseudo labels,
-    predictions); by default the image's own. all_labels: label files that
-    all belong to images; None where others may lie there. cache: keeps decoded images and labels, if given.
+    predictions); by default the image's own. all_labels: label files that all belong to images; None where
+    others may lie there. cache: keeps decoded images and labels, if given.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: starting them as a user does, and making what they read."""
+"""Tools for tests of the scripts: start them as a user does, and make the files that they read."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from cli_tools import checkpoint_name, draw_mini, random_network, write_released
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_as_at_a_terminal() -> Iterator[None]:
-    """Where the tests run in the background or under nohup, what they start would ignore these signals."""
+    """Restore these signals: in the background or under nohup, started scripts would ignore them."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -56,7 +56,7 @@ def start(words: list[str], folder: Path, processes: int = 1, **options: object)
 
 
 def finish(words: list[str], folder: Path, processes: int = 1) -> str:
-    """What a command prints that ends well."""
+    """Return the output of a command that ends well."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     child = start(words, folder, processes, **pipes)
     told, _ = child.communicate(timeout=600)
@@ -101,7 +101,7 @@ def training_words(stage: str, name: str, iterations: int, workers: int = 0) -> 
 
 
 def writing(folder: Path) -> bool:
-    """Whether a file is just being written, or not vouched for yet."""
+    """True if a file is being written, or has no checksum yet."""
     states = {path.name for path in (folder / "state").glob("*")}
     unfinished = any(name.endswith(".pt") and f"{name}.sha256" not in states for name in states)
     return unfinished or any(folder.glob("**/.*.tmp"))

@@ -74,7 +74,7 @@ def command(stage: str = "warm_up", *more: str) -> str:
 
 
 def exit_of(typed: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    """What a command ends with: an exit code, or the line of an error."""
+    """Return the exit code of a command, or the line of its error."""
     with pytest.raises(SystemExit) as end:
         run_here(typed, folder, monkeypatch)
     return end.value.code
@@ -98,7 +98,7 @@ def assert_whole(folder: Path, world: Path, stage: str = "warm_up") -> None:
 
 
 def wait_for(text: str, child: subprocess.Popen) -> str:
-    """What a process says until a line with `text`."""
+    """Return the output of a process up to a line with `text`."""
     told = ""
     while text not in told:
         line = child.stdout.readline()

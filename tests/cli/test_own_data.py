@@ -173,7 +173,7 @@ WARM_UP = "python train.py --config common.yaml --stage warm_up --name warm_up -
 
 
 def said(capsys: pytest.CaptureFixture, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a command that ends well prints."""
+    """Return the output of a command that ends well."""
     capsys.readouterr()
     run_here(command, folder, monkeypatch)
     return capsys.readouterr().out

@@ -74,7 +74,7 @@ def test_cudnn_measures_no_images_of_many_sizes(place, three, monkeypatch, words
 
 @torch.no_grad()
 def logits_of(image: np.ndarray) -> torch.Tensor:
-    """What the network of model.pkl says to an image (H, W, 3) in 0 to 255, at the grid."""
+    """Return the logits of model.pkl's network for an image (H, W, 3) in 0 to 255, at the grid."""
     network = random_network("mini").eval()
     return network(torch.from_numpy(np.moveaxis(image, 2, 0).astype(np.float32) / 255)[None])[1]
 

@@ -43,7 +43,7 @@ def test_an_image_waits_for_what_is_written_of_it(desk, monkeypatch, command):
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
-    """What the scripts set for their whole process."""
+    """Settings that the scripts make for their whole process."""
     threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     yield
     torch.set_num_threads(threads)

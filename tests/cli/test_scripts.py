@@ -1,4 +1,4 @@
-"""What each script promises beyond the README: equal runs, sizes, extra products, configurations, recipes."""
+"""Promises of each script beyond the README: equal runs, sizes, extra products, configurations, recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept on disk between runs: decoded images and colour statistics."""
+"""Caches on disk: decoded images and colour statistics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_another_form_is_another_entry(source, tmp_path):
 
 
 def test_an_entry_of_another_shape_is_made_anew(source, tmp_path):
-    """Of the same length too, as one that an older release left."""
+    """Even if it has the same length, as an entry of an older release may."""
     cache = ImageCache(tmp_path / "cache", LIMIT)
     rows(cache, source)
     turned = whole(1).reshape(SHAPE[0], 3, SHAPE[1])
@@ -98,7 +98,7 @@ def test_a_damaged_entry_is_made_anew(damage, source, tmp_path):
 
 
 def test_no_more_than_the_limit_is_kept(source, tmp_path, capsys):
-    """What does not fit any more is not made whole: it is left to the caller."""
+    """An image that does not fit any more is not decoded whole: the caller reads its part."""
     rows(ImageCache(tmp_path / "one", LIMIT), source)
     one = entries(tmp_path / "one")[0].stat().st_size
     cache = ImageCache(tmp_path / "cache", int(2.5 * one))

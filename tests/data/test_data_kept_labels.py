@@ -44,7 +44,7 @@ def test_states(tmp_path, soft):
 
 
 def test_colours_are_those_of_the_label_in_rgb(tmp_path):
-    """What earlier versions wrote, a palette picture, is made again."""
+    """A palette picture, as earlier versions wrote, is made again."""
     labels = kept(tmp_path, False, "one")
     write(tmp_path, False, "a")
     label, colours = labels.labels.files("a", False)[:2]
@@ -71,7 +71,7 @@ def test_begun_again_by_the_same_nothing_changes(tmp_path, soft):
 
 
 class Killed(BaseException):
-    """What no handler expects."""
+    """An exception that no handler expects."""
 
 
 @pytest.mark.parametrize("soft", [True, False])

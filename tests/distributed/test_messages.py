@@ -1,4 +1,4 @@
-"""What processes tell one another where a message between GPUs is only queued, as with NCCL."""
+"""Messages of processes where a message between GPUs is only queued, as with NCCL."""
 
 from __future__ import annotations
 

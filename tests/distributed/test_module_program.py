@@ -12,7 +12,7 @@ from tests.distributed.programs import run_program
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What each of two processes ends in."""
+    """Results of each of two processes."""
     out = tmp_path_factory.mktemp("module")
     run_program("module_program.py", out, 2)
     return [torch.load(out / f"2_{rank}.pt", weights_only=True) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""What the documents quote and name is there."""
+"""Code and files that the documents quote and name exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def outdented(lines: list[str]) -> str:
 
 
 def is_quoted_from(source: str, quote: str) -> bool:
-    """Whether the lines stand in the source as they are, however far they are indented there."""
+    """True if the lines stand in the source, with any indentation."""
     lines, wanted = source.splitlines(), quote.rstrip("\n")
     count = len(wanted.splitlines())
     return any(outdented(lines[i : i + count]) == wanted for i in range(len(lines)))

@@ -1,4 +1,4 @@
-"""How many of the visible GPUs take part in a run."""
+"""Number of the visible GPUs that take part in a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRAIN, TEST = ("train", "--stage warm_up --bs 4"), ("test", "")
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many copies were started."""
+    """Numbers of copies that were started."""
     counts: list[int] = []
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

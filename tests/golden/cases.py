@@ -146,7 +146,7 @@ def small_network(salt: str = "") -> DeepLabV2:
 
 
 def _losses(stage: Stage, names: list[str], golden: list[list[float]]) -> Iterator[Pair]:
-    """Of two iterations on the same batch."""
+    """Losses of two iterations on the same batch."""
     source, target = inputs.batches()
     for iteration, expected in enumerate(golden, start=1):
         losses, _ = stage.step(source, target)

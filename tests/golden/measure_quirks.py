@@ -1,4 +1,4 @@
-"""How much each quirk changes two iterations on the golden inputs: python -m tests.golden.measure_quirks.
+"""Measure how much each quirk changes two golden iterations: python -m tests.golden.measure_quirks.
 
 For each quirk alone switched off: the losses that change, and ‖Δ − Δ'‖ / ‖Δ‖ of the student's update Δ.
 """

@@ -47,7 +47,7 @@ def test_recomputing_gives_the_same_gradients_and_statistics(frozen):
 
 
 def saved_bytes(net: nn.Module, recompute: bool) -> int:
-    """What the backward pass keeps, each memory once."""
+    """Bytes that are stored for the backward pass, each memory once."""
     kept: dict[int, int] = {}
     own = {p.untyped_storage().data_ptr() for p in net.parameters()}
 

@@ -1,4 +1,4 @@
-"""Where stage 1's class prior comes from, and how it is refreshed."""
+"""Stage 1's class prior: its sources, and its refreshing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an iteration shows on request, against plain loops; showing changes nothing."""
+"""Statistics that an iteration shows on request, against plain loops; showing changes nothing."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ START = [1.0, 0.5, -2.0, 3.0, -0.1]
 
 
 def gradient(values: list[float]) -> list[float]:
-    """Of Σ c (p − target)², with another c each."""
+    """Gradient of Σ c (p − target)², with another c each."""
     return [2 * (i + 1) * 0.05 * (p - t) for i, (p, t) in enumerate(zip(values, TARGET, strict=True))]
 
 
@@ -147,7 +147,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 @pytest.mark.parametrize("gradient_layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_twenty_float32_steps_whatever_the_memory_order(parameter_layout, gradient_layout, kernel):
-    """Of a convolution's weights; halfway the momentum comes from a state in the other order."""
+    """The weights are a convolution's; halfway the momentum comes from a state in the other order."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(4, 6, kernel, kernel, generator=generator)
     p = nn.Parameter(start.to(memory_format=parameter_layout))
