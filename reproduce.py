@@ -12,7 +12,7 @@ import sys
 import time
 
 from data.sets.choose import classes_of, target_data
-from engine.run_state import RunStates, locked
+from engine.resume import RunStates, locked
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.errors import run_script

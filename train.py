@@ -22,11 +22,9 @@ from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard
 from engine.launch import joined
-from engine.log import RunLog, get_logger, silent_logger
+from engine.log import RunLog, Schedule, get_logger, silent_logger
 from engine.pictures import Pictures
-from engine.resume import Resume, claim, delete_old_run, newest_state, run_files
-from engine.run_state import RunStates
-from engine.schedule import Schedule
+from engine.resume import Resume, RunStates, claim, delete_old_run, newest_state, run_files
 from engine.signals import CAN_CONTINUE, Interrupted, Interruption
 from engine.trained import prepare_device
 from engine.validation import Validation

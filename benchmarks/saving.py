@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.step import STAGES, build
 from benchmarks.timing import median_ms
-from engine.run_state import RunStates
+from engine.resume import RunStates
 from models import Compute
 from stages.stage import Stage
 from utils.checkpoint import save_checkpoint

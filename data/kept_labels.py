@@ -20,7 +20,7 @@ from data.augment.resize import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size, opened
 from utils.distributed import Processes
-from utils.files.whole import load_array, remove_unfinished, save_json
+from utils.files.whole import clear_unfinished, load_array, save_json
 from utils.parallel_map import parallel_map
 from utils.render import colourise
 
@@ -52,7 +52,7 @@ class KeptLabels:
         One process does this before any process writes.
         """
         files = {file for name in names for file in self.labels.files(name, self.soft)}
-        remove_unfinished([*files, self.record])
+        clear_unfinished({file.parent for file in [*files, self.record]})
         found = self._read_record()
         if found == self.made_by:
             return None

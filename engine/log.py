@@ -1,4 +1,4 @@
-"""Log of a run: a line for people, a line for machines, and curves for TensorBoard."""
+"""Log of a run: a line for people, a line for machines, curves for TensorBoard; and when they are due."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import tqdm
 from torch import Tensor
 
 from utils.distributed import ALONE, Processes
-from utils.files.whole import not_written, save_text
+from utils.files.whole import save_text, writing
 from utils.render import Sheet, contact_sheet, save_sheet
 
 
@@ -25,10 +26,8 @@ class _LogFile(logging.FileHandler):
     """A log file that raises when a line cannot be written, as other files do."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            raise not_written(Path(self.baseFilename), error) from None
-        raise error
+        with writing(Path(self.baseFilename)):
+            raise
 
 
 class _AboveTheBar(logging.Handler):
@@ -62,6 +61,33 @@ def silent_logger() -> logging.Logger:
     logger = logging.Logger("silent")
     logger.addHandler(logging.NullHandler())
     return logger
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Work that is due after an iteration, counted from 1; the run ends after `total` of them.
+
+    Lines and validations fall as in the released code, whose counter is one ahead.
+    """
+
+    total: int
+    print_interval: int
+    val_interval: int
+    save_interval: int
+
+    def line(self, iteration: int) -> bool:
+        """True if a log line is due; the last line comes at the end, unless each iteration has its own."""
+        ahead, every = iteration + 1, self.print_interval
+        return (ahead % every == 0 and (ahead < self.total or every == 1)) or self.validation(iteration)
+
+    def validation(self, iteration: int) -> bool:
+        """True if a validation is due."""
+        ahead = iteration + 1
+        return iteration == self.total or (ahead % self.val_interval == 0 and ahead < self.total)
+
+    def state(self, iteration: int) -> bool:
+        """True if the run's state is to be saved."""
+        return self.validation(iteration) or (iteration + 1) % self.save_interval == 0
 
 
 class RunLog:
@@ -121,24 +147,22 @@ class RunLog:
         """Flush and close the files; an error here never hides an earlier one."""
         try:
             if self._lines is not None:
-                self._lines.close()
-        except OSError as error:
-            if kind is None:
-                raise not_written(self._path, error) from None
+                with suppress(OSError) if kind else writing(self._path):
+                    self._lines.close()
         finally:
-            self._close_curves()
+            if self._curves is not None:
+                with self._drawing():
+                    self._curves.close()
             threading.excepthook = self._hook
 
-    def _close_curves(self) -> None:
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Go on without curves and pictures after an error of the disk in the block."""
         try:
-            if self._curves is not None:
-                self._curves.close()
+            yield
         except OSError as error:
-            self._without_curves(error)
-
-    def _without_curves(self, error: OSError) -> None:
-        self.message(f"{self._path.parent / 'tensorboard'}: no more curves and pictures ({error})")
-        self._curves = None
+            self.message(f"{self._path.parent / 'tensorboard'}: no more curves and pictures ({error})")
+            self._curves = None
 
     def message(self, line: str) -> None:
         """Log a line for people."""
@@ -245,15 +269,13 @@ class RunLog:
             self._record(iteration, scalars)
         if self._curves is None:
             return
-        try:
+        with self._drawing():
             for title, sheet in sheets.items():
                 picture = np.asarray(contact_sheet(list(sheet.columns), [list(row) for row in sheet.rows]))
                 self._curves.add_image(f"pictures/{title}", picture, iteration, dataformats="HWC")
                 save_sheet(sheet, iteration, self._pictures / f"{title}.png")
             for name, values in (samples or {}).items():
                 self._curves.add_histogram(name, values, iteration)
-        except OSError as error:
-            self._without_curves(error)
 
     def _position(self, iteration: int) -> str:
         epoch = (iteration - 1) // self._per_epoch + 1
@@ -263,13 +285,9 @@ class RunLog:
         if self._lines is None:
             return
         self._lines_written += 1
-        try:
+        with writing(self._path):
             self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
             self._lines.flush()
-        except OSError as error:
-            raise not_written(self._path, error) from None
-        try:
+        with self._drawing():
             for name, value in scalars.items() if self._curves is not None else ():
                 self._curves.add_scalar(name, value, iteration)
-        except OSError as error:
-            self._without_curves(error)

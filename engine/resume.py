@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import pickle
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +18,79 @@ from torch.utils.data import DataLoader
 from data.batches import image_names
 from engine.guard import Guard
 from engine.log import RunLog
-from engine.run_state import RunStates, locked
 from engine.validation import Validation
 from stages.stage import Stage
-from utils.checkpoint import checkpoint_path
+from utils.checkpoint import checkpoint_path, load_file, save_checkpoint
 from utils.distributed import Processes
-from utils.files.whole import clear_unfinished
+from utils.files.torch_file import check_torch_file
+from utils.files.whole import clear_unfinished, writing
 from utils.options import Options
 from utils.render import SHEETS
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
+_NAME = re.compile(r"(\d+)\.pt")
+
+
+class RunStates:
+    """Saved states of one run: `ITERATION.pt` in a folder, each with torch's checksums inside."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def iterations(self) -> list[int]:
+        """Return the iterations of all states in the folder, whole or damaged, in order."""
+        found = (_NAME.fullmatch(path.name) for path in self.folder.glob("*.pt"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def path(self, iteration: int) -> Path:
+        """Path of the state after so many iterations."""
+        return self.folder / f"{iteration:07d}.pt"
+
+    def save(self, content: dict, iteration: int, keep: int = 2) -> None:
+        """Write a state with tensors from any device; then delete all but the `keep` newest."""
+        save_checkpoint(content, self.path(iteration))
+        for older in self.iterations()[:-keep]:
+            self.path(older).unlink(missing_ok=True)
+
+    def load(self, iteration: int) -> dict:
+        """Load a state, tensors on the CPU; ValueError if the file holds something else."""
+        content = load_file(self.path(iteration), BEGIN_ANEW)
+        numbers = isinstance(content, dict) and isinstance(content.get("iteration"), int)
+        if not numbers or not isinstance(content.get("options"), dict):
+            raise ValueError(f"{self.path(iteration)}: is not the state of a run; {BEGIN_ANEW}")
+        return content
+
+    def problem(self, iteration: int) -> str | None:
+        """Describe the damage of a state's file; None if it is whole, OSError if it cannot be read."""
+        try:
+            check_torch_file(self.path(iteration))
+        except (ValueError, pickle.UnpicklingError) as error:
+            return f"{self.path(iteration)}: is damaged ({error})"
+        return None
+
+    def clear(self) -> None:
+        """Delete all states."""
+        for iteration in self.iterations():
+            self.path(iteration).unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, made if it is missing, against a second run until the block ends."""
+    path = folder / ".lock"
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with open(path, "wb") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it
+        except (BlockingIOError, PermissionError):
+            raise ValueError(
+                f"{folder}: another process is training there; end it, or give another --name"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def run_files(o: Options, which: str) -> tuple[Path, Path]:
@@ -46,8 +112,7 @@ def claim(o: Options, processes: Processes) -> Iterator[RunStates]:
         yield states
         return
     with locked(states.folder):
-        clear_unfinished(folder)
-        clear_unfinished(states.folder)
+        clear_unfinished([folder, states.folder], alone=True)
         found = states.iterations()
         if found and not (o.continue_run or o.overwrite):
             raise ValueError(
@@ -62,24 +127,19 @@ def delete_old_run(o: Options, states: RunStates) -> None:
 
     A checkpoint that no run of ours wrote (a downloaded one) is renamed and not overwritten.
     """
-    ours = o.overwrite or (o.continue_run and (o.log_dir / o.name / "options.yaml").is_file())
+    folder = o.log_dir / o.name
+    ours = o.overwrite or (o.continue_run and (folder / "options.yaml").is_file())
     states.clear()
-    pictures = [o.log_dir / o.name / "pictures" / f"{title}.png" for title in SHEETS]
+    for title in SHEETS:
+        (folder / "pictures" / f"{title}.png").unlink(missing_ok=True)
     for which in ("current", "best"):
-        checkpoint, scores = run_files(o, which)
-        pictures.append(scores)
-        if not ours:
-            _rename_foreign(checkpoint)
-    for path in pictures:
-        path.unlink(missing_ok=True)
-
-
-def _rename_foreign(path: Path) -> None:
-    if path.is_file():
-        names = (path.with_name(f"{path.stem}.kept{n}{path.suffix}") for n in range(1, 1000))
-        kept = next(name for name in names if not name.exists())
-        path.rename(kept)
-        print(f"{path}: is not of this run; kept as {kept.name}")
+        path, scores = run_files(o, which)
+        scores.unlink(missing_ok=True)
+        if path.is_file() and not ours:
+            names = (path.with_name(f"{path.stem}.kept{n}{path.suffix}") for n in range(1, 1000))
+            kept = next(name for name in names if not name.exists())
+            path.rename(kept)
+            print(f"{path}: is not of this run; kept as {kept.name}")
 
 
 def newest_state(o: Options, states: RunStates, processes: Processes, logger: logging.Logger) -> dict | None:
@@ -87,44 +147,32 @@ def newest_state(o: Options, states: RunStates, processes: Processes, logger: lo
 
     Newer states that are damaged are named and deleted.
     """
-    whole, damaged = _newest_whole(states, logger) if processes.is_main else (0, [])
-    whole = int(processes.sum(torch.tensor(whole)))  # the main process looks, for all
-    if whole == 0:
-        logger.info("--continue: nothing has been saved yet; the run begins")
-        return None
-    content = states.load(whole)
-    _require_same_options(o, content, states.path(whole))
-    for iteration in damaged:
-        states.remove(iteration)
-    logger.info("continues after iteration %d (%s)", whole, states.path(whole))
-    return content
-
-
-def _newest_whole(states: RunStates, logger: logging.Logger) -> tuple[int, list[int]]:
-    """Return its iteration (0: no state) and those of newer, damaged ones; ValueError if all are damaged."""
-    damaged = []
-    for iteration in reversed(states.iterations()):
+    newest, damaged = 0, []
+    for iteration in reversed(states.iterations()) if processes.is_main else ():
         problem = states.problem(iteration)
         if problem is None:
-            return iteration, damaged
+            newest = iteration
+            break
         damaged.append(iteration)
         logger.warning("%s; the one before is taken", problem)
-    if damaged:
+    if damaged and not newest:
         raise ValueError(f"{states.folder}: no saved state is good; {BEGIN_ANEW}")
-    return 0, []
-
-
-def _require_same_options(o: Options, content: dict, path: Path) -> None:
-    """ValueError if an option that decides the results has changed."""
-    before, now = content.get("options"), o.decisive()
-    if not isinstance(before, dict) or not isinstance(content.get("iteration"), int):
-        raise ValueError(f"{path}: is not the state of a run; {BEGIN_ANEW}")
+    newest = int(processes.sum(torch.tensor(newest)))  # only the main process has looked
+    if newest == 0:
+        logger.info("--continue: nothing has been saved yet; the run begins")
+        return None
+    path, content = states.path(newest), states.load(newest)
+    before, now = content["options"], o.decisive()
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if names:
         changes = ", ".join(f"--{name} {before.get(name)} → {now.get(name)}" for name in names)
         raise ValueError(
             f"{path}: the run was begun with other options ({changes}); give the same, or {BEGIN_ANEW}"
         )
+    for iteration in damaged:
+        states.path(iteration).unlink(missing_ok=True)
+    logger.info("continues after iteration %d (%s)", newest, path)
+    return content
 
 
 class Resume:
@@ -164,7 +212,7 @@ class Resume:
             "best": self.validation.best,
             "validated": self.validation.iteration,
             "skipped": self.guard.in_a_row,
-            "random": _random_states(self.device),
+            "random": self._random_states(),
         }
         if self.processes.is_main:
             self.states.save(content, self.stage.iteration)
@@ -181,7 +229,9 @@ class Resume:
             self.log.load_state(content["log"])
             self.validation.best, self.validation.iteration = content["best"], content["validated"]
             self.guard.in_a_row = content["skipped"]
-            _set_random_states(content["random"], self.device)
+            torch.set_rng_state(content["random"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in content["random"]:
+                torch.cuda.set_rng_state(content["random"]["cuda"], self.device)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{path}: does not fit this run ({reason}); {BEGIN_ANEW}") from None
@@ -208,14 +258,9 @@ class Resume:
                 if len(every) == self.processes.size:
                     buffer.copy_(every[self.processes.rank])
 
-
-def _random_states(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's own generators, which nothing here draws from, but an extension may."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    def _random_states(self) -> dict[str, Tensor]:
+        """Return the states of torch's own generators; only an extension may draw from them."""
+        on_gpu = self.device.type == "cuda"
+        return {"cpu": torch.get_rng_state()} | (
+            {"cuda": torch.cuda.get_rng_state(self.device)} if on_gpu else {}
+        )

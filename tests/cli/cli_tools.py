@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.schedule import Schedule
+from engine.log import Schedule
 from models import deeplabv2
 from tests.cli.preload import run_script
 

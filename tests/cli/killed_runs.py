@@ -101,10 +101,8 @@ def training_words(stage: str, name: str, iterations: int, workers: int = 0) -> 
 
 
 def writing(folder: Path) -> bool:
-    """True if a file is being written, or has no checksum yet."""
-    states = {path.name for path in (folder / "state").glob("*")}
-    unfinished = any(name.endswith(".pt") and f"{name}.sha256" not in states for name in states)
-    return unfinished or any(folder.glob("**/.*.tmp"))
+    """True if a file is being written."""
+    return any(folder.glob("**/.*.tmp"))
 
 
 def kill_once(

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from utils.files.whole import (
+    clear_unfinished,
     load_array,
-    remove_unfinished,
     replace_when_whole,
     save_array,
     save_image,
@@ -146,11 +146,13 @@ def test_what_killed_processes_had_begun_is_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone = [f".x.npy.{dead.pid}.tmp", f".x.npy.{os.getpid()}.tmp"]
-    kept = [f".x.npy.{os.getppid()}.tmp", f".other.{dead.pid}.tmp", ".x.npy.tmp", ".x.npy.word.tmp", "x.npy"]
+    kept = [f".x.npy.{os.getppid()}.tmp", ".x.npy.tmp", ".x.npy.word.tmp", "x.npy"]
     for name in gone + kept:
         (tmp_path / name).write_text("")
-    remove_unfinished([tmp_path / "x.npy", tmp_path / "none" / "x.npy"])
+    clear_unfinished([tmp_path, tmp_path / "none"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    clear_unfinished([tmp_path], alone=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 def npy(descr: str, shape: object, body: bytes = b"") -> bytes:
