@@ -55,7 +55,7 @@ FILES = {  # of the innermost function that is told by its file
     "loss/queue.py": "self-labeling",
     "loss/sinkhorn.py": "self-labeling",
     "loss/contrast.py": "contrast",
-    "engine/finite.py": "finite numbers",
+    "engine/guard.py": "finite numbers",
 }
 PARTS = (SOURCE, TEACHER, RECTIFY, WEAK, STRONG, DISCRIMINATOR, "self-labeling", "contrast", CONSISTENCY)
 PARTS += (REST, BACKWARD, OF_LOSSES, "finite numbers", UPDATE)

@@ -1,14 +1,14 @@
-"""Check each iteration for losses and gradients that are not finite."""
+"""Find losses and gradients that are not finite, and end the run or skip the iteration."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import torch
 from torch import Tensor
 
 from data.batches import SourceBatch, TargetBatch
-from engine.finite import FiniteWatch, NotFinite, finite
 from stages.stage import Learned, Stage
 
 REMEDY = (
@@ -31,60 +31,79 @@ class Guard:
     ):
         self.stage, self.skip, self.limit, self.files, self.logger = stage, skip, limit, files, logger
         self.in_a_row = 0  # skipped
-        self._watch = FiniteWatch(stage.processes)
+        # Since the last check: iteration, this process's part of the losses, and True if all is finite.
+        self._unchecked: list[tuple[int, dict[str, Tensor], Tensor]] = []
 
     def step(self, source: SourceBatch, target: TargetBatch | None, show: bool = False) -> Learned | None:
         """Do one iteration (`Stage.step`); None if it was skipped."""
         stage, bad = self.stage, None
-        before = self._buffers() if self.skip else {}
+        modules = stage.modules.items() if self.skip else ()
+        # `learn` changes the buffers besides the gradients.
+        before = {name: {key: x.clone() for key, x in module.named_buffers()} for name, module in modules}
 
         def check(losses: dict[str, Tensor]) -> bool:
             """False if the iteration is to be skipped; then the buffers are those from before it."""
             nonlocal bad
-            self._watch.add(stage.iteration + 1, losses, finite([*losses.values(), *stage.gradients()]))
-            bad = self._watch.first_bad() if self.skip else None
+            ok = finite([*losses.values(), *stage.gradients()])
+            self._unchecked.append((stage.iteration + 1, losses, ok))
+            bad = self._first_bad() if self.skip else None
             if bad is not None:
-                for name, module in stage.modules.items():
+                for name, module in modules:
                     module.load_state_dict(before[name], strict=False)
             return bad is None
 
         learned = stage.step(source, target, check, show)
-        if bad is not None:
-            self._count(bad)
-            return None
-        self.in_a_row = 0
-        return learned
+        if bad is None:
+            self.in_a_row = 0
+            return learned
+        self.in_a_row += 1
+        if self.in_a_row > self.limit:
+            raise ValueError(f"{bad}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
+        self.logger.warning("%s; skipped", bad)
+        return None
 
     def check(self) -> None:
         """Wait for the device; ValueError if an iteration since the last time was bad."""
-        bad = self._watch.first_bad()
+        bad = self._first_bad()
         if bad is not None:
-            raise ValueError(f"{self._describe(bad)}; {REMEDY}")
+            raise ValueError(f"{bad}; {REMEDY}")
 
     def check_parameters(self) -> None:
         """Raise ValueError if a number of the state to save is not finite."""
         self.check()
-        if not finite(x for x in tensors_of(self.stage.state()) if x.is_floating_point()):
+        if not finite(x for x in _tensors(self.stage.state()) if x.is_floating_point()):
             raise ValueError(f"after iteration {self.stage.iteration} parameters are not finite; {REMEDY}")
 
-    def _buffers(self) -> dict[str, dict[str, Tensor]]:
-        """Copy the buffers, which `learn` changes besides the gradients."""
-        modules = self.stage.modules.items()
-        return {name: {key: x.clone() for key, x in module.named_buffers()} for name, module in modules}
+    def _first_bad(self) -> str | None:
+        """Describe the first bad iteration since the last call, the same on all processes; else None."""
+        unchecked, self._unchecked = self._unchecked, []
+        if not unchecked:
+            return None
+        total = self.stage.processes.sum
+        bad = total(torch.stack([~ok for *_, ok in unchecked]).double()).tolist()
+        for count, (iteration, losses, _) in zip(bad, unchecked, strict=True):
+            if count:
+                sums = total(torch.stack([loss.double() for loss in losses.values()])).tolist()
+                whole = dict(zip(losses, sums, strict=True))
+                values = ", ".join(f"{name} {value:.6g}" for name, value in whole.items())
+                wrong = [name for name, value in whole.items() if not abs(value) < float("inf")]
+                what = f"loss {', '.join(wrong)} is" if wrong else "a gradient is"
+                return f"iteration {iteration}: {what} not finite ({values}); {self.files(iteration)}"
+        return None
 
-    def _count(self, bad: NotFinite) -> None:
-        self.in_a_row += 1
-        if self.in_a_row > self.limit:
-            raise ValueError(f"{self._describe(bad)}; {self.in_a_row} iterations in a row were bad; {REMEDY}")
-        self.logger.warning("%s; skipped", self._describe(bad))
 
-    def _describe(self, bad: NotFinite) -> str:
-        return f"{bad}; {self.files(bad.iteration)}"
+def finite(tensors: Iterable[Tensor]) -> Tensor:
+    """Return a 0-d bool on the device of the tensors (one at least): True if all numbers are finite."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
+    sums = [torch.stack(torch._foreach_norm(same)).double().sum() for same in by_dtype.values()]
+    return sum(sums).isfinite()
 
 
-def tensors_of(value: object) -> Iterator[Tensor]:
+def _tensors(value: object) -> Iterator[Tensor]:
     """Yield all tensors in nested dicts and lists."""
     if isinstance(value, Tensor):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from tensors_of(part)
+        yield from _tensors(part)

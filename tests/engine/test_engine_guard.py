@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.finite import finite
-from engine.guard import Guard
+from engine.guard import Guard, finite
 from models import DeepLabV2, FCDiscriminator
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.finite import finite
+from engine.guard import finite
 from loss import queue_contrast
 from models import deeplabv2, ema_copy, ema_update_
 from models.batch_norm import count_batch
