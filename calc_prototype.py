@@ -16,50 +16,34 @@ from data.build import inference_data, whole_images
 from data.inputs import prototype_path
 from data.sets.choose import source_data
 from data.sets.dataset import DataSet
-from engine.inference import predict
-from engine.launch import joined
-from engine.trained import load_for_inference, prepare_device
+from engine.inference import start
 from loss import occurrences
-from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.whole import replace_when_whole
-from utils.options import Options, parse
 
 PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
 
 
 def main() -> None:
-    """Parse, predict, average, write."""
-    o = parse("prototypes", __doc__)
-    with joined(o) as processes:
-        calculate(o, processes)
-
-
-def calculate(o: Options, processes: Processes) -> None:
-    """Class means of every image, each process its share; the first averages and writes."""
-    device = prepare_device(o)
-    o, network, compute = load_for_inference(o, device, processes)
-    data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
-    loader = whole_images(o, data, processes, with_labels=o.source)
-    own = len(loader.dataset)
-    means = torch.zeros(own, o.n_class, network.feat_channels, device=device)
-    present = torch.zeros(own, o.n_class, dtype=torch.bool, device=device)
-    items = predict(network, loader, device, "prototypes", processes=processes, compute=compute)
-    for i, item in enumerate(items):
-        means[i], present[i] = class_means(item.output.feats, item.output.logits, item.label)
-    every_mean, every_present = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, present))
-    if processes.is_main:
-        write(o, *running_centroids(every_mean, every_present), len(data))
-
-
-def write(o: Options, centroids: Tensor, counts: Tensor, images: int) -> None:
-    """Save the centroids and say where."""
-    path = prototype_path(o)
-    with replace_when_whole(path) as file:
-        torch.save(centroids, file)
-    absent = int((counts == 0).sum())
-    note = f"; {absent} classes were never predicted and stay 0" if absent else ""
-    print(f"wrote prototypes {tuple(centroids.shape)} from {images} images to {path}{note}")
+    """Average each image's features by class, each process its part; the main one joins and writes them."""
+    with start("prototypes", __doc__) as trained:
+        o, processes, device = trained.o, trained.processes, trained.device
+        data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
+        loader = whole_images(o, data, processes, with_labels=o.source)
+        own = len(loader.dataset)
+        means = torch.zeros(own, o.n_class, trained.network.feat_channels, device=device)
+        present = torch.zeros(own, o.n_class, dtype=torch.bool, device=device)
+        for i, item in enumerate(trained.predict(loader, "prototypes")):
+            means[i], present[i] = class_means(item.output.feats, item.output.logits, item.label)
+        every_mean, every_present = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, present))
+        if not processes.is_main:
+            return
+        centroids, counts = running_centroids(every_mean, every_present)
+        path, absent = prototype_path(o), int((counts == 0).sum())
+        with replace_when_whole(path) as file:
+            torch.save(centroids, file)
+        note = f"; {absent} classes were never predicted and stay 0" if absent else ""
+        print(f"wrote prototypes {tuple(centroids.shape)} from {len(data)} images to {path}{note}")
 
 
 @torch.no_grad()

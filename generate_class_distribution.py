@@ -1,4 +1,4 @@
-"""Shares of the classes in the predictions on the target train split: the prior of stage 1.
+"""Class frequencies of the predictions on the target train split: the prior of stage 1.
 
     python generate_class_distribution.py --class_balance --resume_path CHECKPOINT
 
@@ -7,50 +7,31 @@ Writes SAVE_PATH/class_distribution.npy, (K,) float64 summing to 1.
 
 from __future__ import annotations
 
-import numpy as np
-
 from data.build import inference_data, whole_images
 from data.inputs import distribution_path, save_distribution
 from data.sets.choose import classes_of
-from engine.inference import predict
-from engine.launch import joined
-from engine.trained import load_for_inference, prepare_device
+from engine.inference import start
 from loss import ClassCounter
-from utils.distributed import Processes
 from utils.errors import run_script
-from utils.options import Options, parse
 
 
 def main() -> None:
-    """Parse, predict, count, write."""
-    o = parse("distribution", __doc__)
-    with joined(o) as processes:
-        count(o, processes)
-
-
-def count(o: Options, processes: Processes) -> None:
-    """Every process its share of the images; the first writes."""
-    device = prepare_device(o)
-    o, network, compute = load_for_inference(o, device, processes)
-    data = inference_data(o, "train", processes)
-    counter = ClassCounter(o.n_class).to(device)
-    loader = whole_images(o, data, processes)
-    for item in predict(network, loader, device, "class distribution", processes=processes, compute=compute):
-        counter.add_(item.output.logits)
-    counts = processes.sum(counter.counts.cpu()).numpy()
-    if processes.is_main:
-        write(o, counts, len(data))
-
-
-def write(o: Options, counts: np.ndarray, images: int) -> None:
-    """Save the shares and print them."""
-    path = distribution_path(o)
-    save_distribution(counts, path)
-    names = classes_of(o).names
-    width = max(14, *map(len, names))
-    for name, share in zip(names, counts / counts.sum(), strict=True):
-        print(f"{name:<{width}}{share:9.6f}")
-    print(f"wrote the class distribution of {images} images to {path}")
+    """Predict, each process its part of the images; the main one counts, writes and prints."""
+    with start("distribution", __doc__) as trained:
+        o, processes = trained.o, trained.processes
+        data = inference_data(o, "train", processes)
+        counter = ClassCounter(o.n_class).to(trained.device)
+        for item in trained.predict(whole_images(o, data, processes), "class distribution"):
+            counter.add_(item.output.logits)
+        counts = processes.sum(counter.counts.cpu()).numpy()
+        if not processes.is_main:
+            return
+        path, names = distribution_path(o), classes_of(o).names
+        save_distribution(counts, path)
+        width = max(14, *map(len, names))
+        for name, frequency in zip(names, counts / counts.sum(), strict=True):
+            print(f"{name:<{width}}{frequency:9.6f}")
+        print(f"wrote the class distribution of {len(data)} images to {path}")
 
 
 if __name__ == "__main__":

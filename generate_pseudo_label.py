@@ -13,93 +13,63 @@ import torch
 from torch import Tensor
 
 from data.build import inference_data, whole_images
-from data.kept_labels import DAMAGED, WHOLE, KeptLabels, file_digest, images_digest, states
+from data.kept_labels import KeptLabels, file_digest, images_digest, left_to_do
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.sets.choose import classes_of
 from data.sets.dataset import DataSet
-from engine.inference import Prediction, mean_probabilities, predict
-from engine.launch import joined
-from engine.trained import load_for_inference, prepare_device
-from stages.build import computing
-from utils.distributed import Processes
+from engine.inference import Prediction, Trained, mean_probabilities, start
 from utils.errors import run_script
-from utils.files.background import BackgroundWriter
 from utils.grid import grid_size
-from utils.options import Options, parse
+from utils.workers import BackgroundWriter
 
 
 def main() -> None:
-    """Parse, predict, write."""
-    o = parse("pseudo_label", __doc__)
-    with joined(o) as processes:
-        generate(o, processes)
+    """Predict and write, each process its part of the images."""
+    with start("pseudo_label", __doc__) as trained:
+        o, processes = trained.o, trained.processes
+        data = inference_data(o, "train", processes)
+        kept = kept_labels(trained, data)
+        data = data.only(left_to_do(kept, list(kept.sizes), o.num_workers, processes))
+        if not len(data):
+            return
+        folder, colours, mirror = o.save_path / o.name, classes_of(o).palette, o.flip and not o.soft
+        with BackgroundWriter() as writer:
+            for item in trained.predict(whole_images(o, data, processes), "pseudo labels", mirror):
+                if o.soft:
+                    probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
+                    writer.do(write_soft, folder, item.name, probs, o.soft_dtype)
+                else:
+                    confidence, label = hard_scores(item, o.quirks_on.grid_hard_labels)[0].max(dim=0)
+                    label, confidence = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
+                    writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
+        processes.wait()
+        processes.print_once(
+            f"wrote {kept.made_by['labels']} pseudo labels of {len(data)} images to {folder}"
+        )
 
 
-def generate(o: Options, processes: Processes) -> None:
-    """Every process its share of the images."""
-    device = prepare_device(o)
-    o, network, compute = load_for_inference(o, device, processes)
-    data = left_to_do(o, inference_data(o, "train", processes), computing(o, device)[1], processes)
-    if not len(data):
-        return
-    loader = whole_images(o, data, processes)
-    folder, colours, mirror = o.save_path / o.name, classes_of(o).palette, o.flip and not o.soft
-    with BackgroundWriter() as writer:
-        for item in predict(network, loader, device, "pseudo labels", mirror, processes, compute):
-            if o.soft:
-                probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
-                writer.do(write_soft, folder, item.name, probs, o.soft_dtype)
-            else:
-                confidence, label = hard_scores(item, o.quirks_on.grid_hard_labels)[0].max(dim=0)
-                label, confidence = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
-                writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
-    processes.wait()
-    processes.print_once(
-        f"wrote {'soft' if o.soft else 'hard'} pseudo labels of {len(data)} images to {folder}"
-    )
-
-
-def left_to_do(o: Options, data: DataSet, told: str, processes: Processes) -> DataSet:
-    """The images whose labels an earlier run has not left whole. told: how the network is computed."""
-    kept = kept_labels(o, data, told)
-    names = [data.image_name(i) for i in range(len(data))]
-    if processes.is_main and (why := kept.begin(names)):
-        processes.print_once(why)
-    processes.wait()
-    found = states(kept, names, o.num_workers, processes)
-    whole, damaged = (int((found == state).sum()) for state in (WHOLE, DAMAGED))
-    if whole == len(names):
-        processes.print_once(f"{kept.labels.folder}: all {whole} labels are there and whole")
-    elif whole or damaged:
-        counts = {"damaged": damaged, "missing": len(names) - whole - damaged}
-        rest = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
-        told_of = f"{whole} of {len(names)} labels are there and whole"
-        processes.print_once(f"{kept.labels.folder}: {told_of}; {rest} ones are made")
-    return data.only((found != WHOLE).nonzero().flatten().tolist())
-
-
-def kept_labels(o: Options, data: DataSet, told: str) -> KeptLabels:
+def kept_labels(trained: Trained, data: DataSet) -> KeptLabels:
     """Describe the labels of this command: an earlier run's labels stay only if all of this is equal."""
+    o = trained.o
     mirror = o.flip and not o.soft
     raw = not o.soft and not mirror and o.quirks_on.grid_hard_labels
-    dtype = o.soft_dtype if o.soft else o.conf_dtype
     made_by = {
         "checkpoint": file_digest(o.resume_path),
         "labels": "soft" if o.soft else "hard",
-        "dtype": dtype,
+        "dtype": o.soft_dtype if o.soft else o.conf_dtype,
         "flip": mirror,
         "quirks": ["grid_hard_labels"] if raw else [],
         "n_class": o.n_class,
         "img_size": data.size and list(data.size),
-        "precision": told,
+        "precision": trained.computing,
         "data set": f"{data.name} train",
         "images": images_digest(data),
     }
     sizes = {data.image_name(i): data.size_of(i) for i in range(len(data))}
     if o.soft or raw:
         sizes = {name: grid_size(*size) for name, size in sizes.items()}
-    labels, colours = PseudoLabels(o.save_path / o.name, o.n_class), classes_of(o).palette
-    return KeptLabels(labels, o.soft, sizes, dtype, made_by, colours)
+    labels = PseudoLabels(o.save_path / o.name, o.n_class)
+    return KeptLabels(labels, o.soft, sizes, made_by["dtype"], made_by, classes_of(o).palette)
 
 
 def hard_scores(item: Prediction, grid: bool) -> Tensor:
@@ -108,11 +78,11 @@ def hard_scores(item: Prediction, grid: bool) -> Tensor:
     With a mirrored view the mean of both views' probabilities, each brought to full size. Otherwise
     probabilities at full size, or with `grid` (quirk Q9) the logits as they are.
     """
-    if item.mirrored is None and grid:
-        return item.output.logits
     views = [(item.output.logits, False)]
     if item.mirrored is not None:
         views.append((item.mirrored.logits, True))
+    elif grid:
+        return item.output.logits
     return mean_probabilities(views, item.image.shape[2:])
 
 

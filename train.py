@@ -21,12 +21,11 @@ from data.build import training_loaders, validation_images, whole_images
 from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard
-from engine.launch import joined
+from engine.launch import joined, prepare_device
 from engine.log import RunLog, Schedule, get_logger, silent_logger
 from engine.pictures import Pictures
 from engine.resume import Resume, RunStates, claim, delete_old_run, newest_state, run_files
 from engine.signals import CAN_CONTINUE, Interrupted, Interruption
-from engine.trained import prepare_device
 from engine.validation import Validation
 from stages.build import build_stage
 from utils.distributed import Processes

@@ -30,7 +30,7 @@ from engine.inference import evaluate, predict
 from generate_pseudo_label import hard_scores
 from loss import ClassCounter
 from models import Compute, deeplabv2
-from utils.files.background import BackgroundWriter
+from utils.workers import BackgroundWriter
 
 K = 19
 

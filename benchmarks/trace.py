@@ -24,8 +24,8 @@ from data.batches import batches
 from data.build import training_loaders
 from data.mini import write_mini
 from engine.guard import Guard
+from engine.launch import prepare_device
 from engine.log import RunLog, silent_logger
-from engine.trained import prepare_device
 from stages.build import build_stage
 from utils.checkpoint import NETWORK, save_checkpoint
 from utils.distributed import ALONE

@@ -25,7 +25,7 @@ from data.sets.dataset import DataSet
 from utils.distributed import ALONE, Processes
 from utils.errors import run_script
 from utils.options import Options, parse
-from utils.parallel_map import parallel_map
+from utils.workers import parallel_map
 
 SAMPLE = 8  # images of each data set that training checks when it starts
 _NAMED = 5  # files that the report names for each kind of problem

@@ -19,7 +19,7 @@ from utils.checkpoint import load_file
 from utils.distributed import Processes
 from utils.files.whole import load_array, save_array
 from utils.options import Options
-from utils.parallel_map import parallel_map
+from utils.workers import parallel_map
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
 ABSENT = 1e-6  # frequency of a class that never occurs: a prior of 0 would forbid it for ever

@@ -21,8 +21,8 @@ from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size, opened
 from utils.distributed import Processes
 from utils.files.whole import clear_unfinished, load_array, save_json
-from utils.parallel_map import parallel_map
 from utils.render import colourise
+from utils.workers import parallel_map
 
 MISSING, DAMAGED, WHOLE = range(3)
 
@@ -111,6 +111,23 @@ def states(kept: KeptLabels, names: Sequence[str], workers: int, processes: Proc
     read = parallel_map(kept.state, [names[i] for i in there], workers, "checking labels", processes.no_bar)
     found.update(zip(there, read, strict=True))
     return processes.gather_dealt(torch.tensor(list(found.values()), dtype=torch.uint8), len(names))
+
+
+def left_to_do(kept: KeptLabels, names: Sequence[str], workers: int, processes: Processes) -> list[int]:
+    """Remove labels that were made otherwise, print what is there, and return which images lack a label."""
+    if processes.is_main and (why := kept.begin(names)):
+        processes.print_once(why)
+    processes.wait()
+    found = states(kept, names, workers, processes)
+    whole, damaged = (int((found == state).sum()) for state in (WHOLE, DAMAGED))
+    if whole == len(names):
+        processes.print_once(f"{kept.labels.folder}: all {whole} labels are there and whole")
+    elif whole or damaged:
+        counts = {"damaged": damaged, "missing": len(names) - whole - damaged}
+        rest = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        there = f"{whole} of {len(names)} labels are there and whole"
+        processes.print_once(f"{kept.labels.folder}: {there}; {rest} ones are made")
+    return (found != WHOLE).nonzero().flatten().tolist()
 
 
 def images_digest(data: DataSet) -> str:

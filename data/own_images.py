@@ -19,7 +19,6 @@ from data.sets.dataset import read_rgb
 from data.sets.listing import IMAGE_ENDINGS, Listing
 from utils.distributed import ALONE, Processes
 from utils.files.image_file import opened
-from utils.parallel_map import unchanged
 
 
 class OwnImage(NamedTuple):
@@ -87,7 +86,7 @@ def own_loader(
     """
     own = range(processes.rank, len(images), processes.size)
     workers = min(workers, len(own))
-    return guarded_loader(Subset(images, own), workers, batch_size=None, collate_fn=unchanged, pin_memory=pin)
+    return guarded_loader(Subset(images, own), workers, batch_size=None, pin_memory=pin)
 
 
 def clashes(outputs: Sequence[Sequence[Path]], images: OwnImages) -> str | None:

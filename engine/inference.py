@@ -1,9 +1,10 @@
-"""The loop over whole images for all inference scripts and validation."""
+"""Load a trained network and predict whole images, for all inference scripts and validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,11 +14,17 @@ from torch.utils.data import DataLoader
 
 from data.batches import of_one_size, read
 from data.classes import Classes
-from data.labels import thirteen_of_sixteen
-from models import Compute, SegmentationOutput
+from data.labels import supported_class_counts, thirteen_of_sixteen
+from engine.launch import joined, prepare_device
+from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
+from models.weights import NetworkShape, load_network, network_shape
+from stages.build import RESUME_REMEDY, computing, require_same_classes
 from stages.stage import PLAIN, resize_logits
+from utils.checkpoint import NETWORK, load_checkpoint
 from utils.distributed import ALONE, Processes
 from utils.metrics import ConfusionMatrix, nan_mean
+from utils.options import Options, parse
+from utils.quirks import recorded_quirks
 
 
 class Prediction(NamedTuple):
@@ -31,6 +38,90 @@ class Prediction(NamedTuple):
     label: Tensor | None
     output: SegmentationOutput
     mirrored: SegmentationOutput | None
+
+
+OnPrediction = Callable[[Prediction, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network in eval mode, and how this process calls it.
+
+    o: the options with what the checkpoint says. computing: --precision and the like in words. record: of
+    the training, "quirks" in words and "iteration", None if it is unknown.
+    """
+
+    o: Options
+    network: DeepLabV2
+    device: torch.device
+    compute: Compute
+    computing: str
+    record: dict
+    processes: Processes
+
+    def predict(self, loader: DataLoader, title: str, mirror: bool = False) -> Iterator[Prediction]:
+        """Yield the outputs for an `inference_loader`; see `predict`."""
+        return predict(self.network, loader, self.device, title, mirror, self.processes, self.compute)
+
+    def evaluate(self, loader: DataLoader, on_prediction: OnPrediction | None = None) -> dict:
+        """Score the network on labelled images; see `evaluate`."""
+        k, compute = self.o.n_class, self.compute
+        return evaluate(self.network, loader, k, self.device, on_prediction, self.processes, compute)
+
+
+@contextmanager
+def start(script: str, description: str) -> Iterator[Trained]:
+    """Parse an inference script's options, join its processes for the block, and load the network."""
+    o = parse(script, description)
+    with joined(o) as processes:
+        yield load_trained(o, processes)
+
+
+def load_trained(o: Options, processes: Processes) -> Trained:
+    """Load the network of --resume_path onto this process's device.
+
+    --backbone, --n_class and --bn_clr are read from the checkpoint; a change is printed. ValueError if one of
+    them was given and does not fit.
+    """
+    device, content = prepare_device(o), load_checkpoint(o.resume_path, RESUME_REMEDY)
+    state = content[NETWORK]["model_state"]
+    o = _as_checkpoint_says(o, network_shape(state, str(o.resume_path)), processes)
+    require_same_classes(o, content.get("classes"))
+    network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
+    load_network(network, state, str(o.resume_path))
+    compute, words = computing(o, device)
+    if words != "networks in fp32":
+        processes.print_once(words)
+    iteration = content.get("iter")
+    record = {
+        "quirks": recorded_quirks(content),
+        "iteration": iteration if isinstance(iteration, int) else None,
+    }
+    network = compute.prepare(network.to(device).eval())
+    return Trained(o, network, device, compute, words, record, processes)
+
+
+def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -> Options:
+    """The options with backbone, classes and batch norm of a checkpoint."""
+    own = len(o.own_classes)
+    if own and own != shape.num_classes:
+        raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes, {o.classes} has {own}")
+    if not own and shape.num_classes not in supported_class_counts():
+        known = ", ".join(map(str, supported_class_counts()))
+        raise ValueError(
+            f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}; "
+            "give the file of its classes as --classes"
+        )
+    says = {"backbone": shape.backbone, "n_class": shape.num_classes, "bn_clr": shape.pretrain_norm}
+    other = {name: value for name, value in says.items() if getattr(o, name) != value}
+    for name, value in other.items():
+        if o.given(name):
+            fits = "leave out --bn_clr" if name == "bn_clr" else f"give --{name} {value} or leave it out"
+            raise ValueError(f"{o.resume_path}: was made with another --{name}; {fits}")
+    if other:
+        taken = ", ".join(f"{name} {value}" for name, value in other.items())
+        processes.print_once(f"taken from the checkpoint: {taken}")
+    return o.replaced(**other)
 
 
 @contextmanager
@@ -92,7 +183,7 @@ def evaluate(
     loader: DataLoader,
     n_class: int,
     device: torch.device,
-    on_prediction: Callable[[Prediction, Tensor], None] | None = None,
+    on_prediction: OnPrediction | None = None,
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
     after_each: Callable[[], None] | None = None,

@@ -1,39 +1,31 @@
-"""Start the processes of a run, one for each GPU, join them, and end them together."""
+"""Start the processes of a run, one for each GPU, set up their devices, and end them together."""
 
 from __future__ import annotations
 
 import os
-import signal
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 
 import torch
 import torch.distributed as dist
 
-from engine.signals import passed_on, start_apart
+from engine.signals import ENDING_SIGNALS, passed_on, start_apart
 from utils.distributed import Processes
 from utils.errors import one_line
 from utils.options import Options
 
 GPU_TIMEOUT = timedelta(minutes=30)  # for a message between GPUs
-# Hosts wait long for a slower process, which may download or write. `_Watch` finds lost processes.
+# Hosts wait long for a slower process, which may download or write. `_watched` finds lost processes.
 HOST_TIMEOUT = timedelta(days=1)
 SILENCE = 20.0  # seconds without a heartbeat after which a process counts as lost
 _GRACE = 10.0  # seconds that a copy has for ending
-_LOST = (
-    "closed by peer",
-    "reset by peer",
-    "remote process exited",
-    "remoteerror",
-    "broken pipe",
-    "timed out",
-)
+_LOST = re.compile("closed by peer|reset by peer|remote process exited|remoteerror|broken pipe|timed out")
 
 
 @contextmanager
@@ -51,12 +43,27 @@ def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
     if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield Processes()
         return
-    watch = _Watch()
-    with watch:
+    with _watched():
         processes = _join(o)
         yield processes
         processes.wait()  # no process leaves before all have written their files
     dist.destroy_process_group()
+
+
+def prepare_device(o: Options) -> torch.device:
+    """This process's device, of the kind that --device names (auto: a GPU if there is one).
+
+    Sets threads and seed.
+
+    Compute threads and loading processes share the cores: more threads than free cores make the threads wait
+    for one another in a busy loop, measured at 20 times the time of an iteration on 2 cores.
+    """
+    torch.manual_seed(o.seed)
+    # Measured once a shape: crops and whole images of stage 1 have one each (engine.inference: the others).
+    torch.backends.cudnn.benchmark = True
+    cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
+    return torch.device("cuda", torch.cuda.current_device()) if o.on_gpu else torch.device("cpu")
 
 
 def _usable_gpus(o: Options, batch: int | None) -> int:
@@ -83,69 +90,67 @@ def _join(o: Options) -> Processes:
     return Processes(dist.get_rank(), dist.get_world_size(), local_rank, host)
 
 
-class _Watch:
-    """Ends this process when another one fails or is lost, and reports a failure of this one.
+@contextmanager
+def _watched() -> Iterator[None]:
+    """End this process when another one fails or is lost, and report a failure of this one.
 
-    It runs in a thread, because the main thread may wait for a message that never comes. The processes share
-    a store of keys. Each failing process adds to `failed`; the first one prints the reason. `alive/RANK` is
-    a heartbeat that another process watches, because a killed process cannot report anything.
+    A thread watches, because the main thread may wait for a message that never comes. The processes share a
+    store of keys. Each failing process adds to `failed`; the first one prints the reason. `alive/RANK` is a
+    heartbeat that another process watches, because a killed process cannot report anything.
     """
-
-    def __init__(self):
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._keep_watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._done.set()
-        if error is None or not isinstance(error, Exception):
-            return
-        if not self._is_first_to_fail():
+    done = threading.Event()
+    threading.Thread(target=_keep_watch, args=(done,), daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        done.set()
+        if not _is_first_to_fail():
             _leave(None)
-        message = one_line(error)
-        if any(sign in str(error).lower() for sign in _LOST) and isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and _LOST.search(str(error).lower()):
             reason = str(error).splitlines()[0]
             _leave(f"error: another process of this run ended without a word ({reason}); start the run again")
+        message = one_line(error)
         if message is None:
-            sys.excepthook(kind, error, trace)
+            sys.excepthook(type(error), error, error.__traceback__)
         _leave(f"error: {message}" if message else None)
+    finally:
+        done.set()
 
-    def _connect(self, timeout: timedelta) -> dist.Store:
-        """Open a connection for this thread: a call that waits for a key blocks a common one."""
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
-        return dist.PrefixStore(f"cpsl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
-    def _is_first_to_fail(self) -> bool:
-        """True as well if the store is gone with the process that held it."""
-        try:
-            return self._connect(timedelta(seconds=2)).add("failed", 1) == 1
-        except (RuntimeError, OSError):
-            return True
+def _connect(timeout: timedelta) -> dist.Store:
+    """Open a connection for this thread: a call that waits for a key blocks a common one."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
+    return dist.PrefixStore(f"cpsl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
-    def _keep_watch(self) -> None:
-        watched, seen, since = (self.rank + 1) % self.size, -1, time.monotonic()
-        try:
-            store = self._connect(GPU_TIMEOUT)
-            while not self._done.wait(1.0):
-                store.add(f"alive/{self.rank}", 1)
-                beats = store.add(f"alive/{watched}", 0)
-                if beats != seen:
-                    seen, since = beats, time.monotonic()
-                failed = store.add("failed", 0)
-                silent = seen > 0 and time.monotonic() - since > SILENCE
-                if not failed and silent and store.add("failed", 1) == 1:
-                    _leave(f"error: process {watched} of this run is silent (killed?); start the run again")
-                if (failed or silent) and not self._done.wait(3.0):
-                    _leave(None)  # the reason has been printed
-        except (RuntimeError, OSError):
-            if not self._done.wait(5.0):
-                _leave("error: the first process of this run has gone; start the run again")
+
+def _is_first_to_fail() -> bool:
+    """True as well if the store is gone with the process that held it."""
+    try:
+        return _connect(timedelta(seconds=2)).add("failed", 1) == 1
+    except (RuntimeError, OSError):
+        return True
+
+
+def _keep_watch(done: threading.Event) -> None:
+    rank = int(os.environ["RANK"])
+    watched, seen, since = (rank + 1) % int(os.environ["WORLD_SIZE"]), -1, time.monotonic()
+    try:
+        store = _connect(GPU_TIMEOUT)
+        while not done.wait(1.0):
+            store.add(f"alive/{rank}", 1)
+            beats = store.add(f"alive/{watched}", 0)
+            if beats != seen:
+                seen, since = beats, time.monotonic()
+            failed = store.add("failed", 0)
+            silent = seen > 0 and time.monotonic() - since > SILENCE
+            if not failed and silent and store.add("failed", 1) == 1:
+                _leave(f"error: process {watched} of this run is silent (killed?); start the run again")
+            if (failed or silent) and not done.wait(3.0):
+                _leave(None)  # the reason has been printed
+    except (RuntimeError, OSError):
+        if not done.wait(5.0):
+            _leave("error: the first process of this run has gone; start the run again")
 
 
 def _leave(message: str | None) -> None:
@@ -165,8 +170,8 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
     # This process holds the store, so that it survives a failing copy.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
-    shared |= {"LOCAL_WORLD_SIZE": str(count)}
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    shared |= {"LOCAL_WORLD_SIZE": str(count)}
     copies: list[subprocess.Popen] = []
     grace = 0.0
     try:
@@ -174,18 +179,15 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
             for rank in range(count):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 copies.append(start_apart([sys.executable, *argv], os.environ | shared | own))
-            while True:
-                codes = [copy.poll() for copy in copies]
-                if any(codes):
-                    grace = _GRACE  # the others notice and end by themselves
-                    break
+            while not any(codes := [copy.poll() for copy in copies]):
                 if None not in codes:
                     return 0
                 time.sleep(0.1)
+            grace = _GRACE  # the others notice and end by themselves
     finally:
         _end(copies, grace)
     rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
-    if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    if -code in ENDING_SIGNALS:
         return 128 - code
     if code < 0:
         print(f"error: process {rank} was ended by signal {-code}; the run was stopped", file=sys.stderr)
@@ -197,10 +199,9 @@ def _end(copies: Sequence[subprocess.Popen], grace: float) -> None:
     for seconds, ask in ((grace, subprocess.Popen.terminate), (_GRACE, subprocess.Popen.kill)):
         deadline = time.monotonic() + seconds
         for copy in copies:
-            with suppress(subprocess.TimeoutExpired):
+            try:
                 copy.wait(max(0.0, deadline - time.monotonic()))
-        for copy in copies:
-            if copy.poll() is None:
+            except subprocess.TimeoutExpired:
                 ask(copy)
     for copy in copies:
         copy.wait()

@@ -21,9 +21,9 @@ from models import Compute
 from stages.stage import PLAIN, resize_logits
 from utils.distributed import ALONE, Processes
 from utils.errors import one_line
-from utils.files.background import BackgroundWriter
 from utils.files.whole import save_image
 from utils.render import save_prediction
+from utils.workers import BackgroundWriter
 
 SHORTEST_SIDE = 8  # pixels, the network's stride
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 from utils.distributed import Processes
@@ -32,11 +32,12 @@ class Interruption:
         self._interrupts = 0
 
     def __enter__(self) -> Interruption:
-        self._before = catch_signals(self._note)
+        self._handling = ExitStack()
+        self._handling.enter_context(_handled(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        restore_signals(self._before)
+        self._handling.close()
 
     def raise_if_asked(self, processes: Processes) -> None:
         """Raise `Interrupted` on all processes at the same call if any of them has had a signal."""
@@ -52,16 +53,16 @@ class Interruption:
         self.asked_by = signal.Signals(number).name
 
 
-def catch_signals(handler: Handler) -> dict[int, object]:
-    """Set `handler` for the ending signals that are not ignored (nohup); return the handlers before."""
+@contextmanager
+def _handled(handler: Handler) -> Iterator[None]:
+    """Handle the ending signals in the block, except those that are ignored (nohup)."""
     caught = [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    return {number: signal.signal(number, handler) for number in caught}
-
-
-def restore_signals(before: dict[int, object]) -> None:
-    """Undo `catch_signals`."""
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    before = {number: signal.signal(number, handler) for number in caught}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
@@ -82,8 +83,5 @@ def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
             if child.poll() is None:
                 child.send_signal(number)
 
-    before = catch_signals(send)
-    try:
+    with _handled(send):
         yield passed
-    finally:
-        restore_signals(before)

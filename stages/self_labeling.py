@@ -41,8 +41,8 @@ from stages.stage import (
     self_training_loss,
 )
 from utils.checkpoint import NETWORK
+from utils.distributed import sent
 from utils.quirks import Quirks
-from utils.transfer import sent
 
 EMA_MOMENTUM = 0.999
 PROTOTYPE_MULTIPLE = 5.0  # of the backbone's learning rate

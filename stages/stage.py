@@ -19,10 +19,9 @@ from data.labels import IGNORE
 from loss import cross_entropy, symmetric_cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
 from utils.checkpoint import NETWORK
-from utils.draws import BatchDraws
+from utils.distributed import BatchDraws, sent
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
 from utils.quirks import Quirks
-from utils.transfer import sent
 
 
 @dataclass(frozen=True)

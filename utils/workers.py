@@ -1,16 +1,24 @@
-"""Set-up of worker processes."""
+"""Work beside the main thread: worker processes, and files written in the background."""
 
 from __future__ import annotations
 
 import ctypes
 import signal
 import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
+
+import tqdm
+from torch.utils.data import DataLoader
 
 # Ask a program to end: Ctrl-C, a scheduler's stop, a scheduler's warning, a lost terminal.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_THREADS, _WAITING = 2, 8  # of a `BackgroundWriter`
 
 
 def set_up_worker(_number: int = 0) -> None:
@@ -41,3 +49,45 @@ def reuse_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**28)
         libc.mallopt(_M_MMAP_THRESHOLD, 2**25)
+
+
+def parallel_map(
+    function: Callable[[Any], Any], items: Sequence, workers: int, title: str, no_bar: bool | None = None
+) -> Iterator[Any]:
+    """Yield function(item) of each item, in order, with a progress bar; workers 0: in this process.
+
+    no_bar: for tqdm's `disable`; None shows the bar in terminals only.
+    """
+    workers = min(workers, len(items))
+    loader = DataLoader(
+        items, batch_size=None, collate_fn=function, num_workers=workers, worker_init_fn=set_up_worker
+    )
+    yield from tqdm.tqdm(loader, desc=title, unit="img", leave=False, disable=no_bar)
+
+
+class BackgroundWriter:
+    """Call functions in two threads; at the end of its `with` block all have returned.
+
+    At most 8 wait at a time: then `do` waits too. The first error is raised by the next `do` or by the end of
+    the block; calls that have not begun by then are dropped.
+    """
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(_THREADS)
+        self._waiting: deque[Future] = deque()
+
+    def __enter__(self) -> BackgroundWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self._waiting and kind is None:
+                self._waiting.popleft().result()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def do(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function soon."""
+        while self._waiting and (len(self._waiting) >= _WAITING or self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(function, *arguments))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from data.augment.strong import GEOMETRIC, StrongRecord, affine_coefficients
 from data.augment.weak import WeakRecord
-from utils.transfer import sent
+from utils.distributed import sent
 
 # --- weak: full → weak ------------------------------------------------------------------------------------
 
