@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from pathlib import Path
 
 import pytest
@@ -43,35 +42,33 @@ def test_defaults_are_the_released_ones():
     assert options.changed() == {"ema": True, "proto_rectify": True}
 
 
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("prototypes", {"source": False}),
-        ("pseudo_label", {"save_path": Path("./Pseudo"), "soft": False, "flip": False}),
-        (
-            "distribution",
-            {"save_path": Path("./Pseudo"), "soft": False, "flip": False, "portion": 0.6},
-        ),
-    ],
-)
-def test_options_of_a_script(script, expected):
-    options = parse(script, "", [])
-    assert {name: getattr(options, name) for name in expected} == expected
-
-
-@pytest.mark.parametrize("script", ["test", "prototypes", "pseudo_label", "distribution"])
-def test_scripts_that_predict_neither_augment_nor_shuffle(script):
-    options = parse(script, "", [])
-    assert options.noaug and options.noshuffle
-    training = parse("train", "", STAGE1)
-    assert not training.noaug and not training.noshuffle
+def test_scripts_that_predict_neither_augment_nor_shuffle_and_have_options_of_their_own():
+    written = {"save_path": Path("./Pseudo"), "soft": False, "flip": False}
+    own = {
+        "test": {},
+        "prototypes": {"source": False},
+        "pseudo_label": written,
+        "distribution": written | {"portion": 0.6},
+    }
+    for script, expected in own.items():
+        options = parse(script, "", [])
+        assert options.noaug and options.noshuffle
+        assert {name: getattr(options, name) for name in expected} == expected
+    for stage in ("warm_up", "stage1", "stage2", "stage3"):
+        training = parse("train", "", [*STAGE1, "--stage", stage])
+        assert training.stage == stage and not training.noaug and not training.noshuffle
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_resume_is_short_for_resume_path(script):
+def test_resume_is_short_for_resume_path_and_root_has_no_effect(script):
     options = parse(script, "", [*STAGE1, "--resume", "a/b.pkl"])
     assert options.resume_path == Path("a/b.pkl")
     assert parse(script, "", [*STAGE1, "--resume=a/b.pkl"]).values() == options.values()
+    rooted = parse(script, "", [*STAGE1, "--root", "/data/sets"])
+    assert rooted.decisive() == parse(script, "", STAGE1).decisive()
+    assert (rooted.src_rootpath, rooted.tgt_rootpath) == (options.src_rootpath, options.tgt_rootpath)
+    # --root takes no abbreviation away.
+    assert [name for name in default_values(script) if name.startswith("ro")] == ["root"]
 
 
 def test_ambiguous_and_literal_words(capsys):
@@ -79,27 +76,11 @@ def test_ambiguous_and_literal_words(capsys):
     assert_refused(capsys, [*STAGE1, "--", "--rce"], "--rce")  # no option behind two dashes
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_root_is_accepted_without_effect(script):
-    before = parse(script, "", STAGE1)
-    after = parse(script, "", [*STAGE1, "--root", "/data/sets"])
-    assert after.decisive() == before.decisive()
-    assert after.src_rootpath == before.src_rootpath and after.tgt_rootpath == before.tgt_rootpath
-    names = [name for name in default_values(script) if name.startswith("r")]
-    assert [name for name in names if name.startswith("ro")] == ["root"]  # takes no abbreviation away
-    assert len(names) > 2
-
-
 def test_synthia_has_its_own_default_folder():
     arguments = [*STAGE1, "--src_dataset", "synthia", "--n_class", "16"]
     assert parse("train", "", arguments).src_rootpath == Path("./dataset/SYNTHIA")
     given = parse("train", "", [*arguments, "--src_rootpath", "x"])
     assert given.src_rootpath == Path("x")
-
-
-def test_every_stage_is_known():
-    for stage in ("warm_up", "stage1", "stage2", "stage3"):
-        assert parse("train", "", [*STAGE1, "--stage", stage]).stage == stage
 
 
 # --- sources ----------------------------------------------------------------------------------------------
@@ -124,19 +105,10 @@ def test_command_line_wins_over_yaml_wins_over_default(tmp_path):
         assert options.epsilon == 0.05
 
 
-def test_yaml_lists_are_sizes(tmp_path):
-    path = config(tmp_path, "rcrop: [64, 32]\nstage: warm_up\n")
-    assert parse("train", "", ["--config", path]).rcrop == (64, 32)
-
-
-def test_an_abbreviated_config_is_read_or_refused_but_not_ignored(tmp_path):
-    path = config(tmp_path, "stage: warm_up\nbs: 2\n")
-    try:
-        options = parse("train", "", [*STAGE1, "--conf", path])
-    except SystemExit as exit_:
-        assert exit_.code == 2
-    else:
-        assert options.bs == 2
+def test_yaml_lists_are_sizes_under_an_abbreviated_config(tmp_path):
+    path = config(tmp_path, "rcrop: [64, 32]\nstage: warm_up\nbs: 2\n")
+    options = parse("train", "", [*STAGE1, "--conf", path])
+    assert options.rcrop == (64, 32) and options.bs == 2
 
 
 def test_option_words_name_unknown_keys():
@@ -218,58 +190,47 @@ def test_impossible_values_end_in_one_line(capsys, name):
         assert_refused(capsys, [*STAGE1, f"--{name}", value], f"--{name}")
 
 
-@pytest.mark.parametrize("name", ["--bs", "--config"])
-def test_a_missing_value_is_named(capsys, name):
-    assert_refused(capsys, [*STAGE1, name], name)
+COMBINATIONS = {  # words → words of the error
+    "--bs": "--bs",  # no value
+    "--config": "--config",
+    "--ema --proto_rectify --queue_length 100 --fbs 101": "--fbs --queue_length",
+    "--ema": "--ema --proto_rectify",
+    "--proto_rectify": "--ema --proto_rectify",
+    "--ema --proto_rectify --bn_clr": "--bn_clr --ema_bn",
+    "--ema --proto_rectify --ema_bn": "--bn_clr --ema_bn",
+    "--ema --proto_rectify --soft": "--soft",  # of another script
+}
 
 
-def test_a_queue_shorter_than_the_sample_is_refused(capsys):
-    assert_refused(capsys, [*STAGE1, "--queue_length", "100", "--fbs", "101"], "--fbs", "--queue_length")
+@pytest.mark.parametrize("words", COMBINATIONS)
+def test_combinations_that_cannot_work_are_refused(capsys, words):
+    assert_refused(capsys, words.split(), *COMBINATIONS[words].split())
+
+
+def test_combinations_that_work():
     assert parse("train", "", [*STAGE1, "--queue_length", "100", "--fbs", "100"]).fbs == 100
-
-
-def test_stage1_without_ema_or_rectification_is_refused(capsys):
-    for arguments in ([], ["--ema"], ["--proto_rectify"]):
-        assert_refused(capsys, arguments, "--ema", "--proto_rectify")
     assert parse("train", "", ["--stage", "stage2"]).stage == "stage2"
     assert parse("test", "", []).stage == "stage1"
-
-
-def test_stage1_with_unequal_models_is_refused(capsys):
-    for one in ("--bn_clr", "--ema_bn"):
-        assert_refused(capsys, [*STAGE1, one], "--bn_clr", "--ema_bn")
     assert parse("train", "", [*STAGE1, "--bn_clr", "--ema_bn"]).bn_clr
-
-
-def test_options_of_other_scripts_are_refused(capsys):
-    assert_refused(capsys, [*STAGE1, "--soft"], "--soft")
-    assert_refused(capsys, ["--flip"], "--flip", script="test")
+    assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")
 
 
 # --- after parsing ----------------------------------------------------------------------------------------
 
 
-def test_options_are_frozen():
-    options = parse("train", "", STAGE1)
+def test_options_are_frozen_plain_and_complete():
+    options = parse("train", "", [*STAGE1, "--lr", "2.5e-4", "--quirks", "none"])
     for name, value in (("lr", 1.0), ("something_new", 1)):
         with pytest.raises(AttributeError, match=name):
             setattr(options, name, value)
-    assert options.lr == 1e-4
-    assert not hasattr(options, "something_new")
-
-
-def test_values_are_plain_and_complete():
-    values = parse("train", "", STAGE1).values()
+    assert options.lr == 2.5e-4 and not hasattr(options, "something_new")
+    assert options.quirks_on.active() == []
+    values = options.values()
     assert values.keys() == default_values("train").keys()
     assert values["rcrop"] == [896, 512]
     assert values["resume_path"] == WARM_UP_FILE
     assert not any(name.startswith("_") for name in values)
     assert all(isinstance(v, int | float | str | bool | list | None) for v in values.values())
-
-
-def test_quirks_come_parsed():
-    options = parse("train", "", [*STAGE1, "--quirks", "none"])
-    assert options.quirks_on.active() == []
 
 
 def test_run_script_turns_expected_errors_into_one_line():
@@ -315,14 +276,6 @@ def test_nothing_that_a_frame_held_outlives_an_error():
         gc.enable()
 
 
-def test_learning_rates_of_the_readme_are_exact():
-    assert math.isclose(parse("train", "", [*STAGE1, "--lr", "2.5e-4"]).lr, 2.5e-4, rel_tol=0)
-
-
 def test_messages_are_one_line_whatever_they_cite():
     message = one_line(ValueError("x.yaml: a\nb\x1b[2J" + "c" * 10**6))
     assert message.startswith("x.yaml: a b") and message.isprintable() and len(message) < 5000
-
-
-def test_a_home_of_nobody_is_a_path():
-    assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")

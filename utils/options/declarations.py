@@ -17,15 +17,6 @@ MACHINE = "machine"  # decides nothing about networks, except for rounding
 COMPATIBLE = "accepted for compatibility, without effect"  # the help of options of the released code
 
 
-@dataclass(frozen=True)
-class Number:
-    """The type of an option that is a number within a range."""
-
-    convert: type[int] | type[float]
-    fits: Callable[[float], bool]
-    range: str
-
-
 def _size(text: str) -> tuple[int, int]:
     try:
         width, height = (int(part) for part in text.replace("x", ",").split(","))
@@ -45,15 +36,30 @@ def _path(text: str) -> Path:
     return Path(os.path.expanduser(text))  # unlike Path.expanduser without an error for an unknown user
 
 
-COUNT = Number(int, lambda v: v >= 1, "at least 1")
-NATURAL = Number(int, lambda v: v >= 0, "at least 0")
-POSITIVE = Number(float, lambda v: 0 < v < math.inf, "above 0")
-CONFIDENCE = Number(float, lambda v: 0 <= v < 1, "in [0, 1)")
-PROBABILITY = Number(float, lambda v: 0 <= v <= 1, "in [0, 1]")
-WEIGHT = Number(float, lambda v: 0 <= v < math.inf, "a number of at least 0")
-ANY_INT, ANY_FLOAT = (Number(kind, lambda v: True, "a number") for kind in (int, float))
+def _number(
+    convert: type[int] | type[float], expected: str, fits: Callable[[float], bool] = lambda v: True
+) -> Callable[[str], float]:
+    def checked(text: str) -> float:
+        try:
+            value = convert(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{value} must be {expected}")
+        return value
+
+    return checked
+
+
+ANY_INT, ANY_FLOAT = _number(int, "a whole number"), _number(float, "a number")
+COUNT = _number(int, "a whole number of at least 1", lambda v: v >= 1)
+NATURAL = _number(int, "a whole number of at least 0", lambda v: v >= 0)
+POSITIVE = _number(float, "a number above 0", lambda v: 0 < v < math.inf)
+CONFIDENCE = _number(float, "a number in [0, 1)", lambda v: 0 <= v < 1)
+PROBABILITY = _number(float, "a number in [0, 1]", lambda v: 0 <= v <= 1)
+WEIGHT = _number(float, "a number of at least 0", lambda v: 0 <= v < math.inf)
 SWITCH, TEXT, PATH, SIZE, NUMBERS = bool, str, _path, _size, _numbers
-Type = Number | tuple[str, ...] | Callable[[str], object]  # a tuple: one of these words
+Type = tuple[str, ...] | Callable[[str], object]  # a tuple: one of these words
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from utils.classes_file import read_classes_file
 from utils.errors import short
 from utils.files.yaml_file import is_scalar, load_yaml
-from utils.options.declarations import GROUPS, SWITCH, Number, Option, options_of
-from utils.options.refused import first_problem
+from utils.options.declarations import GROUPS, SWITCH, Option, options_of
+from utils.options.refused import problems
 from utils.options.values import Options, plain
 from utils.quirks import Quirks
 
@@ -32,7 +32,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
         parser.config = given["config"]
         given = vars(parser.parse_args(_spelled_out(argv, parser, table)))
     options = Options.of(table, given)
-    problem = _take_classes(options) or _out_of_range(options, table) or first_problem(options, script)
+    problem = _take_classes(options) or next(problems(options, script), None)
     if problem:
         parser.error(problem)
     if script != "train":  # predictions need no randomness
@@ -77,8 +77,7 @@ def _argparse_words(option: Option) -> dict:
         return words | {"action": "store_true"}
     if isinstance(option.type, tuple):
         return words | {"choices": option.type}
-    convert = option.type.convert if isinstance(option.type, Number) else option.type
-    return words | {"type": convert, "metavar": option.metavar}
+    return words | {"type": option.type, "metavar": option.metavar}
 
 
 def _spelled_out(argv: Sequence[str], parser: argparse.ArgumentParser, table: dict[str, Option]) -> list[str]:
@@ -114,15 +113,6 @@ def _take_classes(o: Options) -> str | None:
     if count and o.given("n_class") and o.n_class != count:
         return f"--n_class {o.n_class}: {o.classes} has {count} classes; leave --n_class out"
     o.n_class = count or o.n_class
-    return None
-
-
-def _out_of_range(o: Options, table: dict[str, Option]) -> str | None:
-    """The first number outside its range, as one line."""
-    for name, option in table.items():
-        value = getattr(o, option.dest)
-        if isinstance(option.type, Number) and value is not None and not option.type.fits(value):
-            return f"--{name} {value}: must be {option.type.range}"
     return None
 
 
