@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import pickle
 import re
 import zlib
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ class RunStates:
         """Describe the damage of a state's file; None if it is whole, OSError if it cannot be read."""
         try:
             check_torch_file(self.path(iteration))
-        except (ValueError, pickle.UnpicklingError) as error:
+        except ValueError as error:
             return f"{self.path(iteration)}: is damaged ({error})"
         return None
 

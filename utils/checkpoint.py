@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import pickle
 import reprlib
 from pathlib import Path
 from typing import IO
@@ -31,27 +30,22 @@ def checkpoint_path(folder: Path, source: str, target: str, model: str, which: s
 
 
 def save_checkpoint(content: dict, path: Path) -> None:
-    """Write `content`, tensors on the CPU, whole or not at all."""
+    """Write `content`, tensors from any device, whole or not at all."""
     with replace_when_whole(path, durable=True) as file:
-        write_tensors(to_cpu(content), file)
-
-
-def write_tensors(content: object, file: IO[bytes]) -> None:
-    """Call torch.save; an error of the disk is raised as that OSError, not as torch's RuntimeError."""
-    target = _RememberingFile(file)
-    try:
-        torch.save(content, target)
-    except RuntimeError:
-        if target.error is None:
-            raise
-        raise target.error from None
+        target = _RememberingFile(file)
+        try:
+            torch.save(_to_cpu(content), target)
+        except RuntimeError:
+            if target.error is None:
+                raise
+            raise target.error from None
 
 
 class _RememberingFile:
-    """A file that remembers the error that a write ended in."""
+    """A file that remembers the disk's error, of which torch makes another one."""
 
     def __init__(self, file: IO[bytes]):
-        self._file, self.error = file, None
+        self._file, self.flush, self.error = file, file.flush, None
 
     def write(self, data: bytes) -> int:
         try:
@@ -60,27 +54,15 @@ class _RememberingFile:
             self.error = error
             raise
 
-    def flush(self) -> None:
-        self._file.flush()
-
 
 def load_file(path: Path, remedy: str) -> object:
     """Open any file of tensors with `weights_only`. remedy: what to do if it is not there."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {remedy}")
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start not in (b"PK", b"\x80\x02"):  # torch's zip format and the one before it
-        raise ValueError(f"{path}: not a torch file; download or write it again")
     try:
         check_torch_file(path)
         with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "not a torch file")
-        raise ValueError(
-            f"{path}: refused, it holds more than tensors and numbers, or is broken ({reason.strip()})"
-        ) from None
     except Exception as error:  # torch's reader raises many types on a broken file
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
         raise ValueError(
@@ -118,12 +100,10 @@ def without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value.detach() for key, value in state.items()}
 
 
-def to_cpu(value: object) -> object:
+def _to_cpu(value: object) -> object:
     """The same nest of dicts, lists and tuples with its tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
-        return {k: to_cpu(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(to_cpu(v) for v in value)
-    return value
+        return {k: _to_cpu(v) for k, v in value.items()}
+    return type(value)(map(_to_cpu, value)) if isinstance(value, list | tuple) else value

@@ -1,19 +1,17 @@
-"""Torch files whose pickles claim more than the file holds, and good ones of every form."""
+"""Good torch files of every form load; damaged ones are named. tests/fuzz/bombs.py has the hostile ones."""
 
 from __future__ import annotations
 
 import struct
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.fuzz.bombs import Call, Entry, Storage, legacy, nest, tensor, zipped
+from tests.fuzz.bombs import Call, legacy, tensor, zipped
 from utils.checkpoint import load_file
 
-HUGE = 10**12
 NUMBERS = struct.pack("<q", 4) + bytes(16)  # of one storage in the format before zip
 
 
@@ -83,32 +81,6 @@ def test_the_state_of_an_optimiser_loads(tmp_path, zip_format):
     assert same(dict(read["model"]), dict(content["model"]))
 
 
-CLAIMS = {
-    "longer than its record": tensor(5, (5,), (1,)),
-    "a terabyte": tensor(HUGE, (4,), (1,)),
-    "a tensor beyond its storage": tensor(4, (5,), (1,)),
-    "a stride beyond its storage": tensor(4, (2,), (4,)),
-    "an offset beyond its storage": tensor(4, (1,), (1,), offset=4),
-    "a negative size": tensor(4, (-4,), (1,)),
-    "a negative stride": tensor(4, (2,), (-1,)),
-    "a negative offset": tensor(4, (1,), (1,), offset=-1),
-    "a negative length": tensor(-4, (0,), (1,)),
-    "more numbers than its storage": tensor(4, (10**6, 10**6), (0, 0)),
-    "two lengths": [tensor(4, (4,), (1,)), tensor(3, (3,), (1,))],
-    "a record that is not there": tensor(4, (4,), (1,), key="1"),
-    "100 GB of bytes": Call("builtins", "bytearray", 10**11),
-    "a tensor of 400 GB": Call("torch", "FloatTensor", 10**11),
-    "a numpy number of a terabyte": Call("numpy", "dtype", f"V{HUGE}", False, True),
-    "a key without end": Entry(nest(60, tuple), 1),
-}
-
-
-@pytest.mark.parametrize("claim", CLAIMS)
-def test_claims_beyond_the_file_are_refused(tmp_path, claim):
-    refused(written(tmp_path / "zip.pkl", zipped(CLAIMS[claim])))
-    refused(written(tmp_path / "legacy.pkl", legacy(CLAIMS[claim], ("0",), NUMBERS)))
-
-
 def test_the_same_value_within_the_file_is_read(tmp_path):
     """The crafted files are what they say: with right numbers they load."""
     value = tensor(4, (2, 2), (2, 1))
@@ -134,54 +106,9 @@ def test_damaged_numbers_are_found(tmp_path):
     assert "CRC" in refused(path)
 
 
-def rewritten(path: Path, method: int = zipfile.ZIP_STORED, **extra: bytes) -> Path:
-    """A torch file with other packing, or more records."""
-    torch.save(torch.ones(3), path)
-    with zipfile.ZipFile(path) as source:
-        records = {record.filename: source.read(record) for record in source.infolist()}
-    with zipfile.ZipFile(path, "w", method) as target:
-        for name, content in (records | {f"x/{name}": content for name, content in extra.items()}).items():
-            target.writestr(name, content)
-    return path
-
-
-def test_packed_records_are_refused(tmp_path):
-    assert torch.equal(load_file(rewritten(tmp_path / "x.pkl"), "…"), torch.ones(3))
-    assert "packed" in refused(rewritten(tmp_path / "x.pkl", zipfile.ZIP_DEFLATED))
-
-
-@pytest.mark.parametrize("name", ["constants.pkl", "DATA.PKL", "data/x", "readme"])
-def test_records_of_other_names_are_refused(tmp_path, name):
-    assert name in refused(rewritten(tmp_path / "x.pkl", **{name: b"x"}))
-
-
-def test_a_second_end_is_refused(tmp_path):
-    """Two readers would take two different directories."""
-    path = rewritten(tmp_path / "x.pkl")
-    content = path.read_bytes()
-    path.write_bytes(b"PK\x03\x04" + content)  # Python's reader moves its offsets, torch's does not
-    assert "end of the zip" in refused(path)
-    path.write_bytes(content[:-2] + b"\x04\x00more")
-    assert "end of the zip" in refused(path)
-
-
-def test_a_directory_of_too_many_records_is_refused(tmp_path):
-    path = tmp_path / "x.pkl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(2**16 + 10):
-            archive.writestr(f"x/data/{number}{'0' * 20}", b"")
-    assert "directory is too large" in refused(path)
-
-
 def test_storages_of_the_old_format_must_be_listed_and_whole(tmp_path):
     value, path = tensor(4, (4,), (1,)), tmp_path / "x.pkl"
     for keys, numbers in (((), NUMBERS), (("0", "0"), NUMBERS * 2), (("1",), NUMBERS), ([("0",)], NUMBERS)):
         assert "list of storages" in refused(written(path, legacy(value, keys, numbers)))
     assert "size" in refused(written(path, legacy(value, ("0",), struct.pack("<q", 3) + bytes(16))))
     assert "too early" in refused(written(path, legacy(value, ("0",), NUMBERS[:-1])))
-
-
-def test_views_of_storages_are_refused(tmp_path):
-    storage = Storage((("torch", "FloatStorage"), "0", "cpu", 4, ("1", 0, HUGE)))
-    value = Call("torch._utils", "_rebuild_tensor_v2", storage, 0, (4,), (1,), False, {})
-    assert "unknown kind" in refused(written(tmp_path / "x.pkl", legacy(value, ("0",), NUMBERS)))

@@ -44,7 +44,7 @@ _INSTRUCTIONS = (
 def check_torch_file(path: Path) -> None:
     """Refuse a file of either of torch's formats unless what it claims to hold is all there.
 
-    ValueError says what is wrong; pickle.UnpicklingError that it names a class or function of another kind.
+    ValueError says what is wrong, and names a class or function that no torch file needs.
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
@@ -144,7 +144,7 @@ class _Reader(pickle._Unpickler):
         """One pickle's value, and the storages that it names, by key."""
         try:
             return self.load(), self.storages
-        except (ValueError, pickle.UnpicklingError):
+        except ValueError:
             raise
         except EOFError:
             raise ValueError("it ends too early") from None
@@ -154,7 +154,8 @@ class _Reader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> object:
         """The stand-in for a class or function."""
         if f"{module}.{name}" not in _STAND_INS:
-            raise pickle.UnpicklingError(f"GLOBAL {module[:60]}.{name[:60]}")
+            found = f"GLOBAL {module[:60]}.{name[:60]}"
+            raise ValueError(f"refused, it holds more than tensors and numbers: {found}")
         return _STAND_INS[f"{module}.{name}"]
 
     def persistent_load(self, pid: object) -> _Storage:
