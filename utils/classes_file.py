@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import re
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,12 @@ class ClassesFile:
     @property
     def digest(self) -> str:
         """Checksum of the meaning of labels; it does not depend on where the file and the data lie."""
-        layouts = map(self.layouts.get, _DOMAINS)
-        meant = [(each.kind, each.values, each.ignore, self._held_colours(each)) for each in layouts]
-        text = repr((self.names, meant))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def _held_colours(self, layout: Layout) -> tuple[Colour | None, ...]:
-        """The classes' colours where they are what labels hold, not only what pictures show."""
-        held = layout.kind == "colours" and all(given is None for given in layout.values)
-        return self.colours if held else ()
+        meant = []
+        for layout in map(self.layouts.get, _DOMAINS):
+            # The classes' colours count where they are what labels hold, not only what pictures show.
+            held = layout.kind == "colours" and all(given is None for given in layout.values)
+            meant.append((layout.kind, layout.values, layout.ignore, self.colours if held else ()))
+        return hashlib.sha256(repr((self.names, meant)).encode()).hexdigest()[:16]
 
 
 def read_classes_file(path: Path) -> ClassesFile:
@@ -96,7 +94,10 @@ def read_classes_file(path: Path) -> ClassesFile:
 
 def _classes_file(path: Path, content: Any) -> ClassesFile:
     content = _mapping(content, "the file", ("classes", *_DOMAINS))
-    entries = [_entry(entry, i) for i, entry in enumerate(_classes(content.get("classes", [])))]
+    classes = content.get("classes", [])
+    if classes != [] and not (isinstance(classes, list) and 2 <= len(classes) <= MOST_CLASSES):
+        raise ValueError(f"'classes' is a list of 2 to {MOST_CLASSES} classes")
+    entries = [_entry(entry, i) for i, entry in enumerate(classes)]
     names = tuple(entry["name"] for entry in entries)
     if len(set(names)) < len(names):
         raise ValueError(f"class {next(n for n in names if names.count(n) > 1)!r} occurs twice")
@@ -114,14 +115,6 @@ def _mapping(value: Any, what: str, known: Sequence[str]) -> dict:
     for key in value:
         if key not in known:
             raise ValueError(f"{what} has {reprlib.repr(key)}, which is none of {', '.join(known)}")
-    return value
-
-
-def _classes(value: Any) -> list:
-    if value == []:
-        return value
-    if not isinstance(value, list) or not 2 <= len(value) <= MOST_CLASSES:
-        raise ValueError(f"'classes' is a list of 2 to {MOST_CLASSES} classes")
     return value
 
 
@@ -161,12 +154,7 @@ def _layout(domain: str, content: Any, entries: list[dict]) -> Layout:
         ignore = content["ignore"]
         ignore = None if ignore == "rest" else _values(ignore, kind, f"'{domain}', ignore")
     _once([*values, ignore if "ignore" in content else None], entries, domain)
-    return Layout(
-        **({"images": default.images, "labels": default.labels} | said),
-        kind=kind,
-        values=values,
-        ignore=ignore,
-    )
+    return replace(default, **said, kind=kind, values=values, ignore=ignore)
 
 
 def _text(domain: str, key: str, value: Any) -> str:
@@ -202,11 +190,8 @@ def _id(value: Any, what: str) -> int:
 def _colour(value: Any, what: str) -> Colour:
     if _is_triple(value):
         return tuple(value)
-    if isinstance(value, str) and len(value) == 7 and value[0] == "#" and value[1:].isalnum():
-        try:
-            return tuple(bytes.fromhex(value[1:]))
-        except ValueError:
-            pass
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        return tuple(bytes.fromhex(value[1:]))
     raise ValueError(f'{what}: {reprlib.repr(value)} is no colour, as in [128, 64, 128] or "#804080"')
 
 
