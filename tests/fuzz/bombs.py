@@ -208,7 +208,6 @@ def _torch(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
 
 def _hidden_items() -> bytes:
     state = pickled({"ResNet101": {"model_state": Call("collections", "OrderedDict", "nothing")}})
-    at = state.index(b"R") + 0
     at = state.index(b")R") + 2
     hidden = pickled({"items": 3, "keys": 4})[2:-1]
     return _with_pickle(state[:at] + hidden + b"b" + state[at:])

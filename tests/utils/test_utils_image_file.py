@@ -1,7 +1,8 @@
-"""PNG and JPEG are opened, whatever their names; tests/fuzz/bombs.py has what is refused."""
+"""Only PNG and JPEG of bounded size are opened."""
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
@@ -11,6 +12,16 @@ from PIL import Image
 from utils.files.image_file import LONGEST_SIDE, opened
 
 
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG, which is all that is read before a size is refused."""
+    body = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)
+    chunks = b""
+    for kind, content in ((b"IHDR", body), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        chunks += struct.pack(">I", len(content)) + kind + content + checksum
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_both_formats_are_opened_whatever_their_name(tmp_path, form):
     Image.new("RGB", (5, 4), (9, 8, 7)).save(tmp_path / "x", form)
@@ -18,8 +29,25 @@ def test_both_formats_are_opened_whatever_their_name(tmp_path, form):
         assert image.format == form and image.size == (5, 4)
 
 
+@pytest.mark.parametrize("form", ["BMP", "GIF", "TIFF", "PPM", "ICO", "EPS"])
+def test_other_formats_are_refused(tmp_path, form):
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(buffer, form)
+    (tmp_path / "x.png").write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match=r"x\.png"), opened(tmp_path / "x.png"):
+        pass
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (20_000, 20_000), (LONGEST_SIDE + 1, 1), (1, 80_000_000)])
+def test_absurd_sizes_are_refused_by_the_header(tmp_path, size):
+    """Also between Pillow's limit and twice that, where it only warns."""
+    (tmp_path / "x.png").write_bytes(png_header(*size))
+    with pytest.raises(ValueError, match=r"x\.png"), opened(tmp_path / "x.png"):
+        pass
+
+
 def test_the_largest_are_opened(tmp_path):
-    Image.new("1", (LONGEST_SIDE, 2000)).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes(png_header(LONGEST_SIDE, 2000))
     with opened(tmp_path / "x.png") as image:
         assert image.size == (LONGEST_SIDE, 2000)
 
