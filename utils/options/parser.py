@@ -25,7 +25,7 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     An impossible value or combination ends the program with one line and exit code 2.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser, table = build_parser(script, description), options_of(script)
+    parser, table = _build_parser(script, description), options_of(script)
     given = vars(parser.parse_args(_spelled_out(argv, parser, table)))
     if "config" in given:
         argv = _read_config(given["config"], script, parser) + argv
@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
-def build_parser(script: str, description: str = "") -> argparse.ArgumentParser:
+def _build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of one script; it returns given options only, and takes no abbreviations."""
     parser = _Parser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     for title, options in GROUPS.items():
