@@ -12,56 +12,31 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Quirks:
-    """Each True reproduces the released behaviour, each False the right one.
-
-    Effects: how far the student's update of two iterations on the golden inputs moves without the quirk,
-    relative to its length (tests/golden/measure_quirks.py, docs/fidelity.md).
-    """
+    """Each True reproduces the released behaviour, each False the right one (docs/fidelity.md: effects)."""
 
     repeated_updates: bool = True
-    """Q1. SGD moves block tensors three and projection tensors four times an iteration; right: once.
-
-    Effect: 18 % in stage 1; over time like a backbone rate three times as large.
-    """
+    """Q1. SGD moves block tensors three and projection tensors four times an iteration; right: once."""
     ema_train_mode: bool = True
-    """Q2. The EMA model runs in train mode (batch statistics, dropout); right: eval mode. Effect: 33 %."""
+    """Q2. The EMA model runs in train mode (batch statistics, dropout); right: eval mode."""
     kd_probabilities: bool = True
-    """Q3. Distillation feeds probabilities where the KL divergence wants their logarithm; right: log-softmax.
-
-    Effect: 4 %; the loss can be negative.
-    """
+    """Q3. Distillation feeds probabilities where the KL divergence wants logarithms; right: log-softmax."""
     unshuffled_labels: bool = True
-    """Q4. Queue rows and anchors get labels of other pixels; right: the labels of the pixels themselves.
-
-    Effect: 0.04 %, for the contrast's weight is 0.001; the contrast itself 7.0 → 7.5.
-    """
+    """Q4. Queue rows and anchors get labels of other pixels; right: the labels of the pixels themselves."""
     flat_replay: bool = True
-    """Q5. Of two equal geometric draws only the last is replayed, in a fixed order; right: as applied.
-
-    Effect, where one of two images has such a pair: 2 % in stage 1, 29 % in stage 2.
-    """
+    """Q5. Of two equal geometric draws only the last is replayed, in a fixed order; right: as applied."""
     raw_queue_scores: bool = True
-    """Q6. Queue rows are scored by unnormalised prototypes; right: normalised.
-
-    Effect: below 0.001 % on the network, as L_SL moves the prototypes alone.
-    """
+    """Q6. Queue rows are scored by unnormalised prototypes; right: normalised."""
     translate_by_height: bool = True
-    """Q7. Replayed horizontal offsets are divided by the map's height; right: by its width.
-
-    Effect, where one of two images is translated: 1 % in stage 1, 25 % in stage 2.
-    """
+    """Q7. Replayed horizontal offsets are divided by the map's height; right: by its width."""
     source_replay_scale: bool = True
-    """Q8. With --S_pseudo_src labels at stride 8 are replayed with scale 4; right: 8. Effect: 111 %."""
+    """Q8. With --S_pseudo_src labels at stride 8 are replayed with scale 4; right: 8."""
     grid_hard_labels: bool = True
-    """Q9. Hard labels without --flip: grid size, raw logits as confidence; right: full size, softmax.
-
-    Effect: a confidence threshold means something else.
-    """
+    """Q9. Hard labels without --flip: grid size, raw logits as confidence; right: full size, softmax."""
     unreplayed_labels: bool = True
     """Q10. Labels or teacher belong to another view than the student's image; right: to the same one.
 
     In stage 1 with --S_pseudo the strong image is trained on labels that are not replayed. In stages 2 and 3
-    without --S_pseudo the student sees the weak image, the teacher the strong one. Effect: 38 % and 0.07 %.
+    without --S_pseudo the student sees the weak image, the teacher the strong one.
     """
 
     @classmethod

@@ -83,9 +83,10 @@ class Option:
         object.__setattr__(self, "dest", self.dest or self.name)
 
 
+GROUPS: dict[str, tuple[Option, ...]] = {}
 # A table: name, type, default, help, what it decides, metavar.
 # fmt: off
-_RUN = (
+GROUPS["run"] = (
     Option("config", PATH, None, "YAML file of options; the command line wins over it", MACHINE, "FILE"),
     Option("name", TEXT, "gta2city", "name of the run; its files go to LOG_DIR/NAME", MACHINE),
     Option("log_dir", PATH, Path("logs"), "folder of all runs", MACHINE),
@@ -101,7 +102,7 @@ _RUN = (
     Option("quirks", TEXT, "reference",
            "behaviour of the released code: reference (all), none, or a comma list"),
 )
-_COMPUTING = (
+GROUPS["computing"] = (
     Option("precision", ("auto", "fp32", "tf32", "bf16"), "auto",
            "numbers of the networks; auto: fp32 as torch computes it, on a GPU with convolutions in TF32; "
            "fp32: without TF32; tf32: all products of a GPU in TF32; bf16: the fast way on a GPU, autocast "
@@ -112,7 +113,7 @@ _COMPUTING = (
            "compute the backbone again for the backward pass instead of storing it: the same gradients in a "
            "fraction of the memory, for small GPUs", MACHINE),
 )
-_DATA = (
+GROUPS["data"] = (
     Option("src_dataset", ("gta5", "synthia", "folder"), "gta5", "labelled source domain"),
     Option("tgt_dataset", ("cityscapes", "folder"), "cityscapes",
            "unlabelled target domain; folder: images in folders of your own (docs/own_data.md)"),
@@ -140,7 +141,7 @@ _DATA = (
 )
 _SOFT = Path("./Pseudo/gta2citylabv2_warmup_soft")
 _WARM_UP = Path("pretrained/from_gta5_to_cityscapes_on_deeplab101_best_model_warmup.pkl")
-_INPUTS = (
+GROUPS["products of earlier steps"] = (
     Option("resume_path", PATH, _WARM_UP,
            "checkpoint to start from (stage 2, 3: also the teacher, if there is one)", PLACE),
     Option("no_resume", SWITCH, False, "the student does not start from --resume_path"),
@@ -156,7 +157,7 @@ _INPUTS = (
     Option("used_save_pseudo", SWITCH, False,
            "train on saved pseudo labels (stages 1 to 3 always do)", PLACE),
 )
-_MODEL = (
+GROUPS["model"] = (
     Option("model_name", TEXT, "deeplabv2", "name of the network in file names"),
     Option("backbone", ("resnet101", "mini"), "resnet101",
            "mini: a much smaller network of the same kind, for small machines"),
@@ -168,7 +169,7 @@ _MODEL = (
     Option("bn_clr", SWITCH, False, "batch norm between backbone and head (goes with simclr)"),
     Option("ema_bn", SWITCH, False, "the same in the teacher"),
 )
-_METHOD = (
+GROUPS["method"] = (
     Option("stage", STAGES, "stage1", "what to train; source_only is the baseline"),
     Option("ema", SWITCH, False, "EMA model (needed in stage 1)"),
     Option("proto_rectify", SWITCH, False, "rectify soft labels by prototypes (needed in stage 1)"),
@@ -203,7 +204,7 @@ _METHOD = (
     Option("ds_rate", ANY_INT, 4, COMPATIBLE),
     Option("update_interval", ANY_INT, 1, COMPATIBLE),
 )
-_OPTIMISATION = (
+GROUPS["optimisation"] = (
     Option("lr", POSITIVE, 1e-4, "learning rate of the backbone"),
     Option("disc_lr", POSITIVE, 1e-4, "learning rate of the discriminator (Adam)"),
     Option("bs", COUNT, 4, "images of each domain in a batch, over all processes"),
@@ -222,7 +223,7 @@ _OPTIMISATION = (
     Option("nonfinite_limit", COUNT, 10, "at most so many skipped iterations in a row", MACHINE),
 )
 _TRAIN, _TEST, _LABELS = ("train", "check"), ("test",), ("pseudo_label",)
-_THIS_SCRIPT = (
+GROUPS["this script"] = (
     Option("continue", SWITCH, False,
            "go on where the run in LOG_DIR/NAME stands, or begin it if nothing has been saved there",
            MACHINE, scripts=_TRAIN, dest="continue_run"),
@@ -264,17 +265,6 @@ _THIS_SCRIPT = (
 )
 
 # fmt: on
-
-GROUPS = {
-    "run": _RUN,
-    "computing": _COMPUTING,
-    "data": _DATA,
-    "products of earlier steps": _INPUTS,
-    "model": _MODEL,
-    "method": _METHOD,
-    "optimisation": _OPTIMISATION,
-    "this script": _THIS_SCRIPT,
-}
 
 
 def options_of(script: str) -> dict[str, Option]:
