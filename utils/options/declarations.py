@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +41,10 @@ def _number(
     convert: type[int] | type[float], expected: str, fits: Callable[[float], bool] = lambda v: True
 ) -> Callable[[str], float]:
     def checked(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}") from None
-        if not fits(value):
-            raise argparse.ArgumentTypeError(f"{value} must be {expected}")
-        return value
+        with suppress(ValueError):
+            if fits(value := convert(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
 
     return checked
 
