@@ -29,7 +29,7 @@ from torch import Tensor
 
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
-from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import KeptStatistics
 from data.batches import training_loader
 from data.image_cache import ImageCache
 from data.labels import palette

@@ -6,7 +6,7 @@ import logging
 
 from torch.utils.data import DataLoader
 
-from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import KeptStatistics
 from data.batches import inference_loader, training_loader
 from data.check import check_sample
 from data.inputs import require_pseudo_labels

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size
 from utils.grid import grid_size

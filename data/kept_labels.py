@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size, opened
 from utils.distributed import Processes

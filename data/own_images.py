@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.batches import guarded_loader
 from data.sets.dataset import read_rgb
 from data.sets.listing import IMAGE_ENDINGS, Listing

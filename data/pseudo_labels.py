@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.labels import IGNORE
 from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
 from utils.files.whole import load_array, save_array, save_image

@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from data.augment.colour_statistics import KeptStatistics
-from data.augment.colour_transfer import transfer_colours
+from data.augment.colour_transfer import KeptStatistics, transfer_colours
 from data.augment.replay import soft_label_quarter
-from data.augment.resize import Size
 from data.augment.strong import StrongRecord, draw_strong, strong_image
-from data.augment.weak import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
+from data.augment.weak import Size, WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
 from utils.grid import grid_size

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from data.labels import supported_class_counts
+from data.labels import CLASSES
 from models import Compute, DeepLabV2, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
 from stages.build import RESUME_REMEDY, computing, require_same_classes
@@ -72,8 +72,8 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -
     own = len(o.own_classes)
     if own and own != shape.num_classes:
         raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes, {o.classes} has {own}")
-    if not own and shape.num_classes not in supported_class_counts():
-        known = ", ".join(map(str, supported_class_counts()))
+    if not own and shape.num_classes not in CLASSES:
+        known = ", ".join(map(str, CLASSES))
         raise ValueError(
             f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}; "
             "give the file of its classes as --classes"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.labels import id_format
+from data.classes import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
 from data.sets.listing import Listing
 

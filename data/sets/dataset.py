@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
+from data.augment.weak import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
-from data.labels import LabelFormat
 from data.sets.listing import Listing
 from utils.files.image_file import opened
+
+UNKNOWN = 251  # in look-up tables: no file of the data set may hold this value
+_NAMED = 8  # at most this many values stand in a message
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """The content of the label files of a data set, and its meaning.
+
+    read: (path, size (W, H), rows (h,), columns (w,)) → stored ids (h, w) or colours (h, w, 3) of the label
+    read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
+    others; key: differs between formats, for a cache.
+    """
+
+    key: str
+    read: Callable[[Path, Size, np.ndarray, np.ndarray], np.ndarray]
+    encode: Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,26 @@ def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndar
     left, top = int(columns.min()), int(rows.min())
     part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)).convert("RGB")
     return crossings(np.asarray(part), rows - top, columns - left)
+
+
+def encode(stored: np.ndarray, path: object, table: np.ndarray, remedy: str) -> np.ndarray:
+    """Ids (H, W) of an unsigned type or colours (H, W, 3) uint8 → train ids (H, W) uint8.
+
+    table: train id of each id or colour code, UNKNOWN at its end; ValueError for a value that is UNKNOWN.
+    """
+    codes = stored if stored.ndim == 2 else colour_codes(stored)
+    train_ids = np.take(table, codes, mode="clip")
+    if (train_ids == UNKNOWN).any():
+        bad = np.unique(codes[train_ids == UNKNOWN])[:_NAMED].tolist()
+        named = f"label ids {bad}" if stored.ndim == 2 else f"colours {', '.join(f'#{c:06x}' for c in bad)}"
+        raise ValueError(f"{path}: {named} do not exist in this data set; {remedy}")
+    return train_ids
+
+
+def colour_codes(colours: np.ndarray) -> np.ndarray:
+    """(…, 3) uint8 → (…) uint32, one number a colour."""
+    red, green, blue = (colours[..., i].astype(np.uint32) for i in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def nearest_crossings(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.augment.resize import Size
-from data.labels import LabelFormat
-from data.sets.dataset import DataSet, require_folder
+from data.augment.weak import Size
+from data.sets.dataset import DataSet, LabelFormat, require_folder
 from data.sets.listing import IMAGE_ENDINGS, Listing
 from utils.classes_file import Layout
 from utils.files.yaml_file import leads_out

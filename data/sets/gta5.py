@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scipy.io import whosmat
 
-from data.labels import id_format
+from data.classes import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
 
 SIZE = (2048, 1024)

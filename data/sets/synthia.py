@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from data.augment.resize import Size
-from data.labels import id_format
+from data.augment.weak import Size
+from data.classes import id_format
 from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
 from data.sets.listing import Listing
 from utils.files.image_file import opened

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.augment.colour_statistics import KeptStatistics
-from data.augment.colour_transfer import colour_statistics
+from data.augment.colour_transfer import KeptStatistics, colour_statistics
+from data.classes import id_format
 from data.image_cache import ImageCache
-from data.labels import id_format
 from data.sets.dataset import DataSet, read_label_image
 
 SIZE = (50, 70)  # W, H: more rows than two strips of the cache hold
@@ -183,7 +182,7 @@ def test_statistics_are_worked_out_once(tmp_path, monkeypatch):
     assert_right(KeptStatistics(path), data)
     wanted = [KeptStatistics(None).get(data, i) for i in range(len(data))]
     other = KeptStatistics(path)
-    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_transfer.colour_statistics", forbid)
     for i, (mean, std) in enumerate(wanted):
         np.testing.assert_array_equal(other.get(data, i).mean, mean)
         np.testing.assert_array_equal(other.get(data, i).std, std)
@@ -194,7 +193,7 @@ def test_what_another_process_found_is_taken_over(tmp_path, monkeypatch):
     first, second = KeptStatistics(path), KeptStatistics(path)
     first.get(data, 0)
     second.get(data, 1)
-    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_transfer.colour_statistics", forbid)
     first.get(data, 1)
     second.get(data, 0)
 
@@ -249,7 +248,7 @@ def test_processes_keep_statistics_together(tmp_path, monkeypatch):
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         list(pool.map(partial(add_all, path, data), range(3)))
     wanted = [colour_statistics(data.read_image(i)) for i in range(len(data))]
-    monkeypatch.setattr("data.augment.colour_statistics.colour_statistics", forbid)
+    monkeypatch.setattr("data.augment.colour_transfer.colour_statistics", forbid)
     kept = KeptStatistics(path)
     for i, (mean, std) in enumerate(wanted):
         np.testing.assert_array_equal(kept.get(data, i).mean, mean)

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.classes import folder_format, known_classes, named_format, own_classes, value_format
-from data.labels import IGNORE, LabelFormat, id_format
-from data.sets.dataset import read_label_image
+from data.classes import (
+    folder_format,
+    id_format,
+    known_classes,
+    named_format,
+    own_classes,
+    value_format,
+)
+from data.labels import IGNORE
+from data.sets.dataset import LabelFormat, read_label_image
 from data.sets.synthia import read_synthia_ids
 from utils.classes_file import ClassesFile, read_classes_file
 

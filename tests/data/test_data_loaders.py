@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import plain_samples as plain
-from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import KeptStatistics
 from data.augment.weak import WeakRecord
 from data.batches import EpochBatches, inference_loader, read, training_loader
+from data.classes import id_format
 from data.image_cache import ImageCache
-from data.labels import id_format
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.dataset import DataSet, read_label_image

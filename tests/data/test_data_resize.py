@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.augment.resize import nearest_index, needed_box, resize_box
+from data.augment.weak import nearest_index, needed_box, resize_box
 from data.sets.dataset import crossings, load_rows
 
 SIZES = [
