@@ -24,6 +24,17 @@ class WeakRecord:
     crop: tuple[int, int, int, int]
     flip: bool
 
+    @property
+    def scaled(self) -> Size:
+        """`size` as (w, h)."""
+        return self.size[1], self.size[0]
+
+    @property
+    def box(self) -> Box:
+        """`crop` as a box."""
+        y1, y2, x1, x2 = self.crop
+        return x1, y1, x2, y2
+
 
 def draw_weak(
     rng: np.random.Generator,
@@ -61,34 +72,22 @@ def centred_record(image_size: tuple[int, int], crop_size: tuple[int, int]) -> W
 
 
 def weak_box(record: WeakRecord, size: Size) -> Box:
-    """The part (x1, y1, x2, y2) of an image of size (W, H) that its weak view shows."""
-    return needed_box(size, _size(record), _box(record))
+    """The part of an image of size (W, H) that its weak view shows."""
+    return needed_box(size, record.scaled, record.box)
 
 
 def weak_image(region: np.ndarray, record: WeakRecord, size: Size) -> Image.Image:
     """The weak view (bilinear) of an image of size (W, H); region: its pixels in `weak_box`."""
-    left, top, _, _ = weak_box(record, size)
-    view = resize_box(
-        Image.fromarray(np.ascontiguousarray(region)), (left, top), size, _size(record), _box(record)
-    )
+    image = Image.fromarray(np.ascontiguousarray(region))
+    view = resize_box(image, weak_box(record, size)[:2], size, record.scaled, record.box)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if record.flip else view
 
 
 def weak_index(record: WeakRecord, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a label map of size (W, H) whose crossings are its weak view (nearest)."""
-    y1, y2, x1, x2 = record.crop
-    (width, height), (to_height, to_width) = size, record.size
+    (width, height), (to_width, to_height), (x1, y1, x2, y2) = size, record.scaled, record.box
     columns = nearest_index(width, to_width)[x1:x2]
     return nearest_index(height, to_height)[y1:y2], columns[::-1] if record.flip else columns
-
-
-def _size(record: WeakRecord) -> Size:
-    return record.size[1], record.size[0]
-
-
-def _box(record: WeakRecord) -> Box:
-    y1, y2, x1, x2 = record.crop
-    return x1, y1, x2, y2
 
 
 # --- a box of a resized image or label map, without resizing all the rest --------------------------------
