@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,7 +67,7 @@ class Data:
 
     def ours(self, cache: ImageCache | None = None) -> dict:
         """Our samples of each kind."""
-        source, target, val = (data.with_cache(cache) for data in (self.source, self.target, self.val))
+        source, target, val = (replace(data, cache=cache) for data in (self.source, self.target, self.val))
         statistics = KeptStatistics(self.folder / "statistics.txt")
         return {
             "source": SourceSamples(source, AUGMENTATION, 1, False, target, statistics),

@@ -13,13 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.examine import REMEDIES, Finding, Part, Problem, examine
-from data.pseudo_labels import PseudoLabels
+from data.inputs import pseudo_labels
 from data.sets.choose import source_data, target_data, validation_data
 from data.sets.dataset import DataSet
 from utils.distributed import ALONE, Processes
@@ -49,23 +50,18 @@ class Report(NamedTuple):
 def check(o: Options) -> Report:
     """Check all files that training with these options reads; the same for any --num_workers."""
     parts, problems = parts_of(o)
-    keys = [(part, index) for part in parts for index in range(len(part.data))]
-    found: dict[str, list[Finding]] = {part.title: [] for part in parts}
-    findings = parallel_map(_examine, keys, o.num_workers, "checking")
-    for (part, _), finding in zip(keys, findings, strict=True):
-        found[part.title].append(finding)
-        problems += finding.problems
+    lines: list[str] = []
     for part in parts:
-        problems += repeated_names(part)
+        images = range(len(part.data))
+        found = list(parallel_map(partial(examine, part), images, o.num_workers, f"checking {part.title}"))
+        problems += [problem for finding in found for problem in finding.problems]
+        lines += _described(part, found)
         if o.max_images is None:
             problems += _labels_without_image(part)
-    lines = [line for part in parts for line in _described(part, found[part.title])]
-    lines += _not_validated(o)
+    with suppress(OSError, ValueError):  # reported as a problem
+        if why := validation_data(o.replaced(cache_dir=None))[1]:
+            lines.append(f"target val: not there, trainings are not validated: {why}")
     return Report("\n".join([*lines, *_grouped(problems)]), len(problems))
-
-
-def _examine(key: tuple[Part, int]) -> Finding:
-    return examine(*key)
 
 
 def check_sample(o: Options, processes: Processes = ALONE) -> None:
@@ -75,8 +71,6 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
     """
     parts, problems = parts_of(o)
     keys = [(part, index) for part in parts for index in _spread(len(part.data), SAMPLE)]
-    for part in parts:
-        problems += repeated_names(part)
     for part, index in keys[processes.rank :: processes.size]:
         if problems:
             break
@@ -90,11 +84,6 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
 def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
     """The data sets that a run reads, and the problems of those that cannot even be listed."""
     o = o.replaced(cache_dir=None)
-    pseudo = None
-    if o.stage == "stage1":
-        pseudo = PseudoLabels(o.path_soft, o.n_class)
-    elif o.stage in ("stage2", "stage3"):
-        pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
     parts: list[Part] = []
     problems: list[Problem] = []
 
@@ -109,12 +98,14 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
         counted = o.stage == "stage1" and o.named_distribution == "labels"
-        add("target train", lambda: target_data(o, "train"), counted, pseudo, o.stage == "stage1")
+        add("target train", lambda: target_data(o, "train"), counted, pseudo_labels(o), o.stage == "stage1")
     add("target val", lambda: validation_data(o)[0], True)
+    for part in parts:
+        problems += _repeated_names(part)
     return parts, problems
 
 
-def repeated_names(part: Part) -> list[Problem]:
+def _repeated_names(part: Part) -> list[Problem]:
     """Find target training images of one name: their pseudo labels would have one file."""
     first: dict[str, Path] = {}
     messages = []
@@ -134,7 +125,7 @@ def _labels_without_image(part: Part) -> list[Problem]:
     if not part.labelled or part.data.all_labels is None:
         return []
     known = {*part.data.labels, *part.data.images}  # which may lie in one folder
-    extra = [path for path in part.data.all_labels.paths() if path not in known]
+    extra = [path for path in part.data.all_labels() if path not in known]
     return [Problem("labels without an image", f"{path}: has no image") for path in extra]
 
 
@@ -161,14 +152,6 @@ def _described(part: Part, found: Sequence[Finding]) -> Iterator[str]:
     notes = Counter(note for finding in found for note in finding.notes)
     for note, count in notes.items():
         yield f"{part.title}: {count} {note}"
-
-
-def _not_validated(o: Options) -> Iterator[str]:
-    """Say in a line why trainings are not validated, if they are not."""
-    with suppress(OSError, ValueError):  # reported as a problem
-        why = validation_data(o.replaced(cache_dir=None))[1]
-        if why:
-            yield f"target val: not there, trainings are not validated: {why}"
 
 
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:

@@ -34,9 +34,8 @@ class Classes:
         ids = _ids_by_name("cityscapes")
         unknown = [name for name in self.names if name not in ids]
         if unknown:
-            raise ValueError(
-                f"class {unknown[0]!r} is none of Cityscapes', which has ids for {', '.join(ids)}"
-            )
+            named = ", ".join(ids)
+            raise ValueError(f"class {unknown[0]!r} is none of Cityscapes', which has ids for {named}")
         return np.array([ids[name] for name in self.names], dtype=np.uint8)
 
 
@@ -60,8 +59,11 @@ def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> La
     """The format of labels in the user's own folders. domain: "source" or "target"."""
     layout = file.layouts[domain] if file else LAYOUTS[domain]
     ignore = layout.ignore
-    if any(given is not None for given in layout.values):
-        values = _all_given(file, domain)
+    values = layout.values
+    if any(given is not None for given in values):
+        if None in values:
+            message = f"class {file.names[values.index(None)]!r} has no {domain!r} as others have"
+            raise ValueError(f"{file.path}: {message}; give its {layout.kind}, [] for none")
     elif layout.kind == "colours":  # those of pictures
         values = [[tuple(colour)] for colour in classes.palette.tolist()]
     elif file and file.names:  # train ids
@@ -73,16 +75,6 @@ def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> La
     if twice := {value for each in values for value in each}.intersection(layout.ignore or ()):
         raise ValueError(f"label {min(twice)} belongs to a class and to {where}; take it out of one")
     return value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
-
-
-def _all_given(file: ClassesFile, domain: str) -> Sequence[Sequence[Value]]:
-    """The values of every class; ValueError if one was forgotten."""
-    layout = file.layouts[domain]
-    for name, given in zip(file.names, layout.values, strict=True):
-        if given is None:
-            message = f"class {name!r} has no {domain!r} as others have; give its {layout.kind}, [] for none"
-            raise ValueError(f"{file.path}: {message}")
-    return layout.values
 
 
 def named_format(
@@ -98,10 +90,8 @@ def named_format(
     values = []
     for name, given in zip(file.names, layout.values, strict=True):
         if given is None and name not in ids:
-            raise ValueError(
-                f"{file.path}: class {name!r} is none of {', '.join(ids)}, which {data_set} has; "
-                f"give its ids there as {domain!r}, [] for none"
-            )
+            message = f"class {name!r} is none of {', '.join(ids)}, which {data_set} has"
+            raise ValueError(f"{file.path}: {message}; give its ids there as {domain!r}, [] for none")
         values.append((ids[name],) if given is None else given)
     found = value_format(values, SCHEMES[scheme][1], "ids", f"is the data set {data_set}?")
     return replace(found, read=stored.read)

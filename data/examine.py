@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +31,6 @@ REMEDIES = {
     "pseudo labels of another shape than their image": _ANEW,
     "data sets that are not there": "give the right folders",
 }
-OTHER_SIZE = "labels of another size than their image, resized like it"
-OTHER_PSEUDO_SIZE = "pseudo labels of another size than images are read at, resized"
 _ASPECT = 0.05  # relative difference of width / height that rounding to a grid may cause
 
 
@@ -54,44 +52,52 @@ class Part:
     soft: bool = False
 
 
-class Finding(NamedTuple):
+@dataclass
+class Finding:
     """Result for one image. size: (W, H), None if it cannot be read; bytes: of image and label on disk;
 
     pseudo_bytes: of the pseudo label; notes: remarks that are no problems.
     """
 
-    size: Size | None
-    bytes: int
-    pseudo_bytes: int
-    problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
+    size: Size | None = None
+    bytes: int = 0
+    pseudo_bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, read: Callable[[], Any], wrong: str | None = None) -> Any:
+        """Return what `read` returns; if it fails, add a problem and return None."""
+        try:
+            return read()
+        except FileNotFoundError as error:
+            self.problems.append(Problem(f"missing {what}", str(error)))
+        except (OSError, ValueError) as error:
+            self.problems.append(Problem(wrong or f"damaged {what}", str(error)))
+        return None
+
+    def compare(self, what: str, path: Path, found: Size, image: str, wanted: Size, note: str) -> None:
+        """Add a problem, or a note if the two sizes have nearly the same width / height."""
+        if abs(found[0] * wanted[1] / (found[1] * wanted[0]) - 1) > _ASPECT:
+            kind = f"{what} of another shape than their image"
+            self.problems.append(Problem(kind, f"{path}: size {found}, {image} {wanted}"))
+        elif found != wanted:
+            self.notes.append(f"{what} of another size than {note}")
 
 
 def examine(part: Part, index: int) -> Finding:
     """Read all files of an image, with every row and checksum."""
-    problems: list[Problem] = []
-    notes: list[str] = []
-    data = replace(part.data, cache=None)
+    data, found = replace(part.data, cache=None), Finding()
     name, files = data.image_name(index), [data.images[index]]
-    size = _attempt(problems, "images", lambda: _image_size(data, index))
+    found.size = found.attempt("images", lambda: _image_size(data, index))
     if part.labelled:
         files.append(data.labels[index])
-        _examine_label(data, index, size, problems, notes)
+        _examine_label(data, index, found)
     if part.pseudo is not None:
-        _examine_pseudo(part, name, data.size or size, problems, notes)
-    pseudo = [] if part.pseudo is None else part.pseudo.files(name, part.soft)
-    return Finding(size, _bytes(files), _bytes(pseudo), tuple(problems), tuple(notes))
-
-
-def _attempt(problems: list[Problem], what: str, read: Callable[[], Any]) -> Any:
-    """Return what `read` returns; if it fails, add a problem and return None."""
-    try:
-        return read()
-    except FileNotFoundError as error:
-        problems.append(Problem(f"missing {what}", str(error)))
-    except (OSError, ValueError) as error:
-        problems.append(Problem(f"damaged {what}", str(error)))
-    return None
+        found.pseudo_bytes = _bytes(part.pseudo.files(name, part.soft))
+        if data.size or found.size:
+            _examine_pseudo(part, name, data.size or found.size, found)
+    found.bytes = _bytes(files)
+    return found
 
 
 def _image_size(data: DataSet, index: int) -> Size:
@@ -101,30 +107,19 @@ def _image_size(data: DataSet, index: int) -> Size:
     return size
 
 
-def _examine_label(
-    data: DataSet, index: int, size: Size | None, problems: list[Problem], notes: list[str]
-) -> None:
-    """Examine a label. size: of its image, None if that cannot be read."""
+def _examine_label(data: DataSet, index: int, found: Finding) -> None:
     path = data.labels[index]
     if not path.is_file():
         message = f"{path}: missing; it is the label of {data.images[index]}"
-        problems.append(Problem("missing labels", message))
+        found.problems.append(Problem("missing labels", message))
         return
-    stored = _attempt(problems, "labels", lambda: _all_stored(data, path))
-    if stored is None:
-        return
-    try:
-        data.stored.encode(stored, path=path)
-    except ValueError as error:
-        problems.append(Problem("labels with ids that do not exist", str(error)))
-    found = stored.shape[1], stored.shape[0]
-    if size is None or found == size:
-        return
-    if _alike(found, size):
-        notes.append(OTHER_SIZE)
-    else:
-        sizes = f"size {found}, its image {size}"
-        problems.append(Problem("labels of another shape than their image", f"{path}: {sizes}"))
+    stored = found.attempt("labels", lambda: _all_stored(data, path))
+    if stored is not None:
+        unknown = "labels with ids that do not exist"
+        found.attempt("labels", lambda: data.stored.encode(stored, path=path), unknown)
+        if found.size is not None:
+            size = stored.shape[1], stored.shape[0]
+            found.compare("labels", path, size, "its image", found.size, "their image, resized like it")
 
 
 def _all_stored(data: DataSet, path: Path) -> np.ndarray:
@@ -133,29 +128,17 @@ def _all_stored(data: DataSet, path: Path) -> np.ndarray:
     return data.stored.read(path, size, np.arange(height), np.arange(width))
 
 
-def _examine_pseudo(
-    part: Part, name: str, size: Size | None, problems: list[Problem], notes: list[str]
-) -> None:
-    """Examine a pseudo label. size: at which the image is read, None if it cannot be."""
-    if size is None:
-        return
+def _examine_pseudo(part: Part, name: str, size: Size, found: Finding) -> None:
+    """Examine the pseudo label of an image that is read at `size`."""
     pseudo, grid = part.pseudo, grid_size(*size)
     if part.soft:
-        _attempt(problems, "pseudo labels", lambda: pseudo.verify_soft(name, grid))
+        found.attempt("pseudo labels", lambda: pseudo.verify_soft(name, grid))
         return
-    found = _attempt(problems, "pseudo labels", lambda: pseudo.verify_hard(name))
-    if found is None or found in (size, grid):
-        return
-    if _alike(found, size):
-        notes.append(OTHER_PSEUDO_SIZE)
-    else:
-        message = f"{pseudo.folder / name}.png: size {found}, its image is read at {size}"
-        problems.append(Problem("pseudo labels of another shape than their image", message))
-
-
-def _alike(first: Size, second: Size) -> bool:
-    """True if two sizes have nearly the same width / height."""
-    return abs(first[0] * second[1] / (first[1] * second[0]) - 1) <= _ASPECT
+    own = found.attempt("pseudo labels", lambda: pseudo.verify_hard(name))
+    if own not in (None, grid):
+        path = pseudo.folder / f"{name}.png"
+        image, note = "its image is read at", "images are read at, resized"
+        found.compare("pseudo labels", path, own, image, size, note)
 
 
 def _bytes(files: list[Path]) -> int:
