@@ -187,17 +187,25 @@ def test_statistics_of_another_size_or_file_are_others(tmp_path):
     assert_right(kept, smaller)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda b: b[: len(b) // 2],
-        lambda b: b[len(b) // 3 :],
-        lambda b: b"\xff\x00garbage\n" + b,
-        lambda b: b.replace(b"1", b"2"),
-        lambda b: b"",
-        lambda b: b"\n\n00000000 \n" + b,
-    ],
-)
+def with_numbers(number: bytes, content: bytes) -> bytes:
+    """Lines of the same keys with other numbers, and a right checksum."""
+    keys = [line.split()[1] for line in content.split(b"\n") if line]
+    lines = [key + b" " + b" ".join([number] * 6) for key in keys]
+    return b"".join(b"%08x %s\n" % (zlib.crc32(line), line) for line in lines)
+
+
+LINE_DAMAGE = {
+    "cut": lambda b: b[: len(b) // 2],
+    "begin lost": lambda b: b[len(b) // 3 :],
+    "garbage": lambda b: b"\xff\x00garbage\n" + b,
+    "other digits": lambda b: b.replace(b"1", b"2"),
+    "empty": lambda b: b"",
+    "empty lines": lambda b: b"\n\n00000000 \n" + b,
+    **{number: partial(with_numbers, number.encode()) for number in ("0x1p99999", "nan", "inf", "x", "0x")},
+}
+
+
+@pytest.mark.parametrize("damage", LINE_DAMAGE.values(), ids=LINE_DAMAGE)
 def test_damaged_lines_are_worked_out_again(damage, tmp_path):
     data, path = pictures(tmp_path), tmp_path / "statistics.txt"
     assert_right(KeptStatistics(path), data)
@@ -228,17 +236,3 @@ def test_processes_keep_statistics_together(tmp_path, monkeypatch):
     monkeypatch.setattr("data.augment.colour_transfer.colour_statistics", forbid)
     kept = KeptStatistics(path)
     np.testing.assert_array_equal([kept.get(data, i) for i in range(len(data))], wanted)
-
-
-@pytest.mark.parametrize("number", ["0x1p99999", "nan", "inf", "x", "0x"])
-def test_a_line_without_finite_numbers_is_ignored(tmp_path, number):
-    """Also where its checksum is right."""
-    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
-    assert_right(KeptStatistics(path), data)
-    lines = []
-    for line in path.read_bytes().split(b"\n"):
-        if line:
-            content = line.split()[1] + b" " + b" ".join([number.encode()] * 6)
-            lines.append(b"%08x %s\n" % (zlib.crc32(content), content))
-    path.write_bytes(b"".join(lines))
-    assert_right(KeptStatistics(path), data)

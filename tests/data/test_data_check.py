@@ -221,23 +221,19 @@ def test_problems_of_synthia(tree, spoil, kind):
     assert problems == 1 and f"1 {kind}; " in text and "LABELS/0000003.png" in text
 
 
-def test_names_that_occur_twice(tree):
+def test_names_that_occur_twice_and_data_sets_that_are_not_there(tree):
     first = nth(tree, TRAIN)
     shutil.copy(first, first.parents[1] / "birkenau" / first.name)
-    text, problems = check(options("stage1"))
-    assert problems == 1 and "1 image names that occur twice" in text
-    assert f"birkenau/{first.name}: has the name of " in text
     with pytest.raises(ValueError, match=r"has the name of .*rename one"):
         check_sample(options("stage1"))
-
-
-def test_data_sets_that_are_not_there_are_all_named(tree):
     shutil.rmtree(tree / "dataset" / "cityscapes" / "leftImg8bit" / "val")
     (tree / "dataset" / "GTA5" / "split.mat").write_text("nothing")
-    text, problems = check(options("warm_up"))
-    assert problems == 2 and "2 data sets that are not there; " in text
+    text, problems = check(options("stage1"))
+    assert problems == 3 and "1 image names that occur twice" in text
+    assert f"birkenau/{first.name}: has the name of " in text
+    assert "2 data sets that are not there; " in text
     assert "GTA5/split.mat" in text and "leftImg8bit/val" in text
-    assert "target train: cityscapes in dataset/cityscapes: 10 images" in text
+    assert "target train: cityscapes in dataset/cityscapes: 11 images" in text
 
 
 # --- the report -------------------------------------------------------------------------------------------

@@ -38,28 +38,25 @@ def save_ids(path: Path, ids: np.ndarray, palette: bool = False) -> Path:
 # --- ids and colours --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("palette", [False, True])
-def test_ids(tmp_path, palette):
-    values, ignore = [[3, 200], [], [0]], [7, 255]
-    meaning = {3: 0, 200: 0, 0: 2, 7: IGNORE, 255: IGNORE}
-    ids = np.random.default_rng(0).choice(list(meaning), SIZE[::-1])
-    found = read(value_format(values, ignore, "ids", ""), save_ids(tmp_path / "x.png", ids, palette))
-    assert found.dtype == np.uint8
-    assert found.tolist() == [[meaning[value] for value in row] for row in ids.tolist()]
+MEANING = {3: 0, 200: 0, 0: 2, 7: IGNORE, 255: IGNORE}
+FORMS = [("ids", "L"), ("ids", "P"), ("colours", "RGB"), ("colours", "RGBA"), ("colours", "P")]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colours(tmp_path, mode):
-    values, ignore = [[(9, 246, 4)], [(3, 252, 1), (0, 255, 0)], []], [(255, 0, 127)]
-    meaning = {9: 0, 3: 1, 0: 1, 255: IGNORE}  # by the palette of `save_ids`
-    ids = np.random.default_rng(0).choice(list(meaning), SIZE[::-1])
-    path = save_ids(tmp_path / "x.png", ids, palette=True)
-    if mode != "P":
+@pytest.mark.parametrize(("kind", "mode"), FORMS)
+def test_each_value_becomes_the_train_id_of_its_class(tmp_path, kind, mode):
+    """Colours: those of the palette of `save_ids`."""
+    ids = np.random.default_rng(0).choice(list(MEANING), SIZE[::-1])
+    path = save_ids(tmp_path / "x.png", ids, palette=mode != "L")
+    if mode.startswith("RGB"):
         with Image.open(path) as image:
             image.convert(mode).save(path)
-    found = read(value_format(values, ignore, "colours", ""), path)
+    values, ignore = [[3, 200], [], [0]], [7, 255]
+    if kind == "colours":
+        values = [[(3, 252, 1), (200, 55, 100)], [], [(0, 255, 0)]]
+        ignore = [(7, 248, 3), (255, 0, 127)]
+    found = read(value_format(values, ignore, kind, ""), path)
     assert found.dtype == np.uint8
-    assert found.tolist() == [[meaning[value] for value in row] for row in ids.tolist()]
+    assert found.tolist() == [[MEANING[value] for value in row] for row in ids.tolist()]
 
 
 def test_many_colours_at_the_ends_of_the_range():
@@ -173,13 +170,11 @@ def test_known_classes_in_folders(tmp_path, n_class, meaning):
 
 def test_own_classes_in_known_data_sets(tmp_path):
     text = "classes: [sky, {name: cars, source: [26, 27], target: [8, 17]}, road]"
-    file = file_of(tmp_path, text)
-    known = id_format("cityscapes", 19, read_label_image)
+    file, known = file_of(tmp_path, text), id_format("cityscapes", 19, read_label_image)
     stored = named_format(known, file, "source", "gta5", "cityscapes")
     assert stored.read is read_label_image
-    assert stored.encode(np.array([[7, 23, 26, 27, 28, 0, 255]]), path="x").tolist() == [
-        [2, 0, 1, 1, IGNORE, IGNORE, IGNORE]
-    ]
+    found = stored.encode(np.array([[7, 23, 26, 27, 28, 0, 255]]), path="x")
+    assert found.tolist() == [[2, 0, 1, 1, IGNORE, IGNORE, IGNORE]]
     with pytest.raises(ValueError, match=r"label ids \[99\] do not exist"):
         stored.encode(np.array([[99]]), path="x")
     synthia = id_format("synthia", 19, read_synthia_ids)
@@ -187,10 +182,6 @@ def test_own_classes_in_known_data_sets(tmp_path):
     assert stored.read is read_synthia_ids
     found = stored.encode(np.array([[3, 1, 8, 17, 2]], np.uint16), path="x")
     assert found.tolist() == [[2, 0, 1, 1, IGNORE]]
-
-
-def test_own_classes_that_a_known_data_set_cannot_have(tmp_path):
-    known = id_format("cityscapes", 19, read_label_image)
     file = file_of(tmp_path, "classes: [sky, lane]\nsource: {kind: colours}")
     with pytest.raises(ValueError, match=r"class 'lane' is none of road, sidewalk, .*, which cityscapes has"):
         named_format(known, file, "target", "cityscapes", "cityscapes")

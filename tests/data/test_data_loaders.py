@@ -31,19 +31,16 @@ PARTS = frozenset({"weak", "strong", "whole", "soft_quarter", "soft_grid", "labe
 
 def make_set(root: Path, name: str, count: int, seed: int, file_size: tuple[int, int] = SIZE) -> DataSet:
     rng = np.random.default_rng(seed)
-    images, labels = [], []
-    for i in range(count):
+    folder = root / name
+    folder.mkdir()
+    images, labels = ([folder / f"{i:03d}{end}.png" for i in range(count)] for end in ("", "_label"))
+    for path, label_path in zip(images, labels, strict=True):
         image = rng.integers(0, 256, (SIZE[1] // 8, SIZE[0] // 8, 3), dtype=np.uint8)
-        path, label_path = root / name / f"{i:03d}.png", root / name / f"{i:03d}_label.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).resize(file_size, Image.Resampling.BICUBIC).save(path)
         ids = np.kron(rng.choice([7, 8, 11, 0], (4, 8)), np.ones((8, 8))).astype(np.uint8)
         Image.fromarray(ids).resize(file_size, Image.Resampling.NEAREST).save(label_path)
-        images.append(path)
-        labels.append(label_path)
-    return DataSet(
-        name, root, tuple(images), tuple(labels), id_format("cityscapes", K, read_label_image), SIZE
-    )
+    stored = id_format("cityscapes", K, read_label_image)
+    return DataSet(name, root, tuple(images), tuple(labels), stored, SIZE)
 
 
 @pytest.fixture(scope="module")
