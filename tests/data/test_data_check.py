@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.check import check, check_sample
-from data.examine import REMEDIES
+from data.check import REMEDIES, check, check_sample
 from data.labels import palette
 from data.mini import write_mini
 from data.pseudo_labels import write_hard, write_soft
