@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from benchmarks import plain_samples as plain
 from benchmarks.timing import median_ms
-from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import KeptStatistics
 from data.batches import training_loader
 from data.image_cache import ImageCache
 from data.labels import palette
@@ -66,7 +67,7 @@ class Data:
 
     def ours(self, cache: ImageCache | None = None) -> dict:
         """Our samples of each kind."""
-        source, target, val = (data.with_cache(cache) for data in (self.source, self.target, self.val))
+        source, target, val = (replace(data, cache=cache) for data in (self.source, self.target, self.val))
         statistics = KeptStatistics(self.folder / "statistics.txt")
         return {
             "source": SourceSamples(source, AUGMENTATION, 1, False, target, statistics),

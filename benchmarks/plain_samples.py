@@ -19,7 +19,8 @@ from torchvision.transforms import functional as TF
 
 from data.augment.strong import GREY, StrongRecord, affine_coefficients
 from data.augment.weak import WeakRecord
-from data.labels import encode, id_table
+from data.classes import id_format
+from data.sets.dataset import read_label_image
 
 Size = tuple[int, int]
 BILINEAR, NEAREST = Image.Resampling.BILINEAR, Image.Resampling.NEAREST
@@ -34,7 +35,7 @@ def read_image(path: Path, size: Size) -> Image.Image:
 def read_label(path: Path, size: Size, scheme: str, n_class: int) -> Image.Image:
     """Train ids of an 8-bit label PNG at size (W, H)."""
     with Image.open(path) as image:
-        train_ids = encode(np.asarray(image), id_table(scheme, n_class), path)
+        train_ids = id_format(scheme, n_class, read_label_image).encode(np.asarray(image), path=path)
     return Image.fromarray(train_ids).resize(size, NEAREST)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import count, repeat
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from data.augment.strong import StrongRecord
 from data.augment.weak import WeakRecord
@@ -29,23 +29,23 @@ class Batch:
 
     def to(self, device: torch.device) -> Any:
         """Move to the device: images as floats in [0, 1], label maps as int64."""
-        moved = {}
-        for name, value in self._tensors():
+
+        def moved(value: Tensor) -> Tensor:
             value = value.to(device, non_blocking=True)
-            if value.dtype == torch.uint8:
-                value = image_batch(value) if value.ndim == 4 else value.long()
-            moved[name] = value
-        return replace(self, **moved)
+            if value.dtype != torch.uint8:
+                return value
+            return image_batch(value) if value.ndim == 4 else value.long()
+
+        return self._changed(moved)
 
     def pin_memory(self) -> Any:
         """Copy to page-locked memory, from which a GPU copies without waiting; a DataLoader calls this."""
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
+        return self._changed(Tensor.pin_memory)
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                yield field.name, value
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Any:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -97,39 +97,35 @@ def image_batch(images: Tensor) -> Tensor:
 # --- order ------------------------------------------------------------------------------------------------
 
 
-class EpochBatches(Sampler):
+@dataclass
+class EpochBatches:
     """An endless stream of batches of (epoch, index); batch number j depends on (seed, j) only.
 
     Each process yields its own part of each batch. start: the first batch of the stream.
     """
 
-    def __init__(
-        self,
-        length: int,
-        batch: int,
-        seed: int,
-        domain: str,
-        shuffle: bool,
-        drop_last: bool,
-        processes: Processes = ALONE,
-        start: int = 0,
-    ):
-        self.per_epoch = length // batch if drop_last else -(-length // batch)
+    length: int
+    batch: int
+    seed: int
+    domain: str
+    shuffle: bool
+    drop_last: bool
+    processes: Processes = ALONE
+    start: int = 0
+
+    def __post_init__(self):
+        batch, size = self.batch, self.processes.size
+        self.per_epoch = self.length // batch if self.drop_last else -(-self.length // batch)
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
         if self.per_epoch == 0:
-            raise ValueError(
-                f"{length} {domain} images do not fill a batch of {batch}; lower --bs or add --no_droplast"
-            )
-        size = processes.size
+            images = f"{self.length} {self.domain} images"
+            raise ValueError(f"{images} do not fill a batch of {batch}; lower --bs or add --no_droplast")
         if batch % size:
             fits = max(n for n in range(1, size) if batch % n == 0)
-            raise ValueError(
-                f"--bs {batch} does not divide among {size} processes; start {fits} or give another --bs"
-            )
-        if size > 1 and not drop_last and length % batch:
+            reason = f"--bs {batch} does not divide among {size} processes"
+            raise ValueError(f"{reason}; start {fits} or give another --bs")
+        if size > 1 and not self.drop_last and self.length % batch:
             raise ValueError(f"--no_droplast with {size} processes: the last batch is smaller; leave it out")
-        self.length, self.batch, self.shuffle, self.processes = length, batch, shuffle, processes
-        self.seed, self.start = [seed, 2, DOMAIN_SEEDS[domain]], start
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for j in count(self.start):
@@ -141,18 +137,19 @@ class EpochBatches(Sampler):
         if epoch != self._epoch:
             self._epoch, self._order = epoch, np.arange(self.length)
             if self.shuffle:
-                self._order = np.random.default_rng([*self.seed, epoch]).permutation(self.length)
+                seed = [self.seed, 2, DOMAIN_SEEDS[self.domain], epoch]
+                self._order = np.random.default_rng(seed).permutation(self.length)
         return [(epoch, int(index)) for index in self._order[b * self.batch : (b + 1) * self.batch]]
 
 
 # --- loaders ----------------------------------------------------------------------------------------------
 
 
+@dataclass
 class _Guarded(Dataset):
     """Returns expected errors as values: from a worker they would arrive as the text of a traceback."""
 
-    def __init__(self, samples: Dataset):
-        self.samples = samples
+    samples: Dataset
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -227,13 +224,13 @@ def inference_loader(
 
     again: keep the workers, for a loader that is read more than once.
     """
+    own = range(processes.rank, len(data), processes.size)
+    remedy = "leave out --infer_bs, or read all at one size with --img_size W,H"
     return guarded_loader(
-        Subset(WholeImages(data, with_labels), range(processes.rank, len(data), processes.size)),
+        Subset(WholeImages(data, with_labels), own),
         workers,
         batch_size=batch,
-        collate_fn=partial(
-            _collate, WholeBatch, "leave out --infer_bs, or read all at one size with --img_size W,H"
-        ),
+        collate_fn=partial(_collate, WholeBatch, remedy),
         pin_memory=pin,
         persistent_workers=again and workers > 0,
     )
@@ -241,10 +238,9 @@ def inference_loader(
 
 def _collate(batch_type: type[Batch], remedy: str, samples: list[dict | Exception]) -> Batch | Exception:
     """Join samples to a batch; return the first error among them, or one with `remedy` for unlike shapes."""
+    if errors := [sample for sample in samples if isinstance(sample, Exception)]:
+        return errors[0]
     columns: dict[str, Any] = {}
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]
         if not isinstance(first, Tensor):

@@ -6,7 +6,7 @@ import logging
 
 from torch.utils.data import DataLoader
 
-from data.augment.colour_statistics import KeptStatistics
+from data.augment.colour_transfer import KeptStatistics
 from data.batches import inference_loader, training_loader
 from data.check import check_sample
 from data.inputs import require_pseudo_labels
@@ -23,10 +23,8 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     data = target_data(o, split)
     found = data.size_on_disk()
     if data.size is not None and found != data.size and not o.given("img_size"):
-        sizes = [f"{width}×{height}" for width, height in (found, data.size)]
-        processes.print_once(
-            f"images of {sizes[0]} are read at {sizes[1]}; --img_size reads them at another size"
-        )
+        own, wanted = (f"{width}×{height}" for width, height in (found, data.size))
+        processes.print_once(f"images of {own} are read at {wanted}; --img_size reads them at another size")
     return data
 
 
@@ -58,12 +56,11 @@ def training_loaders(
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
     names = [target.image_name(i) for i in range(len(target))] if target is not None else []
-    pseudo = require_pseudo_labels(o, names) if o.stage in ("stage1", "stage2", "stage3") else None
+    pseudo = require_pseudo_labels(o, names)
     check_sample(o, processes)
     if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
-        processes.print_once(
-            "SYNTHIA has no labels of terrain, truck and train; --n_class 16 leaves them out"
-        )
+        absent = "SYNTHIA has no labels of terrain, truck and train"
+        processes.print_once(f"{absent}; --n_class 16 leaves them out")
     if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
         raise ValueError(problem)
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None

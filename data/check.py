@@ -13,22 +13,94 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.examine import REMEDIES, Finding, Part, Problem, examine
+from data.augment.weak import Size
+from data.inputs import pseudo_labels
 from data.pseudo_labels import PseudoLabels
 from data.sets.choose import source_data, target_data, validation_data
-from data.sets.dataset import DataSet
+from data.sets.dataset import DataSet, intact_size
 from utils.distributed import ALONE, Processes
 from utils.errors import run_script
+from utils.grid import grid_size
 from utils.options import Options, parse
 from utils.workers import parallel_map
 
+_AGAIN = "copy or download them again"
+_ANEW = "make them anew with generate_pseudo_label.py and this run's --n_class and --img_size"
+REMEDIES = {
+    "missing images": _AGAIN,
+    "damaged images": _AGAIN,
+    "missing labels": _AGAIN,
+    "damaged labels": _AGAIN,
+    "labels with ids that do not exist": "take the files of label ids and the right --src_dataset, or name "
+    "them in the file of --classes",
+    "labels of another shape than their image": "take image and label of one download",
+    "labels without an image": "copy or download the images again, or remove the labels",
+    "image names that occur twice": "rename one of each: pseudo labels are named after their image",
+    "missing pseudo labels": "run generate_pseudo_label.py: it adds what is missing",
+    "damaged pseudo labels": _ANEW,
+    "pseudo labels of another shape than their image": _ANEW,
+    "data sets that are not there": "give the right folders",
+}
+_ASPECT = 0.05  # relative difference of width / height that rounding to a grid may cause
 SAMPLE = 8  # images of each data set that training checks when it starts
 _NAMED = 5  # files that the report names for each kind of problem
+
+
+class Problem(NamedTuple):
+    """kind: a key of REMEDIES; message: one line that names the file."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A data set as a run reads it: with labels or not, with soft or hard pseudo labels or none."""
+
+    title: str
+    data: DataSet
+    labelled: bool
+    pseudo: PseudoLabels | None = None
+    soft: bool = False
+
+
+@dataclass
+class Finding:
+    """Result for one image. size: (W, H), None if it cannot be read; bytes: of image and label on disk;
+
+    pseudo_bytes: of the pseudo label; notes: remarks that are no problems.
+    """
+
+    size: Size | None = None
+    bytes: int = 0
+    pseudo_bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def attempt(self, what: str, read: Callable[[], Any], wrong: str | None = None) -> Any:
+        """Return what `read` returns; if it fails, add a problem and return None."""
+        try:
+            return read()
+        except FileNotFoundError as error:
+            self.problems.append(Problem(f"missing {what}", str(error)))
+        except (OSError, ValueError) as error:
+            self.problems.append(Problem(wrong or f"damaged {what}", str(error)))
+        return None
+
+    def compare(self, what: str, path: Path, found: Size, image: str, wanted: Size, note: str) -> None:
+        """Add a problem, or a note if the two sizes have nearly the same width / height."""
+        if abs(found[0] * wanted[1] / (found[1] * wanted[0]) - 1) > _ASPECT:
+            kind = f"{what} of another shape than their image"
+            self.problems.append(Problem(kind, f"{path}: size {found}, {image} {wanted}"))
+        elif found != wanted:
+            self.notes.append(f"{what} of another size than {note}")
 
 
 def main() -> None:
@@ -49,23 +121,18 @@ class Report(NamedTuple):
 def check(o: Options) -> Report:
     """Check all files that training with these options reads; the same for any --num_workers."""
     parts, problems = parts_of(o)
-    keys = [(part, index) for part in parts for index in range(len(part.data))]
-    found: dict[str, list[Finding]] = {part.title: [] for part in parts}
-    findings = parallel_map(_examine, keys, o.num_workers, "checking")
-    for (part, _), finding in zip(keys, findings, strict=True):
-        found[part.title].append(finding)
-        problems += finding.problems
+    lines: list[str] = []
     for part in parts:
-        problems += repeated_names(part)
+        images = range(len(part.data))
+        found = list(parallel_map(partial(examine, part), images, o.num_workers, f"checking {part.title}"))
+        problems += [problem for finding in found for problem in finding.problems]
+        lines += _described(part, found)
         if o.max_images is None:
             problems += _labels_without_image(part)
-    lines = [line for part in parts for line in _described(part, found[part.title])]
-    lines += _not_validated(o)
+    with suppress(OSError, ValueError):  # reported as a problem
+        if why := validation_data(o.replaced(cache_dir=None))[1]:
+            lines.append(f"target val: not there, trainings are not validated: {why}")
     return Report("\n".join([*lines, *_grouped(problems)]), len(problems))
-
-
-def _examine(key: tuple[Part, int]) -> Finding:
-    return examine(*key)
 
 
 def check_sample(o: Options, processes: Processes = ALONE) -> None:
@@ -75,8 +142,6 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
     """
     parts, problems = parts_of(o)
     keys = [(part, index) for part in parts for index in _spread(len(part.data), SAMPLE)]
-    for part in parts:
-        problems += repeated_names(part)
     for part, index in keys[processes.rank :: processes.size]:
         if problems:
             break
@@ -90,11 +155,6 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
 def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
     """The data sets that a run reads, and the problems of those that cannot even be listed."""
     o = o.replaced(cache_dir=None)
-    pseudo = None
-    if o.stage == "stage1":
-        pseudo = PseudoLabels(o.path_soft, o.n_class)
-    elif o.stage in ("stage2", "stage3"):
-        pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
     parts: list[Part] = []
     problems: list[Problem] = []
 
@@ -109,12 +169,14 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
         counted = o.stage == "stage1" and o.named_distribution == "labels"
-        add("target train", lambda: target_data(o, "train"), counted, pseudo, o.stage == "stage1")
+        add("target train", lambda: target_data(o, "train"), counted, pseudo_labels(o), o.stage == "stage1")
     add("target val", lambda: validation_data(o)[0], True)
+    for part in parts:
+        problems += _repeated_names(part)
     return parts, problems
 
 
-def repeated_names(part: Part) -> list[Problem]:
+def _repeated_names(part: Part) -> list[Problem]:
     """Find target training images of one name: their pseudo labels would have one file."""
     first: dict[str, Path] = {}
     messages = []
@@ -134,7 +196,7 @@ def _labels_without_image(part: Part) -> list[Problem]:
     if not part.labelled or part.data.all_labels is None:
         return []
     known = {*part.data.labels, *part.data.images}  # which may lie in one folder
-    extra = [path for path in part.data.all_labels.paths() if path not in known]
+    extra = [path for path in part.data.all_labels() if path not in known]
     return [Problem("labels without an image", f"{path}: has no image") for path in extra]
 
 
@@ -163,14 +225,6 @@ def _described(part: Part, found: Sequence[Finding]) -> Iterator[str]:
         yield f"{part.title}: {count} {note}"
 
 
-def _not_validated(o: Options) -> Iterator[str]:
-    """Say in a line why trainings are not validated, if they are not."""
-    with suppress(OSError, ValueError):  # reported as a problem
-        why = validation_data(o.replaced(cache_dir=None))[1]
-        if why:
-            yield f"target val: not there, trainings are not validated: {why}"
-
-
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
     """List the problems by kind: how many, what to do, and the first few."""
     if not problems:
@@ -193,6 +247,70 @@ def _size(width: int, height: int) -> str:
 
 def _megabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+# --- one image --------------------------------------------------------------------------------------------
+
+
+def examine(part: Part, index: int) -> Finding:
+    """Read all files of an image, with every row and checksum."""
+    data, found = replace(part.data, cache=None), Finding()
+    name, files = data.image_name(index), [data.images[index]]
+    found.size = found.attempt("images", lambda: _image_size(data, index))
+    if part.labelled:
+        files.append(data.labels[index])
+        _examine_label(data, index, found)
+    if part.pseudo is not None:
+        found.pseudo_bytes = _bytes(part.pseudo.files(name, part.soft))
+        if data.size or found.size:
+            _examine_pseudo(part, name, data.size or found.size, found)
+    found.bytes = _bytes(files)
+    return found
+
+
+def _image_size(data: DataSet, index: int) -> Size:
+    """(W, H) of an image, after decoding all of it."""
+    size = intact_size(data.images[index])
+    replace(data, size=size).read_image(index)
+    return size
+
+
+def _examine_label(data: DataSet, index: int, found: Finding) -> None:
+    path = data.labels[index]
+    if not path.is_file():
+        message = f"{path}: missing; it is the label of {data.images[index]}"
+        found.problems.append(Problem("missing labels", message))
+        return
+    stored = found.attempt("labels", lambda: _all_stored(data, path))
+    if stored is not None:
+        unknown = "labels with ids that do not exist"
+        found.attempt("labels", lambda: data.stored.encode(stored, path=path), unknown)
+        if found.size is not None:
+            size = stored.shape[1], stored.shape[0]
+            found.compare("labels", path, size, "its image", found.size, "their image, resized like it")
+
+
+def _all_stored(data: DataSet, path: Path) -> np.ndarray:
+    """Read a label as stored, (H, W) or (H, W, 3)."""
+    width, height = size = intact_size(path)
+    return data.stored.read(path, size, np.arange(height), np.arange(width))
+
+
+def _examine_pseudo(part: Part, name: str, size: Size, found: Finding) -> None:
+    """Examine the pseudo label of an image that is read at `size`."""
+    pseudo, grid = part.pseudo, grid_size(*size)
+    if part.soft:
+        found.attempt("pseudo labels", lambda: pseudo.verify_soft(name, grid))
+        return
+    own = found.attempt("pseudo labels", lambda: pseudo.verify_hard(name))
+    if own not in (None, grid):
+        path = pseudo.folder / f"{name}.png"
+        image, note = "its image is read at", "images are read at, resized"
+        found.compare("pseudo labels", path, own, image, size, note)
+
+
+def _bytes(files: list[Path]) -> int:
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 if __name__ == "__main__":

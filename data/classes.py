@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from data.labels import (
-    IGNORE,
-    NAMES,
-    PALETTE,
-    UNKNOWN,
-    LabelFormat,
-    class_names,
-    encode,
-    existing_ids,
-    ids_by_name,
-    palette,
-    supported_class_counts,
-)
-from data.sets.dataset import read_colour_label, read_label_image
+from data.labels import CLASSES, IGNORE, NAMES, PALETTE, SCHEMES, class_names, palette
+from data.sets.dataset import UNKNOWN, LabelFormat, colour_codes, encode, read_colour_label, read_label_image
 from utils.classes_file import LAYOUTS, ClassesFile, Value, drawn_colour
 
-_NAMED = 3  # at most this many colours stand in a message
+_REMEDY = "is this a file of label ids (not of train ids or colours), and the right --src_dataset?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +27,15 @@ class Classes:
     @property
     def built_in(self) -> bool:
         """True for Cityscapes' 19, 16 or 13 classes, whose figures can be compared with published ones."""
-        return any(list(self.names) == class_names(count) for count in supported_class_counts())
+        return any(list(self.names) == class_names(count) for count in CLASSES)
 
     def cityscapes_ids(self) -> np.ndarray:
         """(K,) uint8 Cityscapes label ids by name, for its benchmark; ValueError for another name."""
-        ids = ids_by_name("cityscapes")
+        ids = _ids_by_name("cityscapes")
         unknown = [name for name in self.names if name not in ids]
         if unknown:
-            raise ValueError(
-                f"class {unknown[0]!r} is none of Cityscapes', which has ids for {', '.join(ids)}"
-            )
+            named = ", ".join(ids)
+            raise ValueError(f"class {unknown[0]!r} is none of Cityscapes', which has ids for {named}")
         return np.array([ids[name] for name in self.names], dtype=np.uint8)
 
 
@@ -72,29 +59,22 @@ def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> La
     """The format of labels in the user's own folders. domain: "source" or "target"."""
     layout = file.layouts[domain] if file else LAYOUTS[domain]
     ignore = layout.ignore
-    if any(given is not None for given in layout.values):
-        values = _all_given(file, domain)
+    values = layout.values
+    if any(given is not None for given in values):
+        if None in values:
+            message = f"class {file.names[values.index(None)]!r} has no {domain!r} as others have"
+            raise ValueError(f"{file.path}: {message}; give its {layout.kind}, [] for none")
     elif layout.kind == "colours":  # those of pictures
         values = [[tuple(colour)] for colour in classes.palette.tolist()]
     elif file and file.names:  # train ids
         values = [[i] for i in range(len(file.names))]
     else:
         values = [[i] for i in classes.cityscapes_ids().tolist()]
-        ignore = None if ignore is None else (*ignore, *existing_ids("cityscapes"))
+        ignore = None if ignore is None else (*ignore, *SCHEMES["cityscapes"][1])
     where = f"'ignore' of {domain!r} in {file.path if file else '--classes FILE'}"
     if twice := {value for each in values for value in each}.intersection(layout.ignore or ()):
         raise ValueError(f"label {min(twice)} belongs to a class and to {where}; take it out of one")
     return value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
-
-
-def _all_given(file: ClassesFile, domain: str) -> Sequence[Sequence[Value]]:
-    """The values of every class; ValueError if one was forgotten."""
-    layout = file.layouts[domain]
-    for name, given in zip(file.names, layout.values, strict=True):
-        if given is None:
-            message = f"class {name!r} has no {domain!r} as others have; give its {layout.kind}, [] for none"
-            raise ValueError(f"{file.path}: {message}")
-    return layout.values
 
 
 def named_format(
@@ -102,21 +82,33 @@ def named_format(
 ) -> LabelFormat:
     """Own classes in the labels of a known data set: by the ids that the file gives, or by name.
 
-    stored: the data set's own format; scheme as in `data.labels.id_table`.
+    stored: the data set's own format; scheme as in `id_format`.
     """
-    layout, ids = file.layouts[domain], ids_by_name(scheme)
+    layout, ids = file.layouts[domain], _ids_by_name(scheme)
     if layout.kind != "ids":
         raise ValueError(f"{file.path}: kind of {domain!r}: the labels of {data_set} hold ids, not colours")
     values = []
     for name, given in zip(file.names, layout.values, strict=True):
         if given is None and name not in ids:
-            raise ValueError(
-                f"{file.path}: class {name!r} is none of {', '.join(ids)}, which {data_set} has; "
-                f"give its ids there as {domain!r}, [] for none"
-            )
+            message = f"class {name!r} is none of {', '.join(ids)}, which {data_set} has"
+            raise ValueError(f"{file.path}: {message}; give its ids there as {domain!r}, [] for none")
         values.append((ids[name],) if given is None else given)
-    found = value_format(values, existing_ids(scheme), "ids", f"is the data set {data_set}?")
-    return LabelFormat(found.key, stored.read, found.encode)
+    found = value_format(values, SCHEMES[scheme][1], "ids", f"is the data set {data_set}?")
+    return replace(found, read=stored.read)
+
+
+def _ids_by_name(scheme: str) -> dict[str, int]:
+    return dict(zip(NAMES, SCHEMES[scheme][0], strict=True))
+
+
+def id_format(scheme: str, n_class: int, read: Callable[..., np.ndarray]) -> LabelFormat:
+    """The labels of a known data set, as `read` reads them, with Cityscapes' 19, 16 or 13 classes.
+
+    scheme: "cityscapes" (GTA5 uses the same ids) or "synthia".
+    """
+    ids, existing = SCHEMES[scheme]
+    found = value_format([[ids[i]] for i in CLASSES[n_class]], existing, "ids", _REMEDY)
+    return LabelFormat(f"{scheme} {n_class}", read, found.encode)
 
 
 def value_format(
@@ -133,35 +125,19 @@ def value_format(
         raise ValueError(f"label {twice[0]} belongs to two classes; {remedy}")
     meant = repr((list(map(list, values)), None if ignore is None else list(ignore), kind))
     key = hashlib.sha256(meant.encode()).hexdigest()[:16]
-    read, look_up = (read_label_image, encode) if kind == "ids" else (read_colour_label, encode_colours)
-    return LabelFormat(key, read, partial(look_up, table=_table(values, ignore, kind), remedy=remedy))
+    read = read_label_image if kind == "ids" else read_colour_label
+    return LabelFormat(key, read, partial(encode, table=_table(values, ignore, kind), remedy=remedy))
 
 
 def _table(values: Sequence[Sequence[Value]], ignore: Sequence[Value] | None, kind: str) -> np.ndarray:
-    """(256,) uint8 by id, as `data.labels.id_table`, or (2**24,) by a colour's code.
+    """uint8 look-up table for `encode`: (257,) by id, or (2**24 + 1,) by a colour's code.
 
     A crop of colours takes 0.7 ms; a search among the colours took 16.
     """
     size = 256 if kind == "ids" else 2**24
-    table = np.full(size, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
+    table = np.full(size + 1, IGNORE if ignore is None else UNKNOWN, dtype=np.uint8)
+    table[size] = UNKNOWN
     for train_id, members in ((IGNORE, ignore or ()), *enumerate(values)):
         array = np.array(members, dtype=np.uint8)
-        table[array if kind == "ids" else _codes(array.reshape(-1, 3))] = train_id
+        table[array if kind == "ids" else colour_codes(array.reshape(-1, 3))] = train_id
     return table
-
-
-def _codes(colours: np.ndarray) -> np.ndarray:
-    """(…, 3) uint8 → (…) uint32, one number a colour."""
-    red, green, blue = (colours[..., i].astype(np.uint32) for i in range(3))
-    return red << 16 | green << 8 | blue
-
-
-def encode_colours(colours: np.ndarray, path: object, table: np.ndarray, remedy: str) -> np.ndarray:
-    """Colours (H, W, 3) uint8 → train ids (H, W) uint8; others are an error."""
-    codes = _codes(colours)
-    train_ids = np.take(table, codes)
-    if (train_ids == UNKNOWN).any():
-        bad = np.unique(codes[train_ids == UNKNOWN])[:_NAMED]
-        named = ", ".join(f"#{code:06x}" for code in bad.tolist())
-        raise ValueError(f"{path}: colours {named} do not exist in this data set; {remedy}")
-    return train_ids

@@ -8,24 +8,18 @@ import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from utils.files.image_file import file_identity
 from utils.files.whole import replace_when_whole
 
 _STRIP = 32  # rows that one checksum covers
 _SUM = np.dtype("<u4")
 _ENDING = ".image"
-
-
-def file_identity(path: Path) -> str:
-    """Path, length and time of the last change: another file of the same name has another identity."""
-    status = path.stat()
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
 class ImageCache:
@@ -65,7 +59,8 @@ class ImageCache:
             if rows is not None:
                 return rows
             with suppress(OSError):
-                self._count(without=entry)
+                entry.unlink()
+                self._count()
         if self._full:
             return None
         whole = make()
@@ -76,13 +71,9 @@ class ImageCache:
     def _add(self, entry: Path, whole: np.ndarray) -> None:
         content = encode(whole)
         try:
-            with self._counted() as count:
-                if entry.exists():  # another process was faster
-                    return
-                if count.bytes + len(content) > self.limit:
-                    used_up = f"{self.limit / 1e9:.1f} GB are used"
-                    raise OSError(f"{used_up}; raise --cache_limit, or empty it if the data set has changed")
-                count.bytes += len(content)
+            if entry.exists():  # another process was faster
+                return
+            self._count(len(content))
             with replace_when_whole(entry) as file:
                 file.write(content)
         except OSError as error:
@@ -92,30 +83,22 @@ class ImageCache:
         self._full = True
         print(f"{self.folder}: nothing more is cached ({reason})", file=sys.stderr)
 
-    def _count(self, without: Path | None = None) -> None:
-        """Count the bytes of all entries anew, after removing one."""
-        with self._counted() as count:
-            if without is not None:
-                without.unlink()
-            entries = (entry for entry in os.scandir(self.folder) if entry.name.endswith(_ENDING))
-            count.bytes = sum(entry.stat().st_size for entry in entries)
-
-    @contextmanager
-    def _counted(self) -> Iterator[_Count]:
-        """Lock the count of all entries' bytes; what the block makes of it is written."""
+    def _count(self, more: int = 0) -> None:
+        """Add to the bytes of all entries, which any process may change; without `more` count them anew."""
         with open(self.folder / "bytes", "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read()
-            count = _Count(int(text) if text.isdigit() else 0)
-            yield count
+            count = more + (int(text) if more and text.isdigit() else self._length())
+            if more and count > self.limit:
+                used_up = f"{self.limit / 1e9:.1f} GB are used"
+                raise OSError(f"{used_up}; raise --cache_limit, or empty it if the data set has changed")
             file.truncate(0)
-            file.write(str(count.bytes).encode())
+            file.write(str(count).encode())
 
-
-@dataclass
-class _Count:
-    bytes: int
+    def _length(self) -> int:
+        entries = (entry for entry in os.scandir(self.folder) if entry.name.endswith(_ENDING))
+        return sum(entry.stat().st_size for entry in entries)
 
 
 def encode(whole: np.ndarray) -> bytes:

@@ -5,7 +5,6 @@ Prototypes, pseudo labels, and class distributions (docs/class_distribution.md).
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from utils.options import Options
 from utils.workers import parallel_map
 
 SHIPPED_DISTRIBUTION = Path(__file__).parents[1] / "configs" / "class_distribution_gta5_to_cityscapes.txt"
+_SHIPPED_FOR = ("gta5", "cityscapes", 19)
 ABSENT = 1e-6  # frequency of a class that never occurs: a prior of 0 would forbid it for ever
 _TEXT_LIMIT = 10_000  # characters; 19 shares have a few hundred
 
@@ -55,25 +55,19 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     """(K, D) raw centroids and the file that held them."""
     name = prototype_file_name(o, o.tgt_dataset)
     beside = o.resume_path.parent / name
-    places = [
-        beside,
-        beside.with_name(f"{name}.pth"),
-        Path("pretrained_models/gta2citylabv2") / f"{name}.pth",
-    ]
+    released = Path("pretrained_models/gta2citylabv2") / f"{name}.pth"
+    places = (beside, beside.with_name(f"{name}.pth"), released)
     path = o.prototypes or next((p for p in places if p.is_file()), beside)
-    command = f"python calc_prototype.py --resume_path {o.resume_path}{_model_words(o)}"
-    command += f" --prototypes {o.prototypes}" if o.prototypes else ""
-    content = load_file(path, f"make the prototypes with: {command}")
-    prototypes = content if isinstance(content, Tensor) else None
-    if prototypes is None or tuple(prototypes.shape) != (o.n_class, feat_channels):
-        found = "no tensor" if prototypes is None else f"a tensor of shape {tuple(prototypes.shape)}"
-        raise ValueError(
-            f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); "
-            f"make the prototypes with: {command}"
-        )
-    if not torch.isfinite(prototypes).all():
-        raise ValueError(f"{path}: holds values that are not finite; make the prototypes with: {command}")
-    return prototypes.float(), path
+    how = f"make the prototypes with: python calc_prototype.py --resume_path {o.resume_path}{_model_words(o)}"
+    how += f" --prototypes {o.prototypes}" if o.prototypes else ""
+    content = load_file(path, how)
+    shape = tuple(content.shape) if isinstance(content, Tensor) else None
+    if shape != (o.n_class, feat_channels):
+        found = "no tensor" if shape is None else f"a tensor of shape {shape}"
+        raise ValueError(f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); {how}")
+    if not torch.isfinite(content).all():
+        raise ValueError(f"{path}: holds values that are not finite; {how}")
+    return content.float(), path
 
 
 def distribution_path(o: Options) -> Path:
@@ -86,52 +80,40 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     places = [o.path_soft.parent / "class_distribution.npy", Path("Pseudo/class_distribution.npy")]
     path = o.class_distribution or next((p for p in places if p.is_file()), None)
     script = "python generate_class_distribution.py --class_balance"
-    command = f"{script} --resume_path {o.resume_path}{_model_words(o)} --save_path {places[0].parent}"
-    command += f" --class_distribution {o.class_distribution}" if o.class_distribution else ""
-    if path is None:
-        if o.classes or (o.src_dataset, o.tgt_dataset, o.n_class) != ("gta5", "cityscapes", 19):
-            raise FileNotFoundError(f"{places[0]}: missing; make the class distribution with: {command}")
-        prior = _read_numbers(SHIPPED_DISTRIBUTION)
-        return _as_prior(prior, o.n_class, SHIPPED_DISTRIBUTION, command), (
-            f"class distribution: none was generated ({places[0]}); "
-            "the authors' for GTA5 to Cityscapes is used"
-        )
+    how = f"make the class distribution with: {script} --resume_path {o.resume_path}{_model_words(o)}"
+    how += f" --save_path {places[0].parent}"
+    how += f" --class_distribution {o.class_distribution}" if o.class_distribution else ""
+    about = f"class distribution: {path}"
+    if path is None and not o.classes and (o.src_dataset, o.tgt_dataset, o.n_class) == _SHIPPED_FOR:
+        path, about = SHIPPED_DISTRIBUTION, f"class distribution: none was generated ({places[0]}); "
+        about += "the authors' for GTA5 to Cityscapes is used"
+    path = path or places[0]
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; make the class distribution with: {command}")
+        raise FileNotFoundError(f"{path}: missing; {how}")
     try:
-        prior = _read_numbers(path) if path.suffix == ".txt" else load_array(path)
+        values = _read_numbers(path) if path.suffix == ".txt" else load_array(path)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not readable ({error}); make it with: {command}") from None
-    absent = int((prior <= 0).sum())
-    note = f" ({absent} classes without a share are raised to {ABSENT:g})" if absent else ""
-    return _as_prior(prior, o.n_class, path, command), f"class distribution: {path}{note}"
-
-
-def _read_numbers(path: Path) -> np.ndarray:
-    """The numbers of a text file; ValueError if it holds none or anything else."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read(_TEXT_LIMIT + 1)
-    if not text.strip() or len(text) > _TEXT_LIMIT:
-        raise ValueError(f"a text of 1 to {_TEXT_LIMIT} characters is expected")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy only warns of a text without numbers
-        try:
-            return np.loadtxt(text.splitlines())
-        except (UserWarning, OverflowError) as error:
-            raise ValueError(str(error)) from None
-
-
-def _as_prior(values: np.ndarray, n_class: int, path: Path, command: str) -> Tensor:
+        raise ValueError(f"{path}: not readable ({error}); {how}") from None
     with np.errstate(all="ignore"):
         values = np.asarray(values, dtype=np.float64)
         total = values.sum()
-    if values.shape != (n_class,) or not 0 < total < np.inf or (values < 0).any():
-        raise ValueError(
-            f"{path}: not {n_class} shares of classes (shape {values.shape}); make it with: {command}"
-        )
+    if values.shape != (o.n_class,) or not 0 < total < np.inf or (values < 0).any():
+        raise ValueError(f"{path}: not {o.n_class} parts of classes (shape {values.shape}); {how}")
+    if absent := int((values == 0).sum()):
+        about += f" ({absent} classes without a share are raised to {ABSENT:g})"
     values = np.where(values > 0, values, ABSENT)
-    shares = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
-    return torch.from_numpy(shares).float()
+    prior = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
+    return torch.from_numpy(prior).float(), about
+
+
+def _read_numbers(path: Path) -> np.ndarray:
+    """The numbers of a text file, without comments after #; ValueError if it holds anything else."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_TEXT_LIMIT + 1)
+    if len(text) > _TEXT_LIMIT:
+        raise ValueError(f"a text of at most {_TEXT_LIMIT} characters is expected")
+    lines = [line.partition("#")[0] for line in text.splitlines()]
+    return np.array([float(word) for line in lines for word in line.split()])
 
 
 def save_distribution(counts: np.ndarray, path: Path) -> None:
@@ -139,17 +121,21 @@ def save_distribution(counts: np.ndarray, path: Path) -> None:
     save_array(counts / counts.sum(), path)
 
 
-def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels:
-    """The pseudo labels that the stage trains on, all there."""
-    command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)}"
+def pseudo_labels(o: Options) -> PseudoLabels | None:
+    """The pseudo labels that the stage trains on; None if it needs none."""
     if o.stage == "stage1":
-        pseudo = PseudoLabels(o.path_soft, o.n_class)
-        pseudo.require(
-            names, ".npy", f"{command} --soft --name {o.path_soft.name} --save_path {o.path_soft.parent}"
-        )
-        return pseudo
-    pseudo = PseudoLabels(o.path_LP, o.n_class, o.threshold)
-    pseudo.require(names, ".png", f"{command} --flip --name {o.path_LP.name} --save_path {o.path_LP.parent}")
+        return PseudoLabels(o.path_soft, o.n_class)
+    return PseudoLabels(o.path_LP, o.n_class, o.threshold) if o.stage in ("stage2", "stage3") else None
+
+
+def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels | None:
+    """The pseudo labels that the stage trains on, all there; None if it needs none."""
+    pseudo = pseudo_labels(o)
+    if pseudo is not None:
+        ending, words = (".npy", "--soft") if o.stage == "stage1" else (".png", "--flip")
+        command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)} {words}"
+        folder = pseudo.folder
+        pseudo.require(names, ending, f"{command} --name {folder.name} --save_path {folder.parent}")
     return pseudo
 
 

@@ -7,7 +7,6 @@ written, and new labels are written after it. So the record is true at every mom
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size, opened
 from utils.distributed import Processes
@@ -64,29 +63,28 @@ class KeptLabels:
         if not stale:
             return None
         why = f"no {self.record.name} says what made the labels there"
-        if found is not None:
+        if isinstance(found, dict):
             other = [key for key in self.made_by if found.get(key) != self.made_by[key]]
             why = f"the labels there were made otherwise ({', '.join(other)})"
         return f"{self.labels.folder}: {why}; all are made anew"
 
     def state(self, name: str) -> int:
         """Read every file of an image's label; return MISSING, DAMAGED or WHOLE."""
-        if not self.labels.files(name, self.soft)[0].is_file():
+        file = self.labels.files(name, self.soft)[0]
+        if not file.is_file():
             return MISSING
         try:
-            whole = self._soft_is_whole(name) if self.soft else self._hard_is_whole(name)
+            if self.soft:
+                self.labels.verify_soft(name, self.sizes[name])
+                whole = load_array(file).dtype == self.dtype
+            else:
+                whole = self.labels.verify_hard(name) == self.sizes[name] and self._agree(name)
         except (OSError, ValueError):
             return DAMAGED
         return WHOLE if whole else DAMAGED
 
-    def _soft_is_whole(self, name: str) -> bool:
-        self.labels.verify_soft(name, self.sizes[name])
-        return load_array(self.labels.files(name, True)[0]).dtype == self.dtype
-
-    def _hard_is_whole(self, name: str) -> bool:
+    def _agree(self, name: str) -> bool:
         """Label and picture must show the same classes; the confidence must have this form only."""
-        if self.labels.verify_hard(name) != self.sizes[name]:
-            return False
         label, coloured, array, steps = self.labels.files(name, False)
         intact_size(coloured)
         with opened(label) as first, opened(coloured) as second:
@@ -95,22 +93,15 @@ class KeptLabels:
         right = kept == steps or load_array(kept).dtype == self.dtype
         return same and right and kept.is_file() and not other.exists()
 
-    def _read_record(self) -> dict | None:
-        try:
-            content = json.loads(self.record.read_text())
-        except (OSError, ValueError):
-            return None
-        return content if isinstance(content, dict) else None
-
 
 def states(kept: KeptLabels, names: Sequence[str], workers: int, processes: Processes) -> Tensor:
     """(n,) uint8, the state of each image's label; each process reads its part of them."""
-    own = range(processes.rank, len(names), processes.size)
-    there = [i for i in own if kept.labels.files(names[i], kept.soft)[0].is_file()]
-    found = dict.fromkeys(own, MISSING)
-    read = parallel_map(kept.state, [names[i] for i in there], workers, "checking labels", processes.no_bar)
-    found.update(zip(there, read, strict=True))
-    return processes.gather_dealt(torch.tensor(list(found.values()), dtype=torch.uint8), len(names))
+    own = [names[i] for i in range(processes.rank, len(names), processes.size)]
+    there = [name for name in own if kept.labels.files(name, kept.soft)[0].is_file()]
+    read = parallel_map(kept.state, there, workers, "checking labels", processes.no_bar)
+    found = dict(zip(there, read, strict=True))
+    own_states = [found.get(name, MISSING) for name in own]
+    return processes.gather_dealt(torch.tensor(own_states, dtype=torch.uint8), len(names))
 
 
 def left_to_do(kept: KeptLabels, names: Sequence[str], workers: int, processes: Processes) -> list[int]:

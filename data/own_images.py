@@ -13,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.batches import guarded_loader
-from data.sets.dataset import read_rgb
-from data.sets.listing import IMAGE_ENDINGS, Listing
+from data.sets.dataset import IMAGE_ENDINGS, listed, read_rgb
 from utils.distributed import ALONE, Processes
 from utils.files.image_file import opened
 
@@ -60,30 +59,26 @@ class OwnImages(Dataset):
 
 
 def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:
-    """Find one image file, or the first `count` .png, .jpg and .jpeg files below a folder, sorted by path.
+    """Find one image file, or the first `count` below a folder, sorted by path.
 
-    Leave out hidden files and folders, and other endings than .png, .jpg and .jpeg.
+    Only endings of IMAGE_ENDINGS; hidden files and folders are left out.
     """
     if path.is_file():
         return OwnImages(path.parent, (path,), size)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder; give images of your own as --images")
-    listing = Listing(path, IMAGE_ENDINGS, hidden=False, links=False, any_case=True)
-    found = [file for file in listing.paths() if file.is_file()]
+    found = listed(path, IMAGE_ENDINGS, hidden=False, links=False, any_case=True)
+    found = [file for file in found if file.is_file()]
     if not found:
-        raise FileNotFoundError(
-            f"{path}: no {', '.join(IMAGE_ENDINGS)} in it; give images of your own as --images"
-        )
+        endings = ", ".join(IMAGE_ENDINGS)
+        raise FileNotFoundError(f"{path}: no {endings} in it; give images of your own as --images")
     return OwnImages(path, tuple(found[:count]), size)
 
 
 def own_loader(
     images: OwnImages, workers: int, processes: Processes = ALONE, pin: bool = False
 ) -> DataLoader:
-    """Yield each `OwnImage` in order, or the error if it cannot be read.
-
-    Of several processes each reads every `size`-th.
-    """
+    """Yield each `OwnImage` of this process in order, or the error if it cannot be read."""
     own = range(processes.rank, len(images), processes.size)
     workers = min(workers, len(own))
     return guarded_loader(Subset(images, own), workers, batch_size=None, pin_memory=pin)

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.augment.resize import Size
+from data.augment.weak import Size
 from data.labels import IGNORE
 from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
 from utils.files.whole import load_array, save_array, save_image
 from utils.render import save_prediction
 
 SOFT_ENDINGS = (".npy",)
-HARD_ENDINGS = (".png", "_color.png", "_conf.npy", "_conf.png")  # the first is written last
+CONFIDENCES = ("_conf.npy", "_conf.png")
+HARD_ENDINGS = (".png", "_color.png", *CONFIDENCES)  # the first is written last
 STEPS = 200  # a confidence of 1 in X_conf.png
 SUM_TOLERANCE = 0.01  # for a soft label's probabilities, which float16 rounds
 _LEVELS = (np.arange(STEPS + 1) / STEPS).astype(np.float16)
@@ -40,24 +41,17 @@ class PseudoLabels:
         """Refuse missing files before training starts. ending: ".npy" or ".png"; command: makes the files."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"{self.folder}: no such folder of pseudo labels; make them with: {command}"
+                f"{self.folder}: no such folder of pseudo labels; make it with: {command}"
             )
-        wanted = [(ending,)]
-        if ending == ".png" and self.threshold > 0:
-            wanted.append(("_conf.npy", "_conf.png"))
         folders = {(self.folder / name).parent for name in names}
         there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
-        missing = [
-            name + forms[0]
-            for name in names
-            for forms in wanted
-            if not any(self.folder / (name + form) in there for form in forms)
-        ]
+        wanted = [(self.folder / f"{name}{ending}",) for name in names]
+        if ending == ".png" and self.threshold > 0:
+            wanted += [tuple(self.folder / f"{name}{form}" for form in CONFIDENCES) for name in names]
+        missing = [forms[0] for forms in wanted if there.isdisjoint(forms)]
         if missing:
-            raise FileNotFoundError(
-                f"{self.folder / missing[0]}: missing, as {len(missing)} of {len(names) * len(wanted)} "
-                f"pseudo label files are; make them with: {command}"
-            )
+            reason = f"missing, as {len(missing)} of {len(wanted)} pseudo label files are"
+            raise FileNotFoundError(f"{missing[0]}: {reason}; make them with: {command}")
 
     def files(self, name: str, soft: bool) -> list[Path]:
         """All files that the soft or hard label of an image may have."""
@@ -68,9 +62,8 @@ class PseudoLabels:
         path = self.folder / f"{name}.npy"
         soft = load_array(path)
         if soft.ndim != 3 or soft.shape[0] != self.n_class:
-            raise ValueError(
-                f"{path}: shape {soft.shape}, expected ({self.n_class}, h, w); another --n_class?"
-            )
+            wanted = f"({self.n_class}, h, w)"
+            raise ValueError(f"{path}: shape {soft.shape}, expected {wanted}; another --n_class?")
         return soft.astype(np.float32, copy=False)
 
     def hard(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -129,7 +122,7 @@ class PseudoLabels:
         """
         size = intact_size(_present(self.folder / f"{name}.png"))
         replace(self, threshold=0.0).hard(name, size, np.arange(size[1]), np.arange(size[0]))
-        forms = [self.folder / f"{name}_conf{ending}" for ending in (".npy", ".png")]
+        forms = [self.folder / f"{name}{form}" for form in CONFIDENCES]
         path = next((form for form in forms if form.is_file()), None)
         if path is None and self.threshold > 0:
             _present(forms[0])

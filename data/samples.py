@@ -6,7 +6,7 @@ sample does not change it. Images stay uint8 here; floats are made on the device
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from data.augment.colour_statistics import KeptStatistics
-from data.augment.colour_transfer import transfer_colours
+from data.augment.colour_transfer import KeptStatistics, transfer_colours
 from data.augment.replay import soft_label_quarter
-from data.augment.resize import Size
 from data.augment.strong import StrongRecord, draw_strong, strong_image
-from data.augment.weak import WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
+from data.augment.weak import Size, WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
 from utils.grid import grid_size
@@ -55,6 +53,7 @@ def _tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image))
 
 
+@dataclass
 class SourceSamples(Dataset):
     """Labelled source samples, as fields of `SourceBatch`; the key is (epoch, index).
 
@@ -62,18 +61,12 @@ class SourceSamples(Dataset):
     statistics of both domains are stored.
     """
 
-    def __init__(
-        self,
-        data: DataSet,
-        augmentation: Augmentation,
-        seed: int,
-        strong: bool,
-        colours_of: DataSet | None,
-        statistics: KeptStatistics | None = None,
-    ):
-        self.data, self.augmentation, self.seed = data, augmentation, seed
-        self.strong, self.colours_of = strong, colours_of
-        self.statistics = statistics or KeptStatistics(None)
+    data: DataSet
+    augmentation: Augmentation
+    seed: int
+    strong: bool
+    colours_of: DataSet | None
+    statistics: KeptStatistics = field(default_factory=lambda: KeptStatistics(None))
 
     def __len__(self) -> int:
         return len(self.data)
@@ -98,23 +91,21 @@ class SourceSamples(Dataset):
         }
 
 
+@dataclass
 class TargetSamples(Dataset):
     """Unlabelled target samples; the key is (epoch, index). parts: the wanted fields of `TargetBatch`.
 
     Images may have several sizes. `whole` and `soft_grid` have one size, so that a batch is one tensor.
     """
 
-    def __init__(
-        self,
-        data: DataSet,
-        augmentation: Augmentation,
-        seed: int,
-        parts: frozenset[str],
-        pseudo: PseudoLabels | None = None,
-    ):
-        self.data, self.augmentation, self.seed = data, augmentation, seed
-        self.parts, self.pseudo = parts, pseudo
-        self.common_size = data.common_size
+    data: DataSet
+    augmentation: Augmentation
+    seed: int
+    parts: frozenset[str]
+    pseudo: PseudoLabels | None = None
+
+    def __post_init__(self):
+        self.common_size = self.data.common_size
 
     def __len__(self) -> int:
         return len(self.data)
@@ -127,7 +118,7 @@ class TargetSamples(Dataset):
         sample = {"names": name, "weak_records": weak_record, "strong_records": strong_record}
         left, top, right, bottom = box = weak_box(weak_record, size)
         if "whole" in self.parts:
-            whole = self.data.at(self.common_size).read_image(index)
+            whole = replace(self.data, size=self.common_size).read_image(index)
             sample["whole"] = torch.from_numpy(whole)
         if "whole" in self.parts and size == self.common_size:
             region = whole[top:bottom, left:right]
@@ -141,25 +132,22 @@ class TargetSamples(Dataset):
         if "soft_quarter" in self.parts:
             soft = torch.from_numpy(self.pseudo.soft(name))
             sample["soft_quarter"] = soft_label_quarter(soft, weak_record, (size[1], size[0]))
-            sample["soft_grid"] = self._on_common_grid(soft, size) if "soft_grid" in self.parts else None
+            if "soft_grid" in self.parts and size != self.common_size:
+                width, height = grid_size(*self.common_size)
+                soft = F.interpolate(soft[None], (height, width), mode="bilinear", align_corners=True)[0]
+            sample["soft_grid"] = soft if "soft_grid" in self.parts else None
         if "label" in self.parts:
             label = self.pseudo.hard(name, size, *weak_index(weak_record, size))
             sample["label"] = torch.from_numpy(label)
         return sample
 
-    def _on_common_grid(self, soft: Tensor, size: Size) -> Tensor:
-        """Resize the soft label (K, h, w) of an image of size (W, H) to the grid of the common size."""
-        if size == self.common_size:
-            return soft
-        width, height = grid_size(*self.common_size)
-        return F.interpolate(soft[None], (height, width), mode="bilinear", align_corners=True)[0]
 
-
+@dataclass
 class WholeImages(Dataset):
     """Whole images in order, for inference."""
 
-    def __init__(self, data: DataSet, with_labels: bool):
-        self.data, self.with_labels = data, with_labels
+    data: DataSet
+    with_labels: bool
 
     def __len__(self) -> int:
         return len(self.data)

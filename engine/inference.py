@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from data.batches import of_one_size, read
 from data.classes import Classes
-from data.labels import supported_class_counts, thirteen_of_sixteen
+from data.labels import CLASSES, thirteen_of_sixteen
 from engine.launch import joined, prepare_device
 from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
@@ -106,8 +106,8 @@ def _as_checkpoint_says(o: Options, shape: NetworkShape, processes: Processes) -
     own = len(o.own_classes)
     if own and own != shape.num_classes:
         raise ValueError(f"{o.resume_path}: predicts {shape.num_classes} classes, {o.classes} has {own}")
-    if not own and shape.num_classes not in supported_class_counts():
-        known = ", ".join(map(str, supported_class_counts()))
+    if not own and shape.num_classes not in CLASSES:
+        known = ", ".join(map(str, CLASSES))
         raise ValueError(
             f"{o.resume_path}: predicts {shape.num_classes} classes; ids are known for {known}; "
             "give the file of its classes as --classes"

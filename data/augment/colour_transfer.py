@@ -1,5 +1,7 @@
 """Colour transfer: give an image the colour statistics of another (Reinhard et al. 2001).
 
+The statistics of an image are computed once and kept in a text file that all processes add to.
+
 In CIELAB (D65, 2° observer). With f the cube roots of the white-scaled XYZ, CIELAB is linear in f:
 (L, a, b) = A·f + c. So other means and standard deviations are one matrix on f. The work is done in float32,
 on a few rows at a time, which stay in the processor's cache.
@@ -7,12 +9,20 @@ on a few rows at a time, which stay in the processor's cache.
 
 from __future__ import annotations
 
+import hashlib
+import sys
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from data.sets.dataset import DataSet
+from utils.files.image_file import file_identity
 
 _RGB_TO_XYZ = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
@@ -24,6 +34,7 @@ _LEVELS = np.arange(256) / 255.0
 _CURVE = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92)  # sRGB gamma
 _LINEAR = {torch.float32: _CURVE.astype(np.float32), torch.float64: _CURVE}
 _CHUNK = 16384  # pixels worked on at a time
+_LIMIT = 2**26  # bytes of a file of statistics; a line has about 150
 _NARROW = 0.1  # a smaller standard deviation would magnify the rounding of float32: use float64
 
 
@@ -94,3 +105,64 @@ def _levels(f: Tensor) -> Tensor:
     curved = linear.clamp(min=0.0).pow(1 / 2.4).mul_(1.055).sub_(0.055)
     srgb = torch.where(linear > 0.0031308, curved, 12.92 * linear)
     return srgb.clamp_(0.0, 1.0).mul_(255.0).to(torch.uint8)
+
+
+class KeptStatistics:
+    """Statistics of images, read from a file, or computed and added to it.
+
+    A line is `checksum key mean·3 std·3`, numbers in hexadecimal floating point, key a digest of the image
+    file's identity and the size at which it is read. Lines are only ever appended, each in one write, so any
+    number of processes may use the file. A damaged line fails its checksum and is ignored. path None keeps
+    them in memory only.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self._found: dict[str, ColourStatistics] = {}
+        self._read_to = 0  # bytes of the file that have been read
+
+    def get(self, data: DataSet, index: int) -> ColourStatistics:
+        """Return the statistics of the whole image as it is read."""
+        identity = f"{file_identity(data.images[index])} {data.size_of(index)}"
+        key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+        if key not in self._found:
+            self._read_new()  # another process may have added it
+        if key not in self._found:
+            self._found[key] = colour_statistics(data.read_image(index))
+            self._append(key, self._found[key])
+        return self._found[key]
+
+    def _read_new(self) -> None:
+        """Read the lines that were added since the last time."""
+        if self.path is None or not self.path.is_file() or self.path.stat().st_size > _LIMIT:
+            return
+        with open(self.path, "rb") as file:
+            file.seek(self._read_to)
+            new = file.read()
+        whole = new.rfind(b"\n") + 1
+        self._read_to += whole
+        for line in new[:whole].splitlines():
+            checksum, _, content = line.partition(b" ")
+            with suppress(ValueError, OverflowError):  # another line than `_append` writes
+                key, *words = content.decode().split()
+                values = np.array([float.fromhex(word) for word in words])
+                if checksum == _checksum(content) and len(values) == 6 and np.isfinite(values).all():
+                    self._found[key] = ColourStatistics(values[:3], values[3:])
+
+    def _append(self, key: str, statistics: ColourStatistics) -> None:
+        if self.path is None:
+            return
+        numbers = [float(value).hex() for value in (*statistics.mean, *statistics.std)]
+        content = " ".join([key, *numbers]).encode()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as file:
+                # The line before may have been cut by a full disk or a kill: so begin a new one.
+                file.write(b"\n" + _checksum(content) + b" " + content + b"\n")
+        except OSError as error:
+            print(f"{self.path}: colour statistics are not kept ({error.strerror})", file=sys.stderr)
+            self.path = None
+
+
+def _checksum(content: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(content)

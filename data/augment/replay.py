@@ -21,11 +21,6 @@ from utils.distributed import sent
 # --- weak: full → weak ------------------------------------------------------------------------------------
 
 
-def resize_matrix(inputs: int, outputs: int) -> np.ndarray:
-    """(outputs, inputs) float64 matrix of bilinear resizing along one axis, corners aligned."""
-    return _axis_matrix([inputs, outputs], 0, outputs, False)
-
-
 def _axis_matrix(
     sizes: Sequence[int], start: int, stop: int, flip: bool, last: int | None = None
 ) -> np.ndarray:

@@ -33,7 +33,6 @@ _POOL = {
     "TranslateY": (0.3, 0),
 }
 _INTEGER = ("Posterize", "Rotate", "Solarize")
-_SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,14 @@ class StrongRecord:
 def draw_strong(rng: np.random.Generator, crop_size: tuple[int, int], jitter: float) -> StrongRecord:
     """Draw a record for a crop of size (W, H); jitter: strength of the colour jitter."""
     flip, blur, jittered = (rng.random(3) < 0.5).tolist()
-    adjustments = _draw_jitter(rng, jitter)
+    order = tuple(rng.permutation(4).tolist())
+    factors = rng.uniform(max(0.0, 1.0 - jitter), 1.0 + jitter, 3).tolist()
+    hue_range = min(0.5, jitter)
+    adjustments = order, *factors, float(rng.uniform(-hue_range, hue_range))
     drawn = [_draw_operation(rng, crop_size) for _ in range(2)]
     operations = tuple(operation for operation, applied in drawn if applied)
-    return StrongRecord(
-        flip, blur, adjustments if jittered else None, operations, _draw_cutout(rng, crop_size)
-    )
-
-
-def _draw_jitter(
-    rng: np.random.Generator, strength: float
-) -> tuple[tuple[int, ...], float, float, float, float]:
-    order = tuple(rng.permutation(4).tolist())
-    low = max(0.0, 1.0 - strength)
-    brightness, contrast, saturation = rng.uniform(low, 1.0 + strength, 3).tolist()
-    hue_range = min(0.5, strength)
-    return order, brightness, contrast, saturation, float(rng.uniform(-hue_range, hue_range))
+    cutout = _draw_cutout(rng, crop_size)
+    return StrongRecord(flip, blur, adjustments if jittered else None, operations, cutout)
 
 
 def _draw_operation(rng: np.random.Generator, crop_size: tuple[int, int]) -> tuple[tuple[str, float], bool]:
@@ -87,12 +78,10 @@ def _draw_operation(rng: np.random.Generator, crop_size: tuple[int, int]) -> tup
     reach, offset = _POOL[name]
     value = magnitude * reach / 10
     value = int(value) + offset if name in _INTEGER else value + offset
-    if name in _SIGNED and negative:
+    if name in GEOMETRIC and negative:
         value = -value
-    if name == "TranslateX":
-        value = int(value * crop_size[0])
-    if name == "TranslateY":
-        value = int(value * crop_size[1])
+    if name.startswith("Translate"):
+        value = int(value * crop_size[name == "TranslateY"])
     return (name, value), applied
 
 
@@ -111,31 +100,14 @@ def strong_image(image: Image.Image, record: StrongRecord) -> Image.Image:
     if record.blur:
         image = image.filter(ImageFilter.GaussianBlur(radius=1))
     if record.jitter is not None:
-        image = _jitter(image, *record.jitter)
+        order, *amounts = record.jitter
+        for i in order:
+            image = (_brighten, _contrast, _saturate, _turn_hue)[i](image, amounts[i])
     for name, value in record.operations:
         image = _operate(image, name, value)
     if record.cutout is not None:
         image = image.copy()
         ImageDraw.Draw(image).rectangle(record.cutout, fill=GREY)  # with column x1 and row y1, as Pillow does
-    return image
-
-
-def _jitter(
-    image: Image.Image,
-    order: tuple[int, ...],
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-) -> Image.Image:
-    adjustments = (
-        lambda x: _brighten(x, brightness),
-        lambda x: _contrast(x, contrast),
-        lambda x: ImageEnhance.Color(x).enhance(saturation),
-        lambda x: _turn_hue(x, hue),
-    )
-    for index in order:
-        image = adjustments[index](image)
     return image
 
 
@@ -148,6 +120,10 @@ def _contrast(image: Image.Image, factor: float) -> Image.Image:
     """`ImageEnhance.Contrast`, looked up."""
     mean = int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5)
     return _by_level(image, lambda levels: Image.blend(Image.new("L", levels.size, mean), levels, factor))
+
+
+def _saturate(image: Image.Image, factor: float) -> Image.Image:
+    return ImageEnhance.Color(image).enhance(factor)
 
 
 def _by_level(image: Image.Image, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
@@ -191,8 +167,10 @@ def _operate(image: Image.Image, name: str, value: float) -> Image.Image:
             return _brighten(image, value)
         case "Contrast":
             return _contrast(image, value)
-        case "Color" | "Sharpness":
-            return getattr(ImageEnhance, name)(image).enhance(value)
+        case "Color":
+            return _saturate(image, value)
+        case "Sharpness":
+            return ImageEnhance.Sharpness(image).enhance(value)
         case "TranslateX" | "TranslateY":
             moved = Image.new("RGB", image.size, GREY)
             moved.paste(image, (-int(value), 0) if name == "TranslateX" else (0, -int(value)))

@@ -1,7 +1,7 @@
 """Random scale, crop and flip of an image together with all its labels.
 
 A record is drawn first, then applied by functions that draw nothing. Letters: H×W the image as read,
-h×w its scaled size.
+h×w its scaled size. Only a box of an image is resized: sizes are (W, H), boxes (x1, y1, x2, y2), in pixels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class WeakRecord:
     size: tuple[int, int]
     crop: tuple[int, int, int, int]
     flip: bool
+
+    @property
+    def scaled(self) -> Size:
+        """`size` as (w, h)."""
+        return self.size[1], self.size[0]
+
+    @property
+    def box(self) -> Box:
+        """`crop` as a box."""
+        y1, y2, x1, x2 = self.crop
+        return x1, y1, x2, y2
 
 
 def draw_weak(
@@ -60,31 +72,69 @@ def centred_record(image_size: tuple[int, int], crop_size: tuple[int, int]) -> W
 
 
 def weak_box(record: WeakRecord, size: Size) -> Box:
-    """The part (x1, y1, x2, y2) of an image of size (W, H) that its weak view shows."""
-    return needed_box(size, _size(record), _box(record))
+    """The part of an image of size (W, H) that its weak view shows."""
+    return needed_box(size, record.scaled, record.box)
 
 
 def weak_image(region: np.ndarray, record: WeakRecord, size: Size) -> Image.Image:
     """The weak view (bilinear) of an image of size (W, H); region: its pixels in `weak_box`."""
-    left, top, _, _ = weak_box(record, size)
-    view = resize_box(
-        Image.fromarray(np.ascontiguousarray(region)), (left, top), size, _size(record), _box(record)
-    )
+    image = Image.fromarray(np.ascontiguousarray(region))
+    view = resize_box(image, weak_box(record, size)[:2], size, record.scaled, record.box)
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if record.flip else view
 
 
 def weak_index(record: WeakRecord, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of a label map of size (W, H) whose crossings are its weak view (nearest)."""
-    y1, y2, x1, x2 = record.crop
-    (width, height), (to_height, to_width) = size, record.size
+    (width, height), (to_width, to_height), (x1, y1, x2, y2) = size, record.scaled, record.box
     columns = nearest_index(width, to_width)[x1:x2]
     return nearest_index(height, to_height)[y1:y2], columns[::-1] if record.flip else columns
 
 
-def _size(record: WeakRecord) -> Size:
-    return record.size[1], record.size[0]
+# --- a box of a resized image or label map, without resizing all the rest --------------------------------
 
 
-def _box(record: WeakRecord) -> Box:
-    y1, y2, x1, x2 = record.crop
-    return x1, y1, x2, y2
+def resize_box(region: Image.Image, offset: tuple[int, int], full: Size, size: Size, box: Box) -> Image.Image:
+    """`image.resize(size, BILINEAR).crop(box)` of an image of size `full`, pixel for pixel.
+
+    region: the part of the image that begins at `offset` and holds at least `needed_box(full, size, box)`.
+    """
+    (left, top), (x1, y1, x2, y2) = offset, box
+    if size == full:
+        inside = (x1 - left, y1 - top, x2 - left, y2 - top)
+        return region if inside == (0, 0, *region.size) else region.crop(inside)
+    # Pillow resizes rows, then columns. Its own `box` is rounded to float32, which moves pixels by a grey
+    # level: so both steps see whole lines, but the first only those rows, the second only those columns.
+    rows = _on_canvas(region, (left, 0), (full[0], region.height))
+    wide = rows.resize((size[0], region.height), Image.Resampling.BILINEAR)
+    columns = _on_canvas(wide.crop((x1, 0, x2, region.height)), (0, top), (x2 - x1, full[1]))
+    return columns.resize((x2 - x1, size[1]), Image.Resampling.BILINEAR).crop((0, y1, x2 - x1, y2))
+
+
+def needed_box(full: Size, size: Size, box: Box) -> Box:
+    """The box of pixels of an image of size `full` that `box` of the image resized to `size` depends on."""
+    if size == full:
+        return box
+    left, right = _needed(full[0], size[0], box[0], box[2])
+    top, bottom = _needed(full[1], size[1], box[1], box[3])
+    return left, top, right, bottom
+
+
+def nearest_index(inputs: int, outputs: int) -> np.ndarray:
+    """(outputs,) int32: the input pixel that Pillow's nearest resizing takes for each output pixel."""
+    ramp = Image.fromarray(np.arange(inputs, dtype=np.int32)[None])
+    return np.asarray(ramp.resize((outputs, 1), Image.Resampling.NEAREST))[0]
+
+
+def _on_canvas(image: Image.Image, offset: tuple[int, int], size: Size) -> Image.Image:
+    """Place the image in an empty one; the values around it are not needed."""
+    if image.size == size:
+        return image
+    canvas = Image.new(image.mode, size)
+    canvas.paste(image, offset)
+    return canvas
+
+
+def _needed(inputs: int, outputs: int, start: int, stop: int) -> tuple[int, int]:
+    scale = inputs / outputs
+    reach = max(scale, 1.0) + 1.0  # of the triangle around each output pixel, and one to be safe
+    return max(0, math.floor(start * scale - reach)), min(inputs, math.ceil(stop * scale + reach))

@@ -1,12 +1,12 @@
-"""A pinhole camera and a canvas that is drawn in metres, for the small data sets of `data.mini`.
+"""A canvas that is drawn in metres, for the small data sets of `data.mini`.
 
 Lengths are metres (x to the right of the street's axis, y up from the ground, z away from the camera) until
-`Camera.at` turns them into pixels, so pictures of any size show the same scene. Everything is drawn once, far
+`Canvas.at` turns them into pixels, so pictures of any size show the same scene. Everything is drawn once, far
 to near, on one canvas whose pixels name a `Surface`; its table then gives label, instance and colour.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,24 +15,6 @@ from PIL import Image, ImageDraw
 Colour = tuple[float, float, float]
 Range = tuple[float, float]
 Skin = tuple[int, int, int]  # surfaces: near face, flank, lid
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A level pinhole camera; sizes, `horizon`, `centre`, `focal` in pixels, `eye`, `offset` in metres."""
-
-    width: int
-    height: int
-    horizon: float
-    centre: float
-    focal: float
-    eye: float
-    offset: float  # of the camera from the street's axis
-
-    def at(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """The pixel (column, row) of a point."""
-        scale = self.focal / z
-        return self.centre + (x - self.offset) * scale, self.horizon + (self.eye - y) * scale
 
 
 @dataclass(frozen=True)
@@ -48,33 +30,50 @@ class Surface:
     instance: int = 0
 
 
-@dataclass
-class Scene:
-    """A drawn street. index (H, W) into `surfaces`; shadow (H, W) in 0..1; sun: -1 left, 1 right."""
-
-    index: np.ndarray
-    shadow: np.ndarray
-    surfaces: list[Surface]
-    camera: Camera
-    sun: int
-    labels: np.ndarray = field(init=False)  # (H, W) uint8, train ids and the kinds of void
-    instances: np.ndarray = field(init=False)  # (H, W) uint16, 0 for none
-
-    def __post_init__(self) -> None:
-        self.labels = np.array([s.label for s in self.surfaces], np.uint8)[self.index]
-        self.instances = np.array([s.instance for s in self.surfaces], np.uint16)[self.index]
-
-
 class Canvas:
-    """Draw in metres; later strokes hide earlier ones."""
+    """A drawn street, seen by a level pinhole camera. Draw in metres; later strokes hide earlier ones.
 
-    def __init__(self, camera: Camera, sun: int, slant: float) -> None:
-        self.camera, self.sun, self.slant = camera, sun, slant
+    horizon, centre, focal: of the camera, in pixels; eye, offset: its height and its distance from the
+    street's axis, m. sun: -1 left, 1 right; slant: length of a shadow by height.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        horizon: float,
+        centre: float,
+        focal: float,
+        eye: float,
+        offset: float,
+        rng: np.random.Generator,
+    ):
+        self.width, self.height = size
+        self.horizon, self.centre, self.focal, self.eye, self.offset = horizon, centre, focal, eye, offset
+        self.rng, self.sun, self.slant = rng, int(rng.choice((-1, 1))), rng.uniform(0.3, 0.9)
         self.surfaces: list[Surface] = []
         self.instances = 0
-        size = camera.width, camera.height
         self.index_image, self.shadow_image = Image.new("I", size, 0), Image.new("L", size, 0)
         self.index, self.shade = ImageDraw.Draw(self.index_image), ImageDraw.Draw(self.shadow_image)
+
+    def at(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """The pixel (column, row) of a point."""
+        scale = self.focal / z
+        return self.centre + (x - self.offset) * scale, self.horizon + (self.eye - y) * scale
+
+    def per_pixel(self, values: Sequence | np.ndarray, dtype: type) -> np.ndarray:
+        """(H, W, …): values of the surfaces → of the pixels that show them."""
+        return np.array(values, dtype)[np.asarray(self.index_image)]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(H, W) uint8, train ids and the kinds of void."""
+        return self.per_pixel([s.label for s in self.surfaces], np.uint8)
+
+    def choose(self, colours: tuple[Colour, ...], spread: float = 0.06) -> Colour:
+        """One of the colours, varied a little."""
+        base = np.array(colours[self.rng.integers(len(colours))])
+        varied = base * self.rng.uniform(0.8, 1.15) + self.rng.uniform(-spread, spread, 3)
+        return tuple(np.clip(varied, 0.03, 1).tolist())
 
     def add(self, label: int, colour: Colour | None = None, **more) -> int:
         """Add a surface and return its number."""
@@ -88,25 +87,25 @@ class Canvas:
 
     def face(self, points: list[tuple[float, float, float]], surface: int) -> None:
         """A flat polygon through points (x, y, z)."""
-        self.index.polygon([self.camera.at(*p) for p in points], fill=surface)
+        self.index.polygon([self.at(*p) for p in points], fill=surface)
 
     def rect(self, x: float, half: float, bottom: float, top: float, z: float, surface: int) -> None:
         """An upright rectangle that faces the camera, at least two pixels wide."""
-        left, low = self.camera.at(x - half, bottom, z)
-        right, high = self.camera.at(x + half, top, z)
+        left, low = self.at(x - half, bottom, z)
+        right, high = self.at(x + half, top, z)
         self.index.rectangle((left, high, max(right, left + 1), max(low, high)), fill=surface)
 
     def disc(self, x: float, y: float, z: float, radius: Range | float, surface: int) -> None:
         """An upright ellipse that faces the camera."""
         rx, ry = radius if isinstance(radius, tuple) else (radius, radius)
-        left, high = self.camera.at(x - rx, y + ry, z)
-        right, low = self.camera.at(x + rx, y - ry, z)
+        left, high = self.at(x - rx, y + ry, z)
+        right, low = self.at(x + rx, y - ry, z)
         self.index.ellipse((left, high, max(right, left + 1), max(low, high + 1)), fill=surface)
 
     def bar(self, points: list[tuple[float, float]], width: float, z: float, surface: int) -> None:
         """A stroke through points (x, y) at distance z, at least one pixel thick."""
-        pixels = max(1, round(width * self.camera.focal / z))
-        self.index.line([self.camera.at(x, y, z) for x, y in points], fill=surface, width=pixels)
+        pixels = max(1, round(width * self.focal / z))
+        self.index.line([self.at(x, y, z) for x, y in points], fill=surface, width=pixels)
 
     def ground(self, x0: float, x1: float, z0: float, z1: float, surface: int) -> None:
         """A rectangle of the ground."""
@@ -119,10 +118,10 @@ class Canvas:
     def box(self, x: float, half: float, bottom: float, top: float, z0: float, z1: float, skin: Skin) -> int:
         """A box. Return the flank that shows: -1 left, 1 right, 0 none."""
         front, flank, lid = skin
-        shown = -1 if x - half > self.camera.offset else 1 if x + half < self.camera.offset else 0
+        shown = -1 if x - half > self.offset else 1 if x + half < self.offset else 0
         if shown:
             self.side(x + shown * half, bottom, top, z0, z1, flank)
-        if top < self.camera.eye:
+        if top < self.eye:
             corners = ((-half, z0), (half, z0), (half, z1), (-half, z1))
             self.face([(x + a, top, z) for a, z in corners], lid)
         self.rect(x, half, bottom, top, z0, front)
@@ -135,4 +134,4 @@ class Canvas:
         moved = [(x + half + reach, z1 + 0.3 * height), (x - half + reach, z1 + 0.3 * height)]
         outlines = [near + far, [(x - half, z0), (x + half, z1), *moved], [near[0], near[1], *moved]]
         for outline in outlines:
-            self.shade.polygon([self.camera.at(a, 0, z) for a, z in outline], fill=255)
+            self.shade.polygon([self.at(a, 0, z) for a, z in outline], fill=255)

@@ -4,7 +4,7 @@ Shape, parts and context tell the classes apart; colours vary by instance. Stuff
 palette of the domain, things bring their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -29,29 +29,21 @@ TRAIN_STRIPES = ((0.1, 0.5, 0.55), (0.15, 0.3, 0.65), (0.55, 0.15, 0.45))
 TRUCK_PAINTS = ((0.8, 0.8, 0.78), (0.25, 0.42, 0.6), (0.35, 0.5, 0.35))
 
 
-def choose(rng: np.random.Generator, colours: tuple[Colour, ...], spread: float = 0.06) -> Colour:
-    """One of the colours, varied a little."""
-    base = np.array(colours[rng.integers(len(colours))])
-    return tuple(np.clip(base * rng.uniform(0.8, 1.15) + rng.uniform(-spread, spread, 3), 0.03, 1).tolist())
-
-
 # Stuff: the parts of the street
 
 
-def building(
-    c: Canvas, rng: np.random.Generator, side: int, x: float, z0: float, z1: float, height: float
-) -> None:
+def building(c: Canvas, side: int, x: float, z0: float, z1: float, height: float) -> None:
     """A facade along the street with a grid of windows, and the gable that faces the camera."""
-    pick, tone, z = rng.random(), rng.uniform(0.8, 1.15), 0.5 * (z0 + z1)
+    pick, tone, z = c.rng.random(), c.rng.uniform(0.8, 1.15), 0.5 * (z0 + z1)
     gable = c.add(kinds.BUILDING, pick=pick, tone=0.8 * tone, z=z0)
     front = c.add(kinds.BUILDING, pick=pick, tone=tone, z=z, side=-side)
-    glass = c.add(kinds.BUILDING, choose(rng, (GLASS, (0.3, 0.36, 0.42))), z=z)
+    glass = c.add(kinds.BUILDING, c.choose((GLASS, (0.3, 0.36, 0.42))), z=z)
     ledge = c.add(kinds.BUILDING, pick=pick, tone=1.2 * tone, z=z)
     c.face([(x, 0, z0), (x, height, z0), (x + side * 12, height, z0), (x + side * 12, 0, z0)], gable)
     c.side(x, 0, height, z0, z1, front)
     c.side(x, height - 0.4, height, z0, z1, ledge)
-    columns, storey = max(1, int((z1 - z0) / rng.uniform(2.4, 3.4))), 3.0
-    step, wide = (z1 - z0) / columns, rng.uniform(0.4, 0.65)
+    columns, storey = max(1, int((z1 - z0) / c.rng.uniform(2.4, 3.4))), 3.0
+    step, wide = (z1 - z0) / columns, c.rng.uniform(0.4, 0.65)
     for k in range(columns):
         start = z0 + (k + 0.5 * (1 - wide)) * step
         for floor in range(int(height / storey)):
@@ -59,41 +51,41 @@ def building(
             c.side(x, low, high, start, start + wide * step, glass)
 
 
-def backdrop(c: Canvas, rng: np.random.Generator) -> None:
+def backdrop(c: Canvas) -> None:
     """Sky, and blocks and trees at the far end of the street."""
-    c.index.rectangle((0, 0, c.camera.width, c.camera.height), fill=c.add(kinds.SKY))
-    for x in rng.permutation(np.arange(-70, 71, 10)):
-        if rng.random() < 0.6:
-            block = c.add(kinds.BUILDING, pick=rng.random(), tone=rng.uniform(0.8, 1.1), z=90)
-            c.rect(x + rng.uniform(-4, 4), rng.uniform(4, 7), 0, rng.uniform(5, 18), 90, block)
+    c.index.rectangle((0, 0, c.width, c.height), fill=c.add(kinds.SKY))
+    for x in c.rng.permutation(np.arange(-70, 71, 10)):
+        if c.rng.random() < 0.6:
+            block = c.add(kinds.BUILDING, pick=c.rng.random(), tone=c.rng.uniform(0.8, 1.1), z=90)
+            c.rect(x + c.rng.uniform(-4, 4), c.rng.uniform(4, 7), 0, c.rng.uniform(5, 18), 90, block)
         else:
-            tree(c, rng, x, 90, rng.uniform(4, 6))
+            tree(c, x, 90, c.rng.uniform(4, 6))
 
 
-def ground(c: Canvas, rng: np.random.Generator, half: float, sidewalk: float) -> None:
+def ground(c: Canvas, half: float, sidewalk: float) -> None:
     """Open land, sidewalks with kerbs, the road and its markings."""
     far, near = 200.0, 1.0
-    c.ground(-400, 400, near, far, c.add(kinds.TERRAIN, pick=rng.random()))
-    pick = rng.random()
+    c.ground(-400, 400, near, far, c.add(kinds.TERRAIN, pick=c.rng.random()))
+    pick = c.rng.random()
     for side in (-1, 1):
         c.ground(side * half, side * (half + sidewalk), near, far, c.add(kinds.SIDEWALK, pick=pick))
         c.ground(side * half, side * (half + 0.2), near, far, c.add(kinds.SIDEWALK, pick=pick, tone=1.2))
-    c.ground(-half, half, near, far, c.add(kinds.ROAD, pick=rng.random()))
+    c.ground(-half, half, near, far, c.add(kinds.ROAD, pick=c.rng.random()))
     paint = c.add(kinds.ROAD, (0.85, 0.85, 0.82))
-    for z in np.arange(rng.uniform(1.5, 4), 60, 6):
+    for z in np.arange(c.rng.uniform(1.5, 4), 60, 6):
         c.ground(-0.09, 0.09, z, z + 3, paint)
-    if rng.random() < 0.5:
+    if c.rng.random() < 0.5:
         for side in (-1, 1):
             c.ground(side * (half - 0.5), side * (half - 0.35), near, 80, paint)
-    if rng.random() < 0.3:
-        z = rng.uniform(9, 18)
+    if c.rng.random() < 0.3:
+        z = c.rng.uniform(9, 18)
         for x in np.arange(-half + 0.4, half - 0.6, 1.1):
             c.ground(x, x + 0.55, z, z + 3, paint)
 
 
-def wall(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
+def wall(c: Canvas, x: float, z0: float, z1: float) -> None:
     """A low wall of stone courses with a coping."""
-    top, pick, tone = rng.uniform(1.3, 2.1), rng.random(), rng.uniform(0.85, 1.1)
+    top, pick, tone = c.rng.uniform(1.3, 2.1), c.rng.random(), c.rng.uniform(0.85, 1.1)
     body, joint, cap = (c.add(kinds.WALL, pick=pick, tone=t * tone, z=z0) for t in (1.0, 0.7, 1.25))
     c.side(x, 0, top, z0, z1, body)
     for y in np.arange(0.4, top, 0.45):
@@ -101,9 +93,9 @@ def wall(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) ->
     c.side(x, top - 0.15, top, z0, z1, cap)
 
 
-def fence(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
+def fence(c: Canvas, x: float, z0: float, z1: float) -> None:
     """Posts and rails. The gaps belong to the fence, as an annotator would draw it."""
-    top, pick = rng.uniform(1.1, 1.6), rng.random()
+    top, pick = c.rng.uniform(1.1, 1.6), c.rng.random()
     mesh, rail = (c.add(kinds.FENCE, pick=pick, tone=tone, z=z0) for tone in (0.55, 1.15))
     c.side(x, 0, top, z0, z1, mesh)
     for z in np.arange(z0, z1, 0.55):
@@ -111,49 +103,48 @@ def fence(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -
     c.side(x, top - 0.14, top, z0, z1, rail)
 
 
-def hedge(c: Canvas, rng: np.random.Generator, x: float, z0: float, z1: float) -> None:
+def hedge(c: Canvas, x: float, z0: float, z1: float) -> None:
     """A row of bushes."""
     for z in np.arange(z1, z0, -1.1):
-        radius = rng.uniform(0.6, 0.9)
-        bush = c.add(kinds.VEGETATION, pick=rng.random(), tone=rng.uniform(0.75, 1.05), z=z)
+        radius = c.rng.uniform(0.6, 0.9)
+        bush = c.add(kinds.VEGETATION, pick=c.rng.random(), tone=c.rng.uniform(0.75, 1.05), z=z)
         c.disc(x, 0.8 * radius, z, radius, bush)
 
 
-def tree(c: Canvas, rng: np.random.Generator, x: float, z: float, radius: float) -> None:
+def tree(c: Canvas, x: float, z: float, radius: float) -> None:
     """A trunk under a crown of blobs, darker below."""
-    trunk, pick, middle = c.add(kinds.VEGETATION, WOOD, z=z), rng.random(), 2.1 + radius
+    trunk, pick, middle = c.add(kinds.VEGETATION, WOOD, z=z), c.rng.random(), 2.1 + radius
     c.rect(x, 0.07 * radius + 0.05, 0, middle, z, trunk)
     for tone in (0.65, 0.8, 0.95, 1.1):
         leaves = c.add(kinds.VEGETATION, pick=pick, tone=tone, z=z)
         for _ in range(4):
-            dx, dy = rng.uniform(-0.6, 0.6, 2) * radius
-            c.disc(
-                x + dx, middle + 0.6 * dy + (tone - 0.85) * radius, z, rng.uniform(0.4, 0.6) * radius, leaves
-            )
+            dx, dy = c.rng.uniform(-0.6, 0.6, 2) * radius
+            y, size = middle + 0.6 * dy + (tone - 0.85) * radius, c.rng.uniform(0.4, 0.6) * radius
+            c.disc(x + dx, y, z, size, leaves)
     c.cast(x, 0.7 * radius, 0.4 * middle, z, z + radius)
 
 
 # Things that stand or move in it
 
 
-def pole(c: Canvas, rng: np.random.Generator, x: float, z: float, heads: tuple[int, ...]) -> None:
+def pole(c: Canvas, x: float, z: float, heads: tuple[int, ...]) -> None:
     """A mast, with a traffic light and a sign if they are among its `heads`."""
-    top, mast = rng.uniform(3.4, 5.0), c.add(kinds.POLE, pick=rng.random(), z=z)
-    thinnest = 1.3 / 256 * c.camera.width * z / c.camera.focal  # half of what is visible from afar
+    top, mast = c.rng.uniform(3.4, 5.0), c.add(kinds.POLE, pick=c.rng.random(), z=z)
+    thinnest = 1.3 / 256 * c.width * z / c.focal  # half of what is visible from afar
     c.rect(x, max(0.1, thinnest), 0, top, z, mast)
     c.cast(x, 0.1, top, z, z + 0.2)
     if kinds.LIGHT in heads:
-        new, y, lit = c.thing(kinds.LIGHT, z), top - 0.2, rng.integers(3)
+        new, y, lit = c.thing(kinds.LIGHT, z), top - 0.2, c.rng.integers(3)
         c.rect(x, 0.28, y - 0.65, y + 0.65, z, new((0.07, 0.08, 0.07)))
         for k, colour in enumerate((RED, AMBER, GREEN)):
             c.disc(x, y + 0.4 - 0.4 * k, z, 0.19, new(colour, tone=1.1 if k == lit else 0.3))
     if kinds.SIGN in heads:
-        sign(c, rng, x, rng.uniform(2.0, 2.6), z)
+        sign(c, x, c.rng.uniform(2.0, 2.6), z)
 
 
-def sign(c: Canvas, rng: np.random.Generator, x: float, y: float, z: float) -> None:
+def sign(c: Canvas, x: float, y: float, z: float) -> None:
     """A round, three-cornered or square plate: rim and field."""
-    new, kind, size = c.thing(kinds.SIGN, z), rng.integers(4), rng.uniform(0.38, 0.5)
+    new, kind, size = c.thing(kinds.SIGN, z), c.rng.integers(4), c.rng.uniform(0.38, 0.5)
     if kind == 0:
         c.disc(x, y, z, size, new(RED))
         c.disc(x, y, z, 0.6 * size, new(WHITE))
@@ -165,10 +156,10 @@ def sign(c: Canvas, rng: np.random.Generator, x: float, y: float, z: float) -> N
         c.rect(x, 0.85 * size, y - 0.85 * size, y + 0.85 * size, z, new(BLUE if kind == 2 else AMBER))
 
 
-def person(c: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+def person(c: Canvas, x: float, z: float) -> None:
     """Head, coat and two legs in mid-step."""
-    new, tall, step = c.thing(kinds.PERSON, z), rng.uniform(1.6, 1.9), rng.uniform(0.02, 0.22)
-    legs, coat = new(choose(rng, CLOTHES[:3])), new(choose(rng, CLOTHES))
+    new, tall, step = c.thing(kinds.PERSON, z), c.rng.uniform(1.6, 1.9), c.rng.uniform(0.02, 0.22)
+    legs, coat = new(c.choose(CLOTHES[:3])), new(c.choose(CLOTHES))
     for foot in (-1, 1):
         c.bar([(x, 0.5 * tall), (x + foot * step, 0)], 0.2, z, legs)
     c.disc(x, 0.65 * tall, z, (0.25, 0.21 * tall), coat)
@@ -177,10 +168,10 @@ def person(c: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     c.cast(x, 0.2, tall, z, z + 0.3)
 
 
-def cycle(c: Canvas, rng: np.random.Generator, label: int, x: float, z: float, ridden: bool) -> None:
+def cycle(c: Canvas, x: float, z: float, label: int, ridden: bool) -> None:
     """A bicycle (thin frame, spoked wheels) or motorcycle (heavy body), seen from the side, and its rider."""
-    new, way = c.thing(label, z), rng.choice((-1, 1))
-    paint = new(choose(rng, ((0.7, 0.12, 0.1), (0.1, 0.3, 0.6), (0.15, 0.45, 0.25), (0.75, 0.75, 0.2))))
+    new, way = c.thing(label, z), c.rng.choice((-1, 1))
+    paint = new(c.choose(((0.7, 0.12, 0.1), (0.1, 0.3, 0.6), (0.15, 0.45, 0.25), (0.75, 0.75, 0.2))))
     heavy = label == kinds.MOTORCYCLE
     radius, base = (0.36, 0.72) if heavy else (0.37, 0.58)
     for end in (-1, 1):
@@ -191,37 +182,31 @@ def cycle(c: Canvas, rng: np.random.Generator, label: int, x: float, z: float, r
         c.face([(a, b, z) for a, b in body], paint)
         c.face([(x - way * 0.85, 0.95, z), (x, 0.95, z), (x, 0.78, z), (x - way * 0.7, 0.75, z)], new(RUBBER))
     else:
-        for line in (
-            [(-base, radius), (-0.1, 0.85), (0.4, 0.85), (base, radius)],
-            [(-0.2, 0.95), (0, radius), (0.4, 0.85)],
-        ):
+        seat = [(-0.2, 0.95), (0, radius), (0.4, 0.85)]
+        for line in ([(-base, radius), (-0.1, 0.85), (0.4, 0.85), (base, radius)], seat):
             c.bar([(x + way * a, b) for a, b in line], 0.12, z, paint)
     c.bar([(x + way * base, radius), (x + way * 0.42, 1.1), (x + way * 0.3, 1.12)], 0.1, z, new(RUBBER))
     c.cast(x, 0.8, 1.6 if ridden else 0.8, z, z + 0.3)
     if ridden:
-        rider(c, rng, x, z, int(way), helmet=heavy)
+        rider(c, x, z, int(way), helmet=heavy)
 
 
-def rider(c: Canvas, rng: np.random.Generator, x: float, z: float, way: int, helmet: bool) -> None:
+def rider(c: Canvas, x: float, z: float, way: int, helmet: bool) -> None:
     """Someone who leans forward over the handlebars with a bent knee."""
     new = c.thing(kinds.RIDER, z)
-    legs, coat = new(choose(rng, CLOTHES[:3])), new(choose(rng, CLOTHES))
+    legs, coat = new(c.choose(CLOTHES[:3])), new(c.choose(CLOTHES))
     c.bar([(x - way * 0.2, 1.0), (x + way * 0.25, 0.85), (x + way * 0.05, 0.35)], 0.22, z, legs)
     outline = [(-0.42, 0.9), (0.0, 0.9), (0.32, 1.5), (-0.08, 1.62)]
     c.face([(x + way * a, b, z) for a, b in outline], coat)
     c.bar([(x + way * 0.12, 1.48), (x + way * 0.45, 1.12)], 0.14, z, coat)
-    c.disc(x + way * 0.2, 1.75, z, 0.19, new(choose(rng, (RED, WHITE, RUBBER))) if helmet else new(SKIN))
+    c.disc(x + way * 0.2, 1.75, z, 0.19, new(c.choose((RED, WHITE, RUBBER))) if helmet else new(SKIN))
+
+
+Make = Callable[..., int]  # makes the surfaces of a thing
 
 
 def wheels(
-    c: Canvas,
-    x: float,
-    half: float,
-    z0: float,
-    along: tuple[float, ...],
-    radius: float,
-    flank: int,
-    new: Callable[..., int],
+    c: Canvas, x: float, half: float, z0: float, along: Sequence[float], radius: float, flank: int, new: Make
 ) -> None:
     """The tyres under the near face, and those along the flank that shows."""
     tyre = new(RUBBER)
@@ -233,7 +218,7 @@ def wheels(
         c.face([(x + flank * half, radius + radius * b, z0 + z + radius * a) for a, b in rim], tyre)
 
 
-def lamps(c: Canvas, x: float, half: float, y: float, z: float, away: bool, new: Callable[..., int]) -> None:
+def lamps(c: Canvas, x: float, half: float, y: float, z: float, away: bool, new: Make) -> None:
     """Tail lamps of a vehicle that drives away, head lamps of one that comes."""
     lamp = new(RED if away else WHITE)
     for end in (-1, 1):
@@ -245,10 +230,10 @@ def skin(new: Callable[..., int], colour: Colour) -> Skin:
     return new(colour), new(colour, tone=0.8), new(colour, tone=1.2)
 
 
-def car(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> None:
+def car(c: Canvas, x: float, z: float, away: bool) -> None:
     """A body with a glass cabin on top, lamps, a plate and wheels."""
-    new, paint = c.thing(kinds.CAR, z), choose(rng, CAR_PAINTS)
-    half, length, roof = rng.uniform(0.84, 0.95), rng.uniform(3.7, 4.6), rng.uniform(1.4, 1.65)
+    new, paint = c.thing(kinds.CAR, z), c.choose(CAR_PAINTS)
+    half, length, roof = c.rng.uniform(0.84, 0.95), c.rng.uniform(3.7, 4.6), c.rng.uniform(1.4, 1.65)
     body, glass = skin(new, paint), new(GLASS)
     c.cast(x, half, 1.3, z, z + length)
     flank = c.box(x, 0.85 * half, 0.9, roof, z + 0.6, z + 0.75 * length, (glass, glass, body[2]))
@@ -260,9 +245,9 @@ def car(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> 
     lamps(c, x, half, 0.75, z, away, new)
 
 
-def bus(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> None:
+def bus(c: Canvas, x: float, z: float, away: bool) -> None:
     """One tall box with a row of windows and a board over the windscreen."""
-    new, paint, length = c.thing(kinds.BUS, z), choose(rng, BUS_PAINTS, 0.03), rng.uniform(9, 11)
+    new, paint, length = c.thing(kinds.BUS, z), c.choose(BUS_PAINTS, 0.03), c.rng.uniform(9, 11)
     glass = new(GLASS)
     c.cast(x, 1.25, 3.0, z, z + length)
     flank = c.box(x, 1.25, 0.3, 3.1, z, z + length, skin(new, paint))
@@ -274,10 +259,10 @@ def bus(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> 
     lamps(c, x, 1.25, 0.8, z, away, new)
 
 
-def truck(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> None:
+def truck(c: Canvas, x: float, z: float, away: bool) -> None:
     """A cab and a high closed cargo box over an open chassis."""
-    new, paint = c.thing(kinds.TRUCK, z), choose(rng, CAR_PAINTS[3:])
-    cargo, cab, frame = skin(new, choose(rng, TRUCK_PAINTS)), skin(new, paint), new((0.1, 0.1, 0.11))
+    new, paint = c.thing(kinds.TRUCK, z), c.choose(CAR_PAINTS[3:])
+    cargo, cab, frame = skin(new, c.choose(TRUCK_PAINTS)), skin(new, paint), new((0.1, 0.1, 0.11))
     c.cast(x, 1.2, 3.2, z, z + 8)
     start = 0.0 if away else 1.9
     if away:
@@ -294,10 +279,10 @@ def truck(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -
     lamps(c, x, 1.2, 0.85, z, away, new)
 
 
-def train(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -> None:
+def train(c: Canvas, x: float, z: float, away: bool) -> None:
     """A tram: a very long pale body with a coloured stripe and a band of glass, on rails."""
-    new, stripe = c.thing(kinds.TRAIN, z), choose(rng, TRAIN_STRIPES, 0.03)
-    rail, length = c.add(kinds.ROAD, (0.28, 0.26, 0.25)), rng.uniform(22, 30)
+    new, stripe = c.thing(kinds.TRAIN, z), c.choose(TRAIN_STRIPES, 0.03)
+    rail, length = c.add(kinds.ROAD, (0.28, 0.26, 0.25)), c.rng.uniform(22, 30)
     for dx in (-0.75, 0.75):
         c.ground(x + dx - 0.09, x + dx + 0.09, 1, 150, rail)
     c.cast(x, 1.3, 3.4, z, z + length)
@@ -312,9 +297,9 @@ def train(c: Canvas, rng: np.random.Generator, x: float, z: float, away: bool) -
     lamps(c, x, 1.2, 0.85, z, away, new)
 
 
-def bin_(c: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+def bin_(c: Canvas, x: float, z: float) -> None:
     """Something that no class covers: a bin or a switch box."""
-    half, top = rng.uniform(0.25, 0.5), rng.uniform(0.8, 1.3)
-    body = partial(c.add, int(rng.choice((kinds.STATIC, kinds.STATIC, kinds.DYNAMIC))), z=z)
-    c.box(x, half, 0, top, z, z + 0.6, skin(body, choose(rng, ((0.3, 0.33, 0.3), (0.45, 0.4, 0.3)))))
+    half, top = c.rng.uniform(0.25, 0.5), c.rng.uniform(0.8, 1.3)
+    body = partial(c.add, int(c.rng.choice((kinds.STATIC, kinds.STATIC, kinds.DYNAMIC))), z=z)
+    c.box(x, half, 0, top, z, z + 0.6, skin(body, c.choose(((0.3, 0.33, 0.3), (0.45, 0.4, 0.3)))))
     c.cast(x, half, top, z, z + 0.6)

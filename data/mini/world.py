@@ -15,9 +15,8 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,8 +24,10 @@ from scipy.io import savemat
 from tqdm import tqdm
 
 from data import labels
+from data.mini.canvas import Canvas
 from data.mini.paint import COMMON, GRAIN, STYLES, paint
 from data.mini.scene import LAYOUTS, draw_scene
+from utils.files.whole import clear_unfinished, replace_when_whole
 
 # Ids by train id 0 to 18, then by kind of void: static, dynamic, ego vehicle, out of roi
 CITYSCAPES_IDS = np.array([*labels.CITYSCAPES_IDS, 4, 5, 1, 3], np.uint8)
@@ -36,8 +37,7 @@ TRAIN_CITIES, VAL_CITIES = ("ahrenfeld", "birkenau", "cronstadt", "dornberg"), (
 SPLIT_NUMBERS = {"train": 0, "val": 1}
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One image to draw: its data set, split and number, and where picture and label go."""
 
     domain: str
@@ -45,7 +45,6 @@ class Job:
     index: int
     image: Path
     label: Path
-    encode: Callable[[np.ndarray, np.ndarray], bytes]  # (labels, instances) -> the label file
 
 
 def write_mini(
@@ -66,12 +65,12 @@ def write_mini(
     record, started = out / "mini.json", out / "mini.json.part"
     out.mkdir(parents=True, exist_ok=True)
     started.write_text(json.dumps(wanted) + "\n")
-    jobs = list(all_jobs(out, n_source, n_target, n_val))
-    for folder in {path.parent for job in jobs for path in (job.image, job.label)}:
-        folder.mkdir(parents=True, exist_ok=True)
+    jobs = all_jobs(out, n_source, n_target, n_val)
+    clear_unfinished({path.parent for job in jobs for path in (job.image, job.label)})
     for job in tqdm(jobs, desc="drawing", unit="image", disable=None):
         draw(job, size, seed)
-    write_whole(out / "GTA5" / "split.mat", encode_split(n_source))
+    with replace_when_whole(out / "GTA5" / "split.mat") as file:
+        file.write(encode_split(n_source))
     os.replace(started, record)
     return True
 
@@ -81,49 +80,41 @@ def check_numbers(size: tuple[int, int], seed: int, *counts: int) -> None:
     if min(size) < 32:
         raise ValueError(f"size {size[0]},{size[1]}: width and height must be at least 32 pixels")
     if seed < 0 or min(counts) < 1:
-        raise ValueError(
-            f"seed {seed} must not be negative, and each number of images must be at least 1: {counts}"
-        )
+        reason = f"seed {seed} must not be negative, and each number of images must be at least 1"
+        raise ValueError(f"{reason}: {counts}")
 
 
 def is_complete(out: Path, wanted: dict) -> bool:
     """True if `out` was finished with these parameters; ValueError if it holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    for name in ("mini.json", "mini.json.part"):
-        if (out / name).is_file():
-            found = _record(out / name)
-            if found == wanted:
-                return name == "mini.json"
-            raise ValueError(
-                f"{out}: drawn with other parameters ({found}); choose another folder or remove it"
-            )
-    raise ValueError(f"{out}: exists and was not written by data.mini; choose another folder")
-
-
-def _record(path: Path) -> object:
+    record = next((out / n for n in ("mini.json", "mini.json.part") if (out / n).is_file()), None)
     try:
-        return json.loads(path.read_text())
+        found = json.loads(record.read_text()) if record else None
     except (ValueError, RecursionError):
-        raise ValueError(f"{path}: not written by data.mini; choose another folder") from None
+        record = None
+    if record is None:
+        raise ValueError(f"{out}: exists and was not written by data.mini; choose another folder")
+    if found != wanted:
+        raise ValueError(f"{out}: drawn with other parameters ({found}); choose another folder or remove it")
+    return record.name == "mini.json"
 
 
-def all_jobs(out: Path, n_source: int, n_target: int, n_val: int) -> Iterator[Job]:
+def all_jobs(out: Path, n_source: int, n_target: int, n_val: int) -> list[Job]:
     """Every image of the three trees, by the names that the real data sets use."""
+    jobs = []
     for i in range(n_source):
         root, name = out / "GTA5", f"{i + 1:05d}.png"
-        yield Job("GTA5", "train", i, root / "images" / name, root / "labels" / name, encode_palette_label)
-    for i in range(n_source):
+        jobs.append(Job("GTA5", "train", i, root / "images" / name, root / "labels" / name))
         root, name = out / "SYNTHIA", f"{i:07d}.png"
-        label = root / "GT" / "LABELS" / name
-        yield Job("SYNTHIA", "train", i, root / "RGB" / name, label, encode_synthia_label)
+        jobs.append(Job("SYNTHIA", "train", i, root / "RGB" / name, root / "GT" / "LABELS" / name))
     for split, count, cities in (("train", n_target, TRAIN_CITIES), ("val", n_val, VAL_CITIES)):
         for i in range(count):
-            city = cities[i % len(cities)]
+            root, city = out / "cityscapes", cities[i % len(cities)]
             stem = f"{split}/{city}/{city}_{i // len(cities):06d}_000019_"
-            image = out / "cityscapes" / "leftImg8bit" / f"{stem}leftImg8bit.png"
-            label = out / "cityscapes" / "gtFine" / f"{stem}gtFine_labelIds.png"
-            yield Job("cityscapes", split, i, image, label, encode_grey_label)
+            image, label = f"leftImg8bit/{stem}leftImg8bit.png", f"gtFine/{stem}gtFine_labelIds.png"
+            jobs.append(Job("cityscapes", split, i, root / image, root / label))
+    return jobs
 
 
 def draw(job: Job, size: tuple[int, int], seed: int) -> None:
@@ -132,15 +123,26 @@ def draw(job: Job, size: tuple[int, int], seed: int) -> None:
     layout_rng, paint_rng = (np.random.default_rng([*key, part]) for part in range(2))
     scene = draw_scene(LAYOUTS[job.domain], size, job.index, layout_rng)
     picture = paint(scene, STYLES[job.domain], paint_rng)
-    write_whole(job.label, job.encode(scene.labels, scene.instances))
-    write_whole(job.image, encode_png(Image.fromarray(picture)))
+    with replace_when_whole(job.label) as file:
+        file.write(encode_label(job.domain, scene))
+    with replace_when_whole(job.image) as file:
+        file.write(encode_png(Image.fromarray(picture)))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that no half-written file ever has the name."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+def encode_label(domain: str, scene: Canvas) -> bytes:
+    """Cityscapes ids as an 8-bit grey PNG or, as GTA5 has them, a palette PNG.
+
+    SYNTHIA has its own ids in channel 0 and instance numbers in channel 1 of a 16-bit RGB PNG.
+    """
+    if domain == "SYNTHIA":
+        instances = scene.per_pixel([s.instance for s in scene.surfaces], np.uint16)
+        return encode_png16(np.stack([SYNTHIA_IDS[scene.labels], instances, np.zeros_like(instances)], -1))
+    image = Image.fromarray(CITYSCAPES_IDS[scene.labels])
+    if domain == "GTA5":
+        palette = np.zeros((34, 3), np.uint8)
+        palette[CITYSCAPES_IDS] = COLOURS
+        image.putpalette(palette.tobytes())
+    return encode_png(image)
 
 
 def encode_png(image: Image.Image) -> bytes:
@@ -148,25 +150,6 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
-
-
-def encode_grey_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
-    """Cityscapes ids as an 8-bit grey PNG."""
-    return encode_png(Image.fromarray(CITYSCAPES_IDS[labels]))
-
-
-def encode_palette_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
-    """Cityscapes ids as a palette PNG, as GTA5 has them."""
-    palette = np.zeros((34, 3), np.uint8)
-    palette[CITYSCAPES_IDS] = COLOURS
-    image = Image.fromarray(CITYSCAPES_IDS[labels])
-    image.putpalette(palette.tobytes())
-    return encode_png(image)
-
-
-def encode_synthia_label(labels: np.ndarray, instances: np.ndarray) -> bytes:
-    """SYNTHIA ids in channel 0 and instance numbers in channel 1 of a 16-bit RGB PNG."""
-    return encode_png16(np.stack([SYNTHIA_IDS[labels], instances, np.zeros_like(instances)], -1))
 
 
 def encode_png16(pixels: np.ndarray) -> bytes:
@@ -193,20 +176,6 @@ def encode_split(count: int) -> bytes:
     return header.ljust(116) + buffer.getvalue()[116:]
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m data.mini", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "out", type=Path, help="folder to write; must be new, empty or of the same parameters"
-    )
-    parser.add_argument("--size", default="256,128", type=parse_size, help="W,H of all images (256,128)")
-    parser.add_argument("--seed", default=0, type=int, help="other seed, other streets (0)")
-    parser.add_argument("--source", default=300, type=int, help="images of GTA5, and of SYNTHIA (300)")
-    parser.add_argument("--target", default=300, type=int, help="images of Cityscapes train (300)")
-    parser.add_argument("--val", default=60, type=int, help="images of Cityscapes val (60)")
-    return parser.parse_args(arguments)
-
-
 def parse_size(text: str) -> tuple[int, int]:
     """'256,128' -> (256, 128)."""
     try:
@@ -218,13 +187,19 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status: 0, or 2 after one line that says what is wrong."""
-    options = parse(arguments)
+    parser = argparse.ArgumentParser(prog="python -m data.mini", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("out", type=Path, help="folder to write: new, empty or of the same parameters")
+    add("--size", default="256,128", type=parse_size, help="W,H of all images (256,128)")
+    add("--seed", default=0, type=int, help="other seed, other streets (0)")
+    add("--source", default=300, type=int, help="images of GTA5, and of SYNTHIA (300)")
+    add("--target", default=300, type=int, help="images of Cityscapes train (300)")
+    add("--val", default=60, type=int, help="images of Cityscapes val (60)")
+    o = parser.parse_args(arguments)
     try:
-        drew = write_mini(
-            options.out, options.size, options.seed, options.source, options.target, options.val
-        )
+        drew = write_mini(o.out, o.size, o.seed, o.source, o.target, o.val)
     except (ValueError, OSError) as error:
         print(f"data.mini: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out}: {'written' if drew else 'already complete, nothing to do'}")
+    print(f"{o.out}: {'written' if drew else 'already complete, nothing to do'}")
     return 0

@@ -65,17 +65,18 @@ def _folder(o: Options, domain: str, split: str, root: Path, option: str) -> Dat
         raise ValueError(f"a folder data set needs its place: give --{option} DIR")
     layout = o.class_file.layouts[domain] if o.class_file else LAYOUTS[domain]
     stored = folder_format(o.class_file, domain, classes_of(o))
-    data = folder(root, layout, split, stored, f"--{option}", o.img_size)
-    return data.first(o.max_images).with_cache(_cache(o))
+    return _limited(o, folder(root, layout, split, stored, f"--{option}", o.img_size))
 
 
 def _finished(o: Options, domain: str, data: DataSet) -> DataSet:
-    """A known data set with the classes, the number of images and the cache that the options ask for."""
+    """A known data set with the classes that the options ask for."""
     if o.own_classes:
         stored = named_format(data.stored, o.class_file, domain, data.name, _SCHEMES[data.name])
         data = replace(data, stored=stored)
-    return data.first(o.max_images).with_cache(_cache(o))
+    return _limited(o, data)
 
 
-def _cache(o: Options) -> ImageCache | None:
-    return None if o.cache_dir is None else ImageCache(o.cache_dir, int(o.cache_limit * 1e9))
+def _limited(o: Options, data: DataSet) -> DataSet:
+    """A data set with the number of images and the cache that the options ask for."""
+    cache = None if o.cache_dir is None else ImageCache(o.cache_dir, int(o.cache_limit * 1e9))
+    return replace(data.first(o.max_images), cache=cache)

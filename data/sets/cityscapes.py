@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from data.labels import id_format
-from data.sets.dataset import DataSet, read_label_image, require_folder
-from data.sets.listing import Listing
+from data.classes import id_format
+from data.sets.dataset import DataSet, listed, read_label_image, require_folder
 
 SIZE = (2048, 1024)
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -16,7 +16,7 @@ def cityscapes(root: Path, split: str, n_class: int, size: tuple[int, int] | Non
     """The split "train" or "val", sorted by path. Labels need not exist until one is read."""
     folder = root / "leftImg8bit" / split
     require_folder(folder, f"the {split} images of Cityscapes", "--tgt_rootpath")
-    images = Listing(folder, (_IMAGE,), depth=1).paths()
+    images = listed(folder, (_IMAGE,), depth=1)
     if not images:
         raise FileNotFoundError(f"{folder}: no */*{_IMAGE} in it; unpack leftImg8bit_trainvaltest there")
     labels = root / "gtFine" / split
@@ -27,5 +27,5 @@ def cityscapes(root: Path, split: str, n_class: int, size: tuple[int, int] | Non
         tuple(labels / image.parent.name / f"{image.name.removesuffix(_IMAGE)}{_LABEL}" for image in images),
         id_format("cityscapes", n_class, read_label_image),
         size or SIZE,
-        all_labels=Listing(labels, (_LABEL,), depth=1),
+        all_labels=partial(listed, labels, (_LABEL,), depth=1),
     )

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.augment.resize import Box, Size, nearest_index, needed_box, resize_box
+from data.augment.weak import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
-from data.labels import LabelFormat
-from data.sets.listing import Listing
 from utils.files.image_file import opened
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+UNKNOWN = 251  # in look-up tables: no file of the data set may hold this value
+_NAMED = 8  # at most this many values stand in a message
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """The content of the label files of a data set, and its meaning.
+
+    read: (path, size (W, H), rows (h,), columns (w,)) → stored ids (h, w) or colours (h, w, 3) of the label
+    read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
+    others; key: differs between formats, for a cache.
+    """
+
+    key: str
+    read: Callable[[Path, Size, np.ndarray, np.ndarray], np.ndarray]
+    encode: Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -21,8 +38,8 @@ class DataSet:
     """Files of one split. size: (W, H) at which images are read, None for each one's own.
 
     stored: the format of their labels. names: stems of the files derived from each image (pseudo labels,
-    predictions); by default the image's own. all_labels: label files that all belong to images; None where
-    others may lie there. cache: keeps decoded images and labels, if given.
+    predictions); by default the image's own. all_labels: lists label files that all belong to images; None
+    where others may lie there. cache: keeps decoded images and labels, if given.
     """
 
     name: str
@@ -33,7 +50,7 @@ class DataSet:
     size: Size | None
     cache: ImageCache | None = None
     names: tuple[str, ...] = ()
-    all_labels: Listing | None = None
+    all_labels: Callable[[], list[Path]] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,14 +70,6 @@ class DataSet:
     def first(self, count: int | None) -> DataSet:
         """The data set with only its first `count` images."""
         return self.only(range(len(self))[:count])
-
-    def with_cache(self, cache: ImageCache | None) -> DataSet:
-        """The data set, read through a cache."""
-        return replace(self, cache=cache)
-
-    def at(self, size: Size) -> DataSet:
-        """The data set, read at a size."""
-        return replace(self, size=size)
 
     def size_of(self, index: int) -> Size:
         """(W, H) at which an image is read."""
@@ -83,11 +92,8 @@ class DataSet:
     def read_region(self, index: int, box: Box) -> np.ndarray:
         """`read_image` in a box, (h, w, 3), without decoding and resizing the rest."""
         path, size = self.images[index], self.size_of(index)
-        if self.cache is None:
-            return read_rgb(path, size, box)
-        left, top, right, bottom = box
-        shape = (size[1], size[0], 3)
-        rows = self.cache.rows(
+        (left, top, right, bottom), shape = box, (size[1], size[0], 3)
+        rows = self.cache and self.cache.rows(
             path, f"RGB {size}", shape, top, bottom, lambda: read_rgb(path, size, (0, 0, *size))
         )
         return read_rgb(path, size, box) if rows is None else rows[:, left:right]
@@ -103,19 +109,38 @@ class DataSet:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing; it is the label of {self.images[index]}")
         size = self.size_of(index)
-        if self.cache is None:
-            return self._decode_label(path, size, rows, columns)
-        top, bottom = int(rows.min()), int(rows.max()) + 1
-        shape, kind = (size[1], size[0]), f"{self.stored.key} {size}"
-        cached = self.cache.rows(
-            path, kind, shape, top, bottom, lambda: self._decode_label(path, size, *map(np.arange, shape))
-        )
-        if cached is None:
-            return self._decode_label(path, size, rows, columns)
-        return crossings(cached, rows - top, columns)
 
-    def _decode_label(self, path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return self.stored.encode(self.stored.read(path, size, rows, columns), path=path)
+        def decode(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+            return self.stored.encode(self.stored.read(path, size, rows, columns), path=path)
+
+        top, bottom, shape = int(rows.min()), int(rows.max()) + 1, (size[1], size[0])
+        cached = self.cache and self.cache.rows(
+            path, f"{self.stored.key} {size}", shape, top, bottom, lambda: decode(*map(np.arange, shape))
+        )
+        return decode(rows, columns) if cached is None else crossings(cached, rows - top, columns)
+
+
+def listed(
+    folder: Path,
+    endings: tuple[str, ...],
+    depth: int | None = None,
+    hidden: bool = True,
+    links: bool = True,
+    any_case: bool = False,
+) -> list[Path]:
+    """Files below a folder whose names end in one of `endings`, in the order of their parts.
+
+    depth: folders between, None for any number. hidden: also names that begin with a dot. links: follow links
+    to folders; links to nothing are listed. any_case: "JPG" counts as "jpg".
+    """
+    found: list[tuple[str, ...]] = []
+    for place, folders, files in os.walk(folder, followlinks=links):
+        above = Path(place).relative_to(folder).parts
+        folders[:] = [n for n in folders if (hidden or n[0] != ".") and len(above) != depth]
+        if depth in (None, len(above)):
+            names = [name for name in files if hidden or name[0] != "."]
+            found += [(*above, n) for n in names if (n.lower() if any_case else n).endswith(endings)]
+    return [folder.joinpath(*parts) for parts in sorted(found)]
 
 
 def intact_size(path: Path) -> Size:
@@ -168,6 +193,26 @@ def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndar
     left, top = int(columns.min()), int(rows.min())
     part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)).convert("RGB")
     return crossings(np.asarray(part), rows - top, columns - left)
+
+
+def encode(stored: np.ndarray, path: object, table: np.ndarray, remedy: str) -> np.ndarray:
+    """Ids (H, W) of an unsigned type or colours (H, W, 3) uint8 → train ids (H, W) uint8.
+
+    table: train id of each id or colour code, UNKNOWN at its end; ValueError for a value that is UNKNOWN.
+    """
+    codes = stored if stored.ndim == 2 else colour_codes(stored)
+    train_ids = np.take(table, codes, mode="clip")
+    if (train_ids == UNKNOWN).any():
+        bad = np.unique(codes[train_ids == UNKNOWN])[:_NAMED].tolist()
+        named = f"label ids {bad}" if stored.ndim == 2 else f"colours {', '.join(f'#{c:06x}' for c in bad)}"
+        raise ValueError(f"{path}: {named} do not exist in this data set; {remedy}")
+    return train_ids
+
+
+def colour_codes(colours: np.ndarray) -> np.ndarray:
+    """(…, 3) uint8 → (…) uint32, one number a colour."""
+    red, green, blue = (colours[..., i].astype(np.uint32) for i in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def nearest_crossings(

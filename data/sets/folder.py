@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from data.augment.resize import Size
-from data.labels import LabelFormat
-from data.sets.dataset import DataSet, require_folder
-from data.sets.listing import IMAGE_ENDINGS, Listing
+from data.augment.weak import Size
+from data.sets.dataset import IMAGE_ENDINGS, DataSet, LabelFormat, listed, require_folder
 from utils.classes_file import Layout
 from utils.files.yaml_file import leads_out
 
@@ -30,7 +29,7 @@ def folder(
     else:
         found = _below(images, layout, labels)
         if ("{split}" in layout.images) == ("{split}" in layout.labels):
-            all_labels = Listing(labels, (layout.label_suffix,), links=False)
+            all_labels = partial(listed, labels, (layout.label_suffix,), links=False)
     return DataSet(
         "folder",
         root,
@@ -52,8 +51,9 @@ def _below(images: Path, layout: Layout, labels: Path) -> list[tuple[str, str]]:
     """(name, ending) of all images in a folder and those below it, where the labels may lie too."""
     suffix, found = layout.image_suffix, []
     endings = (suffix,) if suffix else IMAGE_ENDINGS
-    for relative in Listing(images, endings, hidden=False, any_case=suffix is None).names():
-        path, ending = images / relative, _ending(relative, suffix)
+    for path in listed(images, endings, hidden=False, any_case=suffix is None):
+        relative = path.relative_to(images).as_posix()
+        ending = _ending(relative, suffix)
         is_label = relative.endswith(layout.label_suffix) and path.is_relative_to(labels)
         if ending and not is_label and path.is_file():
             found.append((relative.removesuffix(ending), ending))
@@ -74,22 +74,20 @@ def _ending(name: str, suffix: str | None) -> str:
 def _listed(path: Path, images: Path, suffix: str | None) -> list[tuple[str, str]]:
     """(name, ending) of the images in a list; ValueError if one is missing or listed twice."""
     found: dict[str, str] = {}
-    lines, missing, twice = read_list(path), [], None
+    lines, missing = read_list(path), []
     for line in lines:
         ending = _ending(line, suffix)
         name = line.removesuffix(ending)
+        if name in found:
+            raise ValueError(f"{path}: {name[:200]!r} is listed twice")
         tried = (ending,) if ending else (suffix,) if suffix else IMAGE_ENDINGS
         there = [ending for ending in tried if (images / f"{name}{ending}").is_file()]
         if not there:
             missing.append(images / f"{name}{tried[0]}")
-        elif name in found:
-            twice = twice or name
         found[name] = there[0] if there else ""
     if missing:
         message = f"lists {len(missing)} of {len(lines)} images that are not there, such as {missing[0]}"
         raise ValueError(f"{path}: {message}; mend the list or copy them there")
-    if twice:
-        raise ValueError(f"{path}: {twice[:200]!r} is listed twice")
     return list(found.items())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scipy.io import whosmat
 
-from data.labels import id_format
+from data.classes import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
 
 SIZE = (2048, 1024)
@@ -21,11 +21,10 @@ _SPLIT_LIMIT = 2**18  # bytes; 24,966 numbers of 8 bytes have 200,000
 
 def gta5(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataSet:
     """All images of the three splits together, in order of their numbers."""
-    require_folder(root / "images", "the images of GTA5", "--src_rootpath")
-    require_folder(root / "labels", "the labels of GTA5", "--src_rootpath")
+    for part in ("images", "labels"):
+        require_folder(root / part, f"the {part} of GTA5", "--src_rootpath")
     files = [f"{i:05d}.png" for i in range(1, _image_count(root / "split.mat") + 1)]
-    images = tuple(root / "images" / f for f in files)
-    labels = tuple(root / "labels" / f for f in files)
+    images, labels = (tuple(root / part / file for file in files) for part in ("images", "labels"))
     stored = id_format("cityscapes", n_class, read_label_image)
     return DataSet("gta5", root, images, labels, stored, size or SIZE)
 
@@ -36,9 +35,7 @@ def _image_count(path: Path) -> int:
     Only the headers are read. The ids are 1, 2, …; scipy's reader may crash on damaged numbers.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: missing; it comes with GTA5 (read_mapping.zip) and lists its images"
-        )
+        raise FileNotFoundError(f"{path}: missing; it comes with GTA5 (read_mapping.zip), lists its images")
     try:
         return _listed_ids(path)
     except Exception as error:  # scipy's reader raises many types on a broken file

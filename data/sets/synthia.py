@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from data.augment.resize import Size
-from data.labels import id_format
-from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
-from data.sets.listing import Listing
+from data.augment.weak import Size
+from data.classes import id_format
+from data.sets.dataset import DataSet, crossings, listed, nearest_crossings, require_folder
 from utils.files.image_file import opened
 
 SIZE = (1280, 760)
@@ -23,7 +23,7 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
     folder, labels = root / "RGB", root / "GT" / "LABELS"
     require_folder(folder, "the images of SYNTHIA", "--src_rootpath")
     require_folder(labels, "the labels of SYNTHIA", "--src_rootpath")
-    images = Listing(folder, (".png",), depth=0).paths()
+    images = listed(folder, (".png",), depth=0)
     if not images:
         raise FileNotFoundError(f"{folder}: no *.png in it; unpack SYNTHIA-RAND-CITYSCAPES there")
     return DataSet(
@@ -33,7 +33,7 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
         tuple(labels / image.name for image in images),
         id_format("synthia", n_class, read_synthia_ids),
         size or SIZE,
-        all_labels=Listing(labels, (".png",), depth=0),
+        all_labels=partial(listed, labels, (".png",), depth=0),
     )
 
 

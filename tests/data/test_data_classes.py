@@ -1,4 +1,4 @@
-"""Own classes: what labels hold becomes train ids, compared with plain loops."""
+"""Known and own classes: names, colours, and train ids of what labels hold, compared with plain loops."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import Cityscapes
 
-from data.classes import folder_format, known_classes, named_format, own_classes, value_format
-from data.labels import IGNORE, LabelFormat, id_format
-from data.sets.dataset import read_label_image
+from data.classes import folder_format, id_format, known_classes, named_format, own_classes, value_format
+from data.labels import CLASSES, IGNORE, class_names, thirteen_of_sixteen
+from data.sets.dataset import LabelFormat, read_label_image
 from data.sets.synthia import read_synthia_ids
 from utils.classes_file import ClassesFile, read_classes_file
 
@@ -37,38 +38,32 @@ def save_ids(path: Path, ids: np.ndarray, palette: bool = False) -> Path:
 # --- ids and colours --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("palette", [False, True])
-def test_ids(tmp_path, palette):
-    values, ignore = [[3, 200], [], [0]], [7, 255]
-    meaning = {3: 0, 200: 0, 0: 2, 7: IGNORE, 255: IGNORE}
-    ids = np.random.default_rng(0).choice(list(meaning), SIZE[::-1])
-    found = read(value_format(values, ignore, "ids", ""), save_ids(tmp_path / "x.png", ids, palette))
-    assert found.dtype == np.uint8
-    assert found.tolist() == [[meaning[value] for value in row] for row in ids.tolist()]
+MEANING = {3: 0, 200: 0, 0: 2, 7: IGNORE, 255: IGNORE}
+FORMS = [("ids", "L"), ("ids", "P"), ("colours", "RGB"), ("colours", "RGBA"), ("colours", "P")]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_colours(tmp_path, mode):
-    values, ignore = [[(9, 246, 4)], [(3, 252, 1), (0, 255, 0)], []], [(255, 0, 127)]
-    meaning = {9: 0, 3: 1, 0: 1, 255: IGNORE}  # by the palette of `save_ids`
-    ids = np.random.default_rng(0).choice(list(meaning), SIZE[::-1])
-    path = save_ids(tmp_path / "x.png", ids, palette=True)
-    if mode != "P":
+@pytest.mark.parametrize(("kind", "mode"), FORMS)
+def test_each_value_becomes_the_train_id_of_its_class(tmp_path, kind, mode):
+    """Colours: those of the palette of `save_ids`."""
+    ids = np.random.default_rng(0).choice(list(MEANING), SIZE[::-1])
+    path = save_ids(tmp_path / "x.png", ids, palette=mode != "L")
+    if mode.startswith("RGB"):
         with Image.open(path) as image:
             image.convert(mode).save(path)
-    found = read(value_format(values, ignore, "colours", ""), path)
+    values, ignore = [[3, 200], [], [0]], [7, 255]
+    if kind == "colours":
+        values = [[(3, 252, 1), (200, 55, 100)], [], [(0, 255, 0)]]
+        ignore = [(7, 248, 3), (255, 0, 127)]
+    found = read(value_format(values, ignore, kind, ""), path)
     assert found.dtype == np.uint8
-    assert found.tolist() == [[meaning[value] for value in row] for row in ids.tolist()]
+    assert found.tolist() == [[MEANING[value] for value in row] for row in ids.tolist()]
 
 
 def test_many_colours_at_the_ends_of_the_range():
-    rng = np.random.default_rng(1)
-    colours = {(0, 0, 0), (255, 255, 255), (0, 0, 255), (255, 0, 0)} | {
-        tuple(c) for c in rng.integers(0, 256, (240, 3)).tolist()
-    }
-    colours = sorted(colours, key=lambda colour: hash((colour, 1)))
-    stored = value_format([[colour] for colour in colours], None, "colours", "")
-    image = np.array([[*colours, (1, 2, 3), (254, 255, 255)]], dtype=np.uint8)
+    ends = np.array([[0, 0, 0], [255, 255, 255], [0, 0, 255], [255, 0, 0]])
+    colours = np.unique(np.r_[ends, np.random.default_rng(1).integers(0, 256, (240, 3))], axis=0)
+    stored = value_format([[tuple(colour)] for colour in colours.tolist()], None, "colours", "")
+    image = np.r_[colours, [[1, 2, 3], [254, 255, 255]]].astype(np.uint8)[None]
     assert stored.encode(image, path="x").tolist() == [[*range(len(colours)), IGNORE, IGNORE]]
 
 
@@ -130,18 +125,26 @@ def test_without_values_colours_are_those_of_the_pictures(tmp_path):
     assert folder_format(file, "target", own_classes(file)).encode(image, path="x").tolist() == [[0, 1]]
 
 
-def test_a_class_that_was_forgotten(tmp_path):
-    file = file_of(tmp_path, "classes: [{name: road, source: 3}, lane]")
-    with pytest.raises(ValueError, match=r"my\.yaml: class 'lane' has no 'source' as others have"):
-        folder_format(file, "source", own_classes(file))
-    folder_format(file, "target", own_classes(file))
-
-
-def test_two_classes_of_one_colour(tmp_path):
-    text = 'classes: [{name: a, colour: "#010203"}, {name: b, colour: "#010203"}]\nsource: {kind: colours}'
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [{name: road, target: 3}, lane]", "my.yaml: class 'lane' has no 'target' as others have"),
+        (
+            'classes: [{name: a, colour: "#010203"}, {name: b, colour: "#010203"}]\ntarget: {kind: colours}',
+            r"label \(1, 2, 3\) belongs to two classes; .*my.yaml",
+        ),
+        ("classes: [a, b, c]\ntarget: {ignore: [1]}", "'ignore' of 'target' in .*my.yaml"),
+        (
+            "classes: [{name: a, colour: '#000001'}, {name: b, colour: '#000002'}]\n"
+            "target: {kind: colours, ignore: ['#000002']}",
+            "'ignore' of 'target' in .*my.yaml",
+        ),
+    ],
+)
+def test_each_value_has_one_meaning(tmp_path, text, message):
     file = file_of(tmp_path, text)
-    with pytest.raises(ValueError, match=r"label \(1, 2, 3\) belongs to two classes; .*my\.yaml"):
-        folder_format(file, "source", own_classes(file))
+    with pytest.raises(ValueError, match=message):
+        folder_format(file, "target", own_classes(file))
     with pytest.raises(ValueError, match="no class has a label"):
         value_format([[], []], None, "colours", "mend it")
 
@@ -167,13 +170,11 @@ def test_known_classes_in_folders(tmp_path, n_class, meaning):
 
 def test_own_classes_in_known_data_sets(tmp_path):
     text = "classes: [sky, {name: cars, source: [26, 27], target: [8, 17]}, road]"
-    file = file_of(tmp_path, text)
-    known = id_format("cityscapes", 19, read_label_image)
+    file, known = file_of(tmp_path, text), id_format("cityscapes", 19, read_label_image)
     stored = named_format(known, file, "source", "gta5", "cityscapes")
     assert stored.read is read_label_image
-    assert stored.encode(np.array([[7, 23, 26, 27, 28, 0, 255]]), path="x").tolist() == [
-        [2, 0, 1, 1, IGNORE, IGNORE, IGNORE]
-    ]
+    found = stored.encode(np.array([[7, 23, 26, 27, 28, 0, 255]]), path="x")
+    assert found.tolist() == [[2, 0, 1, 1, IGNORE, IGNORE, IGNORE]]
     with pytest.raises(ValueError, match=r"label ids \[99\] do not exist"):
         stored.encode(np.array([[99]]), path="x")
     synthia = id_format("synthia", 19, read_synthia_ids)
@@ -181,10 +182,6 @@ def test_own_classes_in_known_data_sets(tmp_path):
     assert stored.read is read_synthia_ids
     found = stored.encode(np.array([[3, 1, 8, 17, 2]], np.uint16), path="x")
     assert found.tolist() == [[2, 0, 1, 1, IGNORE]]
-
-
-def test_own_classes_that_a_known_data_set_cannot_have(tmp_path):
-    known = id_format("cityscapes", 19, read_label_image)
     file = file_of(tmp_path, "classes: [sky, lane]\nsource: {kind: colours}")
     with pytest.raises(ValueError, match=r"class 'lane' is none of road, sidewalk, .*, which cityscapes has"):
         named_format(known, file, "target", "cityscapes", "cityscapes")
@@ -201,6 +198,8 @@ def test_names_and_colours(tmp_path):
     assert classes.palette.dtype == np.uint8 and classes.palette.shape == (4, 3)
     assert classes.palette[:2].tolist() == [[70, 130, 180], [1, 2, 3]]
     assert len({tuple(colour) for colour in classes.palette.tolist()}) == 4
+    with pytest.raises(ValueError, match="class 'lane' is none of Cityscapes'"):
+        classes.cityscapes_ids()
 
 
 @pytest.mark.parametrize("n_class", [19, 16, 13])
@@ -214,25 +213,6 @@ def test_known_classes_are_known_by_their_names(tmp_path, n_class):
     assert swapped.cityscapes_ids().tolist() == known.cityscapes_ids().tolist()[::-1]
 
 
-def test_no_cityscapes_ids_for_other_classes(tmp_path):
-    with pytest.raises(ValueError, match="class 'lane' is none of Cityscapes'"):
-        own_classes(file_of(tmp_path, "classes: [road, lane]")).cityscapes_ids()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "classes: [a, b, c]\ntarget: {ignore: [1]}",
-        "classes: [{name: a, colour: '#000001'}, {name: b, colour: '#000002'}]\n"
-        "target: {kind: colours, ignore: ['#000002']}",
-    ],
-)
-def test_a_label_is_not_a_class_and_ignored(tmp_path, text):
-    file = file_of(tmp_path, text)
-    with pytest.raises(ValueError, match=r"'ignore' of 'target' in .*my\.yaml"):
-        folder_format(file, "target", own_classes(file))
-
-
 def test_colours_that_labels_hold_decide(tmp_path):
     text = "classes: [{name: a, colour: '#000001'}, {name: b, colour: '#000002'}]\nsource: {kind: KIND}"
     digests = {}
@@ -241,3 +221,60 @@ def test_colours_that_labels_hold_decide(tmp_path):
         other = one.replace("001", "003")
         digests[kind] = [file_of(tmp_path, each).digest for each in (one, other)]
     assert digests["colours"][0] != digests["colours"][1] and digests["ids"][0] == digests["ids"][1]
+
+
+# --- the three data sets ----------------------------------------------------------------------------------
+
+ABSENT = {19: (), 16: ("terrain", "truck", "train")}
+ABSENT[13] = (*ABSENT[16], "wall", "fence", "pole")
+KNOWN = sorted((c for c in Cityscapes.classes if 0 <= c.train_id < 19), key=lambda c: c.train_id)
+SYNTHIA = {
+    19: [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11],
+    16: [3, 4, 2, 21, 5, 7, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11],
+    13: [3, 4, 2, 15, 9, 6, 1, 10, 17, 8, 19, 12, 11],
+}
+IDS = {
+    "cityscapes": {n: [c.id for c in KNOWN if c.name not in ABSENT[n]] for n in ABSENT},
+    "synthia": SYNTHIA,
+}
+EXISTING = {"cityscapes": range(34), "synthia": range(23)}
+
+
+def encoded(scheme: str, n_class: int, ids: np.ndarray) -> list[list[int]]:
+    train_ids = id_format(scheme, n_class, np.load).encode(ids, path="somewhere/b.png")
+    assert train_ids.dtype == np.uint8
+    return train_ids.tolist()
+
+
+@pytest.mark.parametrize("n_class", [19, 16, 13])
+@pytest.mark.parametrize("scheme", ["cityscapes", "synthia"])
+def test_every_existing_id_becomes_its_train_id_or_void(scheme, n_class):
+    ids, existing = IDS[scheme][n_class], EXISTING[scheme]
+    expected = [ids.index(i) if i in ids else IGNORE for i in existing]
+    for dtype in (np.uint8, np.uint16):
+        assert encoded(scheme, n_class, np.array([existing], dtype)) == [expected]
+
+
+@pytest.mark.parametrize(("scheme", "bad"), [("cityscapes", 77), ("synthia", 23), ("synthia", 128)])
+def test_ids_of_another_data_set_name_the_file(scheme, bad):
+    with pytest.raises(ValueError, match=rf"somewhere/b\.png.*{bad}"):
+        encoded(scheme, 19, np.array([[3, bad]], dtype=np.uint8))
+
+
+@pytest.mark.parametrize("bad", [256, 300, 65535])
+def test_ids_beyond_a_byte_name_the_file(bad):
+    with pytest.raises(ValueError, match=rf"somewhere/b\.png.*{bad}"):
+        encoded("synthia", 19, np.array([[3, bad]], dtype=np.uint16))
+
+
+@pytest.mark.parametrize("n_class", ABSENT)
+def test_names_colours_and_ids_are_those_of_torchvision(n_class):
+    kept, ours = [c for c in KNOWN if c.name not in ABSENT[n_class]], known_classes(n_class)
+    assert list(ours.names) == [c.name.removeprefix("traffic ") for c in kept]
+    assert [tuple(colour) for colour in ours.palette.tolist()] == [c.color for c in kept]
+    assert ours.cityscapes_ids().tolist() == [c.id for c in kept]
+
+
+def test_thirteen_of_sixteen_leaves_out_wall_fence_and_pole():
+    assert list(CLASSES) == [13, 16, 19]
+    assert [class_names(16)[i] for i in thirteen_of_sixteen()] == class_names(13)

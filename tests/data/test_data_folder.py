@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import plain_samples as plain
+from data.augment.weak import WeakRecord
 from data.batches import inference_loader, read
 from data.classes import value_format
 from data.image_cache import ImageCache
@@ -16,7 +18,7 @@ from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.dataset import DataSet
 from data.sets.folder import folder, has_labels, read_list
-from utils.classes_file import LAYOUTS, Layout
+from utils.classes_file import LAYOUTS
 from utils.grid import grid_size
 
 STORED = value_format([[0], [1], [2]], [255], "ids", "")
@@ -76,16 +78,16 @@ def test_images_of_sub_folders_with_their_labels(town):
     assert data.first(2).names == ("a/1", "a/2") and data.only([2]).labels == data.labels[2:3]
 
 
-def test_links_to_folders_are_followed(town, tmp_path):
+def test_links_to_folders_are_followed_and_labels_of_both_splits_may_share_one(town, tmp_path):
     (town / "images/train/c").symlink_to(town / "images/train/b")
     assert target(town).names == (*SIZES, "c/1")
-
-
-def test_labels_of_both_splits_in_one_folder(town):
     assert target(town).all_labels and not target(town, labels="labels").all_labels
 
 
 def test_suffixes_and_named_splits(tmp_path):
+    make(tmp_path, "images/1.png")
+    data = folder(tmp_path, LAYOUTS["source"], "train", STORED, "--src_rootpath")  # has no splits
+    assert data.names == ("1",) and data.labels == (tmp_path / "labels/1.png",)
     for name in ("1_rgb.png", "2_rgb.png", "2_depth.png", "_rgb.png"):
         make(tmp_path, f"day/pictures/x/{name}")
     layout = {"images": "{split}/pictures", "labels": "{split}/truth", "train": "day"}
@@ -153,19 +155,12 @@ def test_folders_that_are_not_there(town):
         target(town, image_suffix="_rgb.png")
 
 
-def test_the_source_has_no_splits(tmp_path):
-    make(tmp_path, "images/1.png")
-    layout: Layout = LAYOUTS["source"]
-    data = folder(tmp_path, layout, "train", STORED, "--src_rootpath")
-    assert data.names == ("1",) and data.labels == (tmp_path / "labels/1.png",)
-
-
 # --- sizes ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_each_image_at_its_own_size(town, tmp_path, cached):
-    data = target(town).with_cache(ImageCache(tmp_path / "cache", 10**9) if cached else None)
+    data = replace(target(town), cache=ImageCache(tmp_path / "cache", 10**9) if cached else None)
     for _ in range(2):
         for i, size in enumerate(SIZES.values()):
             with Image.open(data.images[i]) as image, Image.open(data.labels[i]) as label:
@@ -175,16 +170,13 @@ def test_each_image_at_its_own_size(town, tmp_path, cached):
             np.testing.assert_array_equal(data.read_region(i, (3, 5, 20, 9)), data.read_image(i)[5:9, 3:20])
 
 
-def test_a_label_of_another_size_is_brought_to_its_images(town):
+def test_all_images_and_their_labels_at_one_size(town):
     make(town, "labels/train/a/1.png", (80, 48), "L")
-    label = target(town).read_label(0)
-    with Image.open(town / "labels/train/a/1.png") as image:
-        expected = np.asarray(image.resize((40, 24), Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(label, expected)
-
-
-def test_all_images_at_one_size(town):
-    data = target(town, size=(30, 20))
+    for size in (None, (30, 20)):
+        data = target(town, size=size)
+        with Image.open(town / "labels/train/a/1.png") as image:
+            expected = np.asarray(image.resize(data.size_of(0), Image.Resampling.NEAREST))
+        np.testing.assert_array_equal(data.read_label(0), expected)
     assert {data.read_image(i).shape for i in range(3)} == {(20, 30, 3)}
     assert {data.read_label(i).shape for i in range(3)} == {(20, 30)}
 
@@ -225,12 +217,12 @@ def test_target_samples_of_images_of_several_sizes(town, tmp_path):
         scale = max(1.0, 32 / width, 16 / height)  # as large as the crop, which is then its middle
         scaled = tuple(int(np.ceil(side * scale)) for side in (width, height))
         left, top = (scaled[0] - 32) // 2, (scaled[1] - 16) // 2
-        with Image.open(data.images[i]) as image:
-            weak = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 16))
+        record = WeakRecord(scaled[::-1], (top, top + 16, left, left + 32), False)
+        with Image.open(data.images[i]) as image, Image.open(pseudo.folder / f"{name}.png") as label:
+            weak = plain.weak(image, record, Image.Resampling.BILINEAR)
+            weak_label = plain.weak(label, record, Image.Resampling.NEAREST)
         np.testing.assert_array_equal(sample["weak"], np.asarray(weak))
-        with Image.open(pseudo.folder / f"{name}.png") as label:
-            weak = label.resize(scaled, Image.Resampling.NEAREST).crop((left, top, left + 32, top + 16))
-        np.testing.assert_array_equal(sample["label"], np.asarray(weak))
+        np.testing.assert_array_equal(sample["label"], np.asarray(weak_label))
 
 
 def test_whole_images_of_several_sizes_one_by_one(town):

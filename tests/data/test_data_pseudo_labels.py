@@ -1,14 +1,18 @@
-"""Pseudo labels written and read again, and what is said about broken ones."""
+"""Pseudo labels written and read again, broken ones, and those of an interrupted run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.kept_labels import DAMAGED, MISSING, WHOLE, KeptLabels, states
+from data.labels import palette
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from utils.distributed import ALONE
 
 K, H, W = 4, 6, 8
 IGNORE = 250
@@ -62,29 +66,22 @@ def test_hard_round_trip_without_threshold_needs_no_confidence(folder):
     read = PseudoLabels(folder, K).hard("a_leftImg8bit", *whole(W, H))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, label())
+    void = np.where(np.arange(H)[:, None] == 0, IGNORE, label())  # in the file it stays void
+    write_hard(folder, "v", void, confidence(), COLOURS)
+    np.testing.assert_array_equal(PseudoLabels(folder, K).hard("v", *whole(W, H)), void)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75])
 def test_labels_of_at_most_the_threshold_become_void(folder, threshold):
-    read = PseudoLabels(folder, K, threshold).hard("a_leftImg8bit", *whole(W, H))
-    expected = label()
-    expected[confidence() <= threshold] = IGNORE
+    pseudo = PseudoLabels(folder, K, threshold)
+    expected = np.where(confidence() <= threshold, IGNORE, label())
     assert (expected == IGNORE).any() and (expected != IGNORE).any()
-    np.testing.assert_array_equal(read, expected)
-
-
-def test_threshold_is_applied_before_resizing(folder):
-    read = PseudoLabels(folder, K, 0.5).hard("a_leftImg8bit", *whole(2 * W, 2 * H))
-    expected = label()
-    expected[confidence() <= 0.5] = IGNORE
-    np.testing.assert_array_equal(read, expected.repeat(2, axis=0).repeat(2, axis=1))
-
-
-def test_void_in_the_file_stays_void(tmp_path):
-    void = label()
-    void[0] = IGNORE
-    write_hard(tmp_path, "v", void, confidence(), COLOURS)
-    np.testing.assert_array_equal(PseudoLabels(tmp_path, K).hard("v", *whole(W, H)), void)
+    np.testing.assert_array_equal(pseudo.hard("a_leftImg8bit", *whole(W, H)), expected)
+    doubled = pseudo.hard("a_leftImg8bit", *whole(2 * W, 2 * H))  # before resizing
+    np.testing.assert_array_equal(doubled, expected.repeat(2, axis=0).repeat(2, axis=1))
+    rows, columns = np.array([0, 3, 3, 7]), np.array([9, 2, 1])
+    part = pseudo.hard("a_leftImg8bit", (2 * W, 2 * H), rows, columns)
+    np.testing.assert_array_equal(part, doubled[np.ix_(rows, columns)])
 
 
 def pickle(path: Path) -> None:
@@ -114,34 +111,19 @@ def test_wrong_files_are_named(folder, file, spoil, word):
     assert str(folder / file) in str(raised.value)
 
 
-def test_missing_folder_is_named_with_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make them so") as raised:
-        PseudoLabels(tmp_path / "none", K).require(["a"], ".png", "make them so")
-    assert str(tmp_path / "none") in str(raised.value)
+def test_missing_files_are_counted_and_named_with_the_command(folder):
+    def refuses(labels: PseudoLabels, names: list[str], missing: Path, words: str) -> None:
+        with pytest.raises(FileNotFoundError, match=words) as raised:
+            labels.require(names, ".png", "make them so")
+        assert str(missing) in str(raised.value)
 
-
-def test_missing_files_are_counted_and_named(folder):
     labels = PseudoLabels(folder, K)
     labels.require(["a_leftImg8bit"], ".png", "make them so")
-    with pytest.raises(FileNotFoundError, match=r"2 of 3.*make them so") as raised:
-        labels.require(["a_leftImg8bit", "b", "c"], ".png", "make them so")
-    assert str(folder / "b.png") in str(raised.value)
-
-
-def test_confidences_are_required_with_a_threshold_only(folder):
-    (folder / "a_leftImg8bit_conf.npy").unlink()
-    PseudoLabels(folder, K).require(["a_leftImg8bit"], ".png", "make")
-    with pytest.raises(FileNotFoundError) as raised:
-        PseudoLabels(folder, K, 0.5).require(["a_leftImg8bit"], ".png", "make")
-    assert str(folder / "a_leftImg8bit_conf.npy") in str(raised.value)
-
-
-def test_a_part_is_read_as_from_the_whole(folder):
-    rows, columns = np.array([0, 3, 3, 7]), np.array([9, 2, 1])
-    pseudo = PseudoLabels(folder, K, 0.5)
-    everything = pseudo.hard("a_leftImg8bit", *whole(2 * W, 2 * H))
-    part = pseudo.hard("a_leftImg8bit", (2 * W, 2 * H), rows, columns)
-    np.testing.assert_array_equal(part, everything[np.ix_(rows, columns)])
+    refuses(labels, ["a_leftImg8bit", "b", "c"], folder / "b.png", r"2 of 3.*make them so")
+    refuses(PseudoLabels(folder / "none", K), ["a"], folder / "none", "make it with: make them so")
+    (folder / CONFIDENCE).unlink()  # needed with a threshold only
+    labels.require(["a_leftImg8bit"], ".png", "make them so")
+    refuses(PseudoLabels(folder, K, 0.5), ["a_leftImg8bit"], folder / CONFIDENCE, "1 of 2")
 
 
 @pytest.mark.parametrize("threshold", [0.005, 0.5, 0.7, 0.95, 0.995])
@@ -171,3 +153,120 @@ def test_writing_again_in_another_form_leaves_one_form(tmp_path):
     for dtype, ending in (("uint8", ".png"), ("float16", ".npy"), ("uint8", ".png")):
         write_hard(tmp_path, "x", label(), confidence(), COLOURS, dtype)
         assert [p.name for p in tmp_path.glob("x_conf*")] == [f"x_conf{ending}"]
+
+
+# --- labels of an interrupted run -------------------------------------------------------------------------
+
+NAMES = ["a", "b", "c"]
+SIZE = (8, 6)
+
+
+def kept(folder: Path, soft: bool, model: str) -> KeptLabels:
+    sizes, dtype = dict.fromkeys(NAMES, SIZE), "float32" if soft else "float16"
+    return KeptLabels(PseudoLabels(folder, 19), soft, sizes, dtype, {"model": model}, palette(19))
+
+
+def write(folder: Path, soft: bool, name: str) -> None:
+    if soft:
+        write_soft(folder, name, np.full((19, SIZE[1], SIZE[0]), 1 / 19))
+    else:
+        label = np.random.default_rng(ord(name)).integers(0, 19, (SIZE[1], SIZE[0]))
+        write_hard(folder, name, label, np.ones((SIZE[1], SIZE[0])), palette(19))
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_states(tmp_path, soft):
+    labels = kept(tmp_path, soft, "one")
+    assert labels.begin(NAMES) is None
+    for name in NAMES[:2]:
+        write(tmp_path, soft, name)
+    last = labels.labels.files("b", soft)[0]
+    last.write_bytes(last.read_bytes()[:-20])
+    for workers in (0, 1):
+        assert states(labels, NAMES, workers, ALONE).tolist() == [WHOLE, DAMAGED, MISSING]
+
+
+def test_colours_are_those_of_the_label_in_rgb(tmp_path):
+    """A palette picture, as earlier versions wrote, is made again."""
+    labels = kept(tmp_path, False, "one")
+    write(tmp_path, False, "a")
+    label, colours = labels.labels.files("a", False)[:2]
+    assert labels.state("a") == WHOLE
+    with Image.open(label) as first, Image.open(colours) as second:
+        ids, picture = first.copy(), second.copy()
+    as_palette = ids.copy()
+    as_palette.putpalette(palette(19).tobytes())
+    for other in (as_palette, picture.rotate(180), ids):
+        other.save(colours)
+        assert labels.state("a") == DAMAGED
+    picture.save(colours)
+    assert labels.state("a") == WHOLE
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_begun_again_by_the_same_nothing_changes(tmp_path, soft):
+    labels = kept(tmp_path, soft, "one")
+    labels.begin(NAMES)
+    write(tmp_path, soft, "a")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert labels.begin(NAMES) is None
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+class Killed(BaseException):
+    """An exception that no handler expects."""
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_wherever_it_is_killed_no_old_label_passes_for_a_new_one(tmp_path, monkeypatch, soft):
+    """Killed before the nth change to the folder, for every n."""
+    moments = 0
+    while True:
+        folder = tmp_path / str(moments)
+        old, new = kept(folder, soft, "old"), kept(folder, soft, "new")
+        old.begin(NAMES)
+        for name in NAMES:
+            write(folder, soft, name)
+        left = moments
+
+        def counted(change):
+            def changed(*words, **named):
+                nonlocal left
+                if left == 0:
+                    raise Killed
+                left -= 1
+                return change(*words, **named)
+
+            return changed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", counted(Path.unlink))
+            patch.setattr("data.kept_labels.save_json", counted(lambda value, path: write_plain(value, path)))
+            try:
+                new.begin(NAMES)
+                break
+            except Killed:
+                pass
+        made_by = json.loads(new.record.read_text())
+        there = [file for name in NAMES for file in new.labels.files(name, soft) if file.exists()]
+        assert made_by == {"model": "old"} or there == []
+        assert new.begin(NAMES) is not None or there == []
+        assert states(new, NAMES, 0, ALONE).tolist() == [MISSING] * 3
+        moments += 1
+    assert moments == (4 if soft else 10)  # the files of three labels and the record
+
+
+def write_plain(value: object, path: Path) -> None:
+    """Without the removal of a temporary file, which is counted."""
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model": "two"}'])
+def test_a_record_that_says_something_else_or_nothing(tmp_path, content):
+    labels = kept(tmp_path, True, "one")
+    labels.begin(NAMES)
+    write(tmp_path, True, "a")
+    labels.record.write_text(content)
+    assert "all are made anew" in labels.begin(NAMES)
+    assert list(tmp_path.iterdir()) == [labels.record]
+    assert json.loads(labels.record.read_text()) == {"model": "one"}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+from torchvision.datasets import Cityscapes
 
+from data.mini.world import encode_png16
 from data.sets.cityscapes import cityscapes
 from data.sets.dataset import DataSet
 from data.sets.gta5 import gta5
@@ -20,24 +21,6 @@ from data.sets.synthia import synthia
 
 W, H = 12, 6
 IGNORE = 250
-
-
-def png16(pixels: np.ndarray) -> bytes:
-    """(H, W, 3) uint16 → PNG of bit depth 16, colour type 2, no filter."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        crc = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
-
-    height, width, _ = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (W, H)) -> Image.Image:
@@ -63,7 +46,7 @@ def ids_cycling(ids: list[int]) -> np.ndarray:
     return np.resize(np.array(ids), (H, W))
 
 
-CITYSCAPES_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+CITYSCAPES_IDS = [c.id for c in Cityscapes.classes if 0 <= c.train_id < 19]
 SYNTHIA_IDS = [3, 4, 2, 21, 5, 7, 15, 9, 6, 16, 1, 10, 17, 8, 18, 19, 20, 12, 11]
 LISTS = {"trainIds": [[4], [1]], "valIds": [[3]], "testIds": [[2]]}
 
@@ -103,7 +86,7 @@ def synthia_root(tmp_path) -> Path:
         pixels[..., 1] = 1000 + np.arange(W)  # instances
         path = root / "GT" / "LABELS" / f"{i:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png16(pixels))
+        path.write_bytes(encode_png16(pixels))
     return root
 
 
@@ -112,25 +95,16 @@ def every_class_once_then_void(n: int) -> np.ndarray:
 
 
 def test_cityscapes_is_sorted_by_path(cityscapes_root):
-    data = cityscapes(cityscapes_root, "train", 19, (W, H))
-    names = [image.name.removesuffix("_leftImg8bit.png") for image in data.images]
-    assert names == [
-        "aachen_000001_000019",
-        "aachen_000002_000019",
-        "zurich_000000_000019",
-        "zurich_000001_000019",
-    ]
-    assert len(data) == 4
-    assert all("train" in image.parts for image in data.images)
-    for image, label in zip(data.images, data.labels, strict=True):
-        assert label.name.removesuffix("_gtFine_labelIds.png") == image.name.removesuffix("_leftImg8bit.png")
-        assert label.parent.name == image.parent.name
-
-
-def test_cityscapes_reads_images_and_labels(cityscapes_root):
     data = cityscapes(cityscapes_root, "val", 19, (W, H))
+    numbers = (("aachen", 1), ("aachen", 2), ("zurich", 0), ("zurich", 1))
+    places = [(city, f"{city}_{i:06d}_000019") for city, i in numbers]
+    images, labels = cityscapes_root / "leftImg8bit" / "val", cityscapes_root / "gtFine" / "val"
+    assert data.images == tuple(images / city / f"{s}_leftImg8bit.png" for city, s in places)
+    assert data.labels == tuple(labels / city / f"{s}_gtFine_labelIds.png" for city, s in places)
     np.testing.assert_array_equal(data.read_image(1), np.asarray(picture(2)))
     np.testing.assert_array_equal(data.read_label(0), every_class_once_then_void(19))
+    assert (data.first(3).images, data.first(3).labels) == (data.images[:3], data.labels[:3])
+    assert len(data.first(None)) == 4
 
 
 def test_sizes_are_those_of_the_released_code(cityscapes_root, gta5_root, synthia_root):
@@ -141,17 +115,11 @@ def test_sizes_are_those_of_the_released_code(cityscapes_root, gta5_root, synthi
 
 def test_another_size_is_reached_bilinear_for_images_and_nearest_for_labels(cityscapes_root):
     data = cityscapes(cityscapes_root, "val", 19, (2 * W, 2 * H))
+    data.labels[1].unlink()  # not needed to read images
     expected = picture(1).resize((2 * W, 2 * H), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(data.read_image(0), np.asarray(expected))
     doubled = every_class_once_then_void(19).repeat(2, axis=0).repeat(2, axis=1)
     np.testing.assert_array_equal(data.read_label(0), doubled)
-
-
-def test_first_keeps_the_first(cityscapes_root):
-    data = cityscapes(cityscapes_root, "val", 19)
-    assert data.first(3).images == data.images[:3]
-    assert data.first(3).labels == data.labels[:3]
-    assert len(data.first(None)) == 4
 
 
 def test_gta5_joins_the_three_splits_and_reads_palette_labels(gta5_root):
@@ -196,19 +164,11 @@ def all_three(cityscapes_root: Path, gta5_root: Path, synthia_root: Path) -> lis
     ]
 
 
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def write(content: bytes) -> Callable[[Path], int]:
-    return lambda path: path.write_bytes(content)
-
-
 BROKEN = {
     "cut": (cut, ValueError),
-    "empty": (write(b""), ValueError),
-    "text": (write(b"not a picture at all, but long enough to be read"), ValueError),
-    "missing": (remove, FileNotFoundError),
+    "empty": (lambda path: path.write_bytes(b""), ValueError),
+    "text": (lambda path: path.write_text("not a picture, but long enough to be read"), ValueError),
+    "missing": (Path.unlink, FileNotFoundError),
 }
 
 
@@ -222,61 +182,42 @@ def test_a_broken_image_or_label_is_named(cityscapes_root, gta5_root, synthia_ro
             assert_names(raised, path)
 
 
-def test_labels_are_not_needed_to_read_images(cityscapes_root):
-    for label in cityscapes_root.glob("gtFine/*/*/*.png"):
-        label.unlink()
-    assert cityscapes(cityscapes_root, "train", 19, (W, H)).read_image(0).shape == (H, W, 3)
-
-
-def test_colour_labels_are_refused(cityscapes_root, gta5_root, synthia_root):
+def test_labels_of_colours_or_of_ids_that_do_not_exist_name_the_file(
+    cityscapes_root, gta5_root, synthia_root
+):
     for data in all_three(cityscapes_root, gta5_root, synthia_root):
-        saved(picture(), data.labels[0])
+        path = saved(picture(), data.labels[0])
         with pytest.raises(ValueError) as raised:
             data.read_label(0)
-        assert_names(raised, data.labels[0])
-
-
-def test_ids_that_do_not_exist_name_the_file(cityscapes_root, gta5_root, synthia_root):
-    bad = Image.fromarray(np.full((H, W), 200, dtype=np.uint8))
-    for data in all_three(cityscapes_root, gta5_root, synthia_root):
+        assert_names(raised, path)
         if data.name == "synthia":
-            data.labels[0].write_bytes(png16(np.full((H, W, 3), 200, dtype=np.uint16)))
+            path.write_bytes(encode_png16(np.full((H, W, 3), 200, dtype=np.uint16)))
         else:
-            saved(bad, data.labels[0])
+            saved(Image.fromarray(np.full((H, W), 200, dtype=np.uint8)), path)
         with pytest.raises(ValueError, match="200") as raised:
             data.read_label(0)
-        assert_names(raised, data.labels[0])
+        assert_names(raised, path)
 
 
-def test_missing_folder_names_folder_and_option(tmp_path):
-    root = tmp_path / "nowhere"
-    with pytest.raises(FileNotFoundError, match="--tgt_rootpath") as raised:
-        cityscapes(root, "train", 19)
-    assert_names(raised, root / "leftImg8bit" / "train")
-    for build, folder in ((gta5, "images"), (synthia, "RGB")):
-        with pytest.raises(FileNotFoundError, match="--src_rootpath") as raised:
-            build(root, 19)
-        assert_names(raised, root / folder)
-
-
-def test_missing_label_folder_is_named(gta5_root, synthia_root):
-    for build, folder in ((gta5, gta5_root / "labels"), (synthia, synthia_root / "GT" / "LABELS")):
-        folder.rename(folder.with_name("elsewhere"))
-        with pytest.raises(FileNotFoundError) as raised:
-            build(folder.parents[1] if folder.name == "LABELS" else folder.parent, 19)
+def test_missing_and_empty_folders_are_named(tmp_path, gta5_root, synthia_root):
+    def refuses(folder: Path, option: str, build: Callable[..., DataSet], *words: object) -> None:
+        with pytest.raises(FileNotFoundError, match=option) as raised:
+            build(*words)
         assert_names(raised, folder)
 
-
-def test_empty_folder_is_named(tmp_path):
-    (tmp_path / "leftImg8bit" / "train" / "aachen").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError) as raised:
-        cityscapes(tmp_path, "train", 19)
-    assert_names(raised, tmp_path / "leftImg8bit" / "train")
-    (tmp_path / "RGB").mkdir()
-    (tmp_path / "GT" / "LABELS").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError) as raised:
-        synthia(tmp_path, 16)
-    assert_names(raised, tmp_path / "RGB")
+    root = tmp_path / "nowhere"
+    refuses(root / "leftImg8bit" / "train", "--tgt_rootpath", cityscapes, root, "train", 19)
+    refuses(root / "images", "--src_rootpath", gta5, root, 19)
+    refuses(root / "RGB", "--src_rootpath", synthia, root, 19)
+    (root / "leftImg8bit" / "train" / "aachen").mkdir(parents=True)
+    refuses(root / "leftImg8bit" / "train", "unpack", cityscapes, root, "train", 19)
+    (root / "RGB").mkdir()
+    (root / "GT" / "LABELS").mkdir(parents=True)
+    refuses(root / "RGB", "unpack", synthia, root, 16)
+    shutil.rmtree(gta5_root / "labels")
+    refuses(gta5_root / "labels", "--src_rootpath", gta5, gta5_root, 19)
+    shutil.rmtree(synthia_root / "GT")
+    refuses(synthia_root / "GT" / "LABELS", "--src_rootpath", synthia, synthia_root, 19)
 
 
 FORMS = [{"do_compression": False}, {"do_compression": True}, {"format": "4"}]
@@ -312,20 +253,13 @@ SPLITS = {
 }
 
 
-@pytest.mark.parametrize("content", SPLITS.values(), ids=SPLITS)
+@pytest.mark.parametrize("content", [None, *SPLITS.values()], ids=["missing", *SPLITS])
 def test_unusable_split_file_is_named(gta5_root, content):
     path = gta5_root / "split.mat"
-    path.write_bytes(content)
-    with pytest.raises(ValueError) as raised:
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(FileNotFoundError if content is None else ValueError) as raised:
         gta5(gta5_root, 19)
     assert_names(raised, path)
-
-
-def test_missing_split_file_is_named(gta5_root):
-    (gta5_root / "split.mat").unlink()
-    with pytest.raises(FileNotFoundError) as raised:
-        gta5(gta5_root, 19)
-    assert_names(raised, gta5_root / "split.mat")
 
 
 def test_a_synthia_label_with_a_wrong_checksum_is_refused_in_one_voice(synthia_root, capfd):

@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data.batches import inference_loader
-from data.labels import LabelFormat
-from data.sets.dataset import DataSet
+from data.sets.dataset import DataSet, LabelFormat
 from engine.inference import evaluate
 from models import SegmentationOutput
 

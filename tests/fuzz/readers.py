@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.augment.colour_statistics import KeptStatistics
-from data.augment.colour_transfer import colour_statistics
-from data.classes import folder_format, known_classes, own_classes, value_format
+from data.augment.colour_transfer import KeptStatistics, colour_statistics
+from data.classes import folder_format, id_format, known_classes, own_classes, value_format
 from data.image_cache import ImageCache
 from data.inputs import load_distribution, load_prototypes
-from data.labels import IGNORE, id_format
+from data.labels import IGNORE
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, read_label_image
 from data.sets.folder import read_list

@@ -33,3 +33,9 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ) from None
     except Exception as error:  # a decoder raises many types on a broken file
         raise ValueError(f"{path}: not a readable image ({error}); copy or download it again") from None
+
+
+def file_identity(path: Path) -> str:
+    """Path, length and time of the last change: another file of the same name has another identity."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
