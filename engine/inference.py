@@ -19,7 +19,7 @@ from engine.launch import joined, prepare_device
 from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
 from stages.build import RESUME_REMEDY, computing, require_same_classes
-from stages.stage import PLAIN, resize_logits
+from stages.stage import PLAIN, resize_bilinear
 from utils.checkpoint import NETWORK, load_checkpoint
 from utils.distributed import ALONE, Processes
 from utils.metrics import ConfusionMatrix, nan_mean
@@ -172,7 +172,7 @@ def mean_probabilities(views: Iterable[tuple[Tensor, bool]], size: Sequence[int]
     """
     total, count = None, 0
     for logits, mirrored in views:
-        probs = resize_logits(logits.softmax(dim=1), size)
+        probs = resize_bilinear(logits.softmax(dim=1), size)
         probs = probs.flip(3) if mirrored else probs
         total, count = probs if total is None else total + probs, count + 1
     return total / count
@@ -198,7 +198,7 @@ def evaluate(
     total = int(processes.sum(torch.tensor(own)))
     spare = -(-total // processes.size) - own if after_each is not None else 0  # some have an image less
     for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
-        logits = resize_logits(item.output.logits, item.label.shape)  # (1, K, H, W)
+        logits = resize_bilinear(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
         matrix.update(item.label[None], prediction)
         if on_prediction is not None:

@@ -18,7 +18,7 @@ from data.batches import image_batch
 from data.own_images import OwnImage, OwnImages, clashes
 from engine.inference import mean_probabilities
 from models import Compute
-from stages.stage import PLAIN, resize_logits
+from stages.stage import PLAIN, resize_bilinear
 from utils.distributed import ALONE, Processes
 from utils.errors import one_line
 from utils.files.whole import save_image
@@ -49,7 +49,7 @@ class Predictor:
         sizes, full = self._sizes(item.path, *pixels.shape[:2]), item.pixels.shape[:2]
         image = image_batch(pixels[None].to(self.device, non_blocking=True))
         if not self.mirror and sizes == [image.shape[2:]]:
-            scores = resize_logits(self.compute(self.network, image).logits, full)
+            scores = resize_bilinear(self.compute(self.network, image).logits, full)
         else:
             scores = mean_probabilities(self._views(image, sizes), full)
         return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
@@ -68,7 +68,7 @@ class Predictor:
     def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
         """Yield the logits of each scale and True if mirrored, one by one to save memory."""
         for size in sizes:
-            scaled = image if size == image.shape[2:] else resize_logits(image, size)
+            scaled = image if size == image.shape[2:] else resize_bilinear(image, size)
             yield self.compute(self.network, scaled).logits, False
             if self.mirror:
                 yield self.compute(self.network, scaled.flip(3)).logits, True

@@ -28,7 +28,7 @@ from data.sets.gta5 import gta5
 from engine.inference import evaluate
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy  # 1
 from models import SegmentationOutput, ema_copy, ema_update_
-from stages.stage import resize_logits
+from stages.stage import resize_bilinear
 
 K = 19  # classes
 
@@ -95,7 +95,7 @@ class Network(nn.Module):
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy at the labels' size."""
-        return cross_entropy(resize_logits(self(images).logits, labels.shape[1:]), labels, IGNORE)
+        return cross_entropy(resize_bilinear(self(images).logits, labels.shape[1:]), labels, IGNORE)
 
 
 def train_on_source(model: Network, source: Tensor, labels: Tensor, iters: int, batch: int) -> None:

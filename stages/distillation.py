@@ -21,7 +21,7 @@ from stages.stage import (
     Stage,
     detached,
     quarter,
-    resize_logits,
+    resize_bilinear,
     self_training_loss,
 )
 from utils.quirks import Quirks
@@ -93,7 +93,7 @@ class DistillationStage(Stage):
         label = target.label[:, ::4, ::4]  # (B, H/4, W/4)
         label = self.replay(label, target.strong_records) if method.train_on_strong else label
         student_logits = self.forward(self.student_ddp, image).logits  # (B, K, h, w)
-        student_logits = resize_logits(student_logits, size)  # (B, K, H/4, W/4)
+        student_logits = resize_bilinear(student_logits, size)  # (B, K, H/4, W/4)
         losses = {"CTS": self_training_loss(student_logits, label, method, total)}
 
         # ============ section 3.5, distillation: L_kd = KL(p_teacher ‖ p) ============
@@ -102,7 +102,7 @@ class DistillationStage(Stage):
         if self.teacher is not None:
             with torch.no_grad():
                 teacher_logits = self.compute(self.teacher, getattr(target, self.teacher_view)).logits
-                teacher_logits = resize_logits(teacher_logits, size)  # (B, K, H/4, W/4)
+                teacher_logits = resize_bilinear(teacher_logits, size)  # (B, K, H/4, W/4)
             divergence = distillation_loss(student_logits, teacher_logits, self.quirks.kd_probabilities)  # Q3
             losses["distill"] = divergence / self.processes.size
             shown_logits["teacher"] = teacher_logits

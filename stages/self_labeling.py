@@ -1,8 +1,13 @@
 """Stage 1: self-training on rectified pseudo labels with class-balanced pixel-level self-labeling.
 
-Letters: B images, K classes, D feature channels, H×W crop or image, h×w grid, P pixels sampled per image.
-`weak` and `strong` are two augmentations of one target crop, `whole` is the image it was cut from.
-f̄ and η̄ are features of the EMA model and prototypes that follow η. docs/method.md has the equations.
+Letters: B images, K classes, D feature channels, H×W crop, P pixels sampled per image; h×w is the network's
+grid (an eighth) of the crop, h̄×w̄ that of the whole image. `weak` and `strong` are two augmentations of one
+target crop, `whole` is the image it was cut from. f̄ and η̄ are features of the EMA model and prototypes that
+follow η. docs/method.md has the equations.
+
+Several processes: each term is the part of this process's images, and the parts add up to the loss of the
+whole batch. `processes.sum` makes counts those of the whole batch; where a mean is over images of equal size,
+it is divided by `processes.size` instead.
 """
 
 from __future__ import annotations
@@ -35,9 +40,10 @@ from stages.stage import (
     OptimisationSettings,
     Shown,
     Stage,
+    detached,
     quarter,
+    resize_bilinear,
     resize_label,
-    resize_logits,
     self_training_loss,
 )
 from utils.checkpoint import NETWORK
@@ -101,7 +107,7 @@ class SelfLabelingStage(Stage):
             EMA_MOMENTUM,
             quirks.raw_queue_scores,
             IGNORE,
-            absent_classes=True,
+            absent_classes=True,  # one that is never predicted has a centroid of 0
         )
         self.self_labeling.requires_grad_(method.learn_prototypes)
         own = {
@@ -131,7 +137,7 @@ class SelfLabelingStage(Stage):
         self.ema.train(self.quirks.ema_train_mode)
 
     def learn(self, source: SourceBatch, target: TargetBatch, show: bool = False) -> Learned:
-        """One iteration of the paper's algorithm, up to the gradients."""
+        """Do one iteration of the paper's algorithm up to the gradients; fill the queues and the counter."""
         method, sl, processes, tau = self.method, self.self_labeling, self.processes, self.method.temperature
 
         # ============ source: CE(x_s, y_s), backward at once ============
@@ -140,14 +146,14 @@ class SelfLabelingStage(Stage):
 
         # ============ section 3.2, rectified pseudo labels: ŷ = argmax ω·p_soft ============
         with torch.no_grad():  # ω = softmax(cos(f̄, η̄)/τ)
-            whole = self.forward(self.ema, target.whole)  # feats (B, D, h, w), logits (B, K, h, w)
+            whole = self.forward(self.ema, target.whole)  # feats (B, D, h̄, w̄), logits (B, K, h̄, w̄)
             whole_size, grid = target.whole.shape[2:], whole.feats.shape[2:]
             omega = sl.omega(full_to_weak(whole.feats, target.weak_records, whole_size))  # (B, K, H/4, W/4)
             label_weak = rectified_label(omega, target.soft_quarter, method.label_threshold, IGNORE)
-        if self.counter is not None:
+        if self.counter is not None:  # for the next class prior
             self.counter.add_(whole.logits)
 
-        # ============ section 3.2, self-training with CutMix: L_CTS = α·CE(p, ŷ) + β·RCE(p, ŷ) ============
+        # ============ section 3.2, self-training with CutMix: L_CTS = CE(p, ŷ), or α·CE + β·RCE ============
         image = _paste(target.weak, source.image, box)  # (B, 3, H, W)
         label = _paste_quarter(label_weak, source.label, box)  # (B, H/4, W/4)
         if method.train_on_strong:
@@ -158,60 +164,61 @@ class SelfLabelingStage(Stage):
         two_views = method.consistency_weight > 0 and not method.train_on_strong
         dropout = self.dropout(self.student_ddp, image)  # (B, D)
         dropout_strong = self.dropout(self.student_ddp, target.strong) if two_views else None
-        source_gradients = self.take_gradients() if two_views else {}
+        source_gradients = self.take_gradients() if two_views else {}  # to be added back in one operation
         with self.accumulating(two_views):
-            student = self.compute(self.student_ddp, image, dropout)  # feats, logits as of `whole`
-        logits_quarter = resize_logits(student.logits, label.shape[1:])  # (B, K, H/4, W/4)
+            student = self.compute(self.student_ddp, image, dropout)  # (B, D, h, w), (B, K, h, w)
+        logits_quarter = resize_bilinear(student.logits, label.shape[1:])  # (B, K, H/4, W/4)
         losses = {"CTS": self_training_loss(logits_quarter, label, method, processes.sum)}
+        if method.regulariser_weight > 0:
+            losses["regular"] = confidence_regulariser(logits_quarter, method.regulariser) / processes.size
 
         # ============ section 3.3, balanced assignments Q: L_SL = −Σ Q·ln softmax(cos(f̄, η)/τ) ============
         pixels = self.sampled_pixels(whole.feats)  # (B, P)
-        if self.quirks.unshuffled_labels:  # Q4: labels of other pixels
-            label_grid = resize_label(label_weak, grid).flatten(1)  # (B, h·w)
+        if self.quirks.unshuffled_labels:  # Q4: labels of other pixels, here and for the contrast's anchors
+            label_grid = resize_label(label_weak, grid).flatten(1)  # (B, h̄·w̄)
             label_pixels = label_grid[:, : method.pixels]  # (B, P)
         else:
             label_grid = resize_label(label, student.feats.shape[2:]).flatten(1)  # (B, h·w)
-            soft_label = resize_logits(target.soft_grid, grid)  # (B, K, h, w)
+            soft_label = resize_bilinear(target.soft_grid, grid)  # (B, K, h̄, w̄), of the whole image
             label_whole = rectified_label(sl.omega(whole.feats), soft_label, method.label_threshold, IGNORE)
             label_pixels = label_whole.flatten(1).gather(1, pixels)  # (B, P)
-        sampled = (F.normalize(take_pixels(x, pixels), dim=2) for x in whole)  # (B, P, D), (B, P, K)
-        gathered = map(processes.gather, (*sampled, label_pixels[..., None]))  # those of all processes
+        sampled_feats = F.normalize(take_pixels(whole.feats, pixels), dim=2)  # (B, P, D)
+        sampled_logits = F.normalize(take_pixels(whole.logits, pixels), dim=2)  # (B, P, K)
+        gathered = map(processes.gather, (sampled_feats, sampled_logits, label_pixels[..., None]))
         own = processes.part(range(processes.size * len(pixels)))  # the images of this process
-        losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)
+        losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)  # fills the queues
 
-        # ============ contrast with the queue: L_con = −mean [l_pos − ln(e^l_pos + Σ e^l_neg)] ============
+        # ========= contrast, l = cos(f, queue)/τ: L_con = −mean [l_pos − ln(e^l_pos + Σ e^l_neg)] =========
         losses["contrast"] = losses["SL"].new_zeros(())
-        if box is None and queue_was_full:
+        if box is None and queue_was_full:  # without pixels of the source
             anchors = self.sampled_pixels(student.feats)  # (B, P)
             anchor_feats = take_pixels(student.feats, anchors).flatten(0, 1)  # (B·P, D)
             anchor_labels = label_grid.gather(1, anchors).flatten()  # (B·P,)
             queue = sl.queues.features.rows, sl.queues.labels.rows[:, 0]  # (N, D), (N,)
             contrast = queue_contrast(anchor_feats, anchor_labels, *queue, tau)
             losses["contrast"] = contrast / processes.size
-        if method.regulariser_weight > 0:
-            logits_quarter = resize_logits(student.logits, label.shape[1:])  # (B, K, H/4, W/4)
-            losses["regular"] = confidence_regulariser(logits_quarter, method.regulariser) / processes.size
 
-        # ============ section 3.4, consistency: L_cons = KL(ω ‖ softmax(cos(f_strong, η̄)/τ)) ============
+        # ============ section 3.4, consistency: L_cons = KL(ω ‖ softmax(cos(f_strong, η̄)/τ)) / K ============
         strong = student
-        if two_views:  # the weak view's activations are freed before those of the strong view come
+        if two_views:  # backward of all terms above, which frees their activations before the strong view's
             self.backward(self.weighted(losses))
             self.add_gradients(source_gradients)
             strong = self.compute(self.student_ddp, target.strong, dropout_strong)
         losses["consist"] = losses["SL"].new_zeros(())
         if method.consistency_weight > 0:
             omega_strong = self.replay(omega, target.strong_records)  # (B, K, H/4, W/4)
-            feats_strong = resize_logits(strong.feats, quarter(target.strong.shape[2:]))  # (B, D, H/4, W/4)
-            cosines, known = cosines_to_prototypes(feats_strong, sl.prototypes_ema), omega_strong != IGNORE
+            known = omega_strong != IGNORE  # (B, K, H/4, W/4), False where the strong view shows no pixel
+            feats_strong = resize_bilinear(strong.feats, quarter(target.strong.shape[2:]))  # (B, D, H/4, W/4)
+            cosines = cosines_to_prototypes(feats_strong, sl.prototypes_ema)  # (B, K, H/4, W/4)
             losses["consist"] = prototype_consistency(omega_strong, known, cosines, tau, processes.sum)
 
-        # ============ all together: L_CTS + λ_SL·L_SL + λ_con·L_con + λ_cons·L_cons ============
+        # ========= L = L_CTS + λ_SL·L_SL + λ_con·L_con + λ_cons·L_cons: backward of what is left =========
         if two_views:  # 0·logits completes the gradients for DistributedDataParallel
             self.backward(self.weighted({"consist": losses["consist"]}) + 0 * strong.logits.sum())
         else:
             self.backward(self.weighted(losses))
         self._sum_prototype_gradients()
-        losses = {name: loss.detach() for name, loss in losses.items()}
+        losses = detached(losses)
         shown = None
         if show:
             clustered = omega, pixels, tuple(grid), assignments
@@ -224,7 +231,7 @@ class SelfLabelingStage(Stage):
         return sent(drawn, maps.device)
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum that is differentiated; the source's loss already was."""
+        """Weighted sum of the losses, but for the source's; a new loss needs its weight here."""
         method = self.method
         weights = {
             "CTS": 1.0,

@@ -34,7 +34,7 @@ class OptimisationSettings:
     freeze_bn: bool = False
 
 
-def resize_logits(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resize_bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear with aligned corners to (h, w)."""
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
@@ -174,7 +174,7 @@ class Stage:
         with self.accumulating(not last):
             logits = self.forward(self.student_ddp, source.image).logits
             loss = cross_entropy(
-                resize_logits(logits, source.label.shape[1:]), source.label, IGNORE, self.processes.sum
+                resize_bilinear(logits, source.label.shape[1:]), source.label, IGNORE, self.processes.sum
             )
             self.backward(loss)
         return loss.detach(), logits.detach()

@@ -17,8 +17,8 @@ from stages.stage import (
     Shown,
     Stage,
     detached,
+    resize_bilinear,
     resize_label,
-    resize_logits,
 )
 from utils.checkpoint import DISCRIMINATOR
 from utils.optim import poly_schedule
@@ -77,15 +77,15 @@ class WarmUpStage(Stage):
             label = self.replay(label, source.strong_records, scale)
             source_loss = cross_entropy(grid_logits, label, IGNORE, self.processes.sum)
             source_loss = self.strong_source_weight * source_loss
-            source_logits = resize_logits(grid_logits, size)  # (B, K, H, W)
+            source_logits = resize_bilinear(grid_logits, size)  # (B, K, H, W)
         else:
             source_logits = self.forward(self.student_ddp, source.image).logits  # (B, K, h, w)
-            source_logits = resize_logits(source_logits, size)  # (B, K, H, W)
+            source_logits = resize_bilinear(source_logits, size)  # (B, K, H, W)
             source_loss = cross_entropy(source_logits, source.label, IGNORE, self.processes.sum)
 
         # ============ target: the segmenter deceives the discriminator, L_adv = (d(p(x_t)) − 0)² ============
         target_logits = self.forward(self.student_ddp, target.weak).logits  # (B, K, h, w)
-        target_logits = resize_logits(target_logits, target.weak.shape[2:])  # (B, K, H, W)
+        target_logits = resize_bilinear(target_logits, target.weak.shape[2:])  # (B, K, H, W)
         source_probs, target_probs = source_logits.softmax(dim=1), target_logits.softmax(dim=1)
         deceived = domain_loss(self.discriminator(target_probs), SOURCE, self.gan) / self.processes.size
         adversarial = self.adversarial_weight * deceived
