@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from utils.recipe import Recipe, read_recipe
-from utils.report.recipe_table import caption, gather, mean_and_deviation, save_tables, summary
+from utils.report.recipe import caption, gather, mean_and_deviation, save_tables, summary
 
 RECIPE = """
 folder: {tmp}/seed{{seed}}
