@@ -37,8 +37,8 @@ def write_about(
     classes: Classes,
 ) -> None:
     """Write `about.json`. total: iterations of the run."""
-    counted = dict(zip(("source", "target"), loaders, strict=True))
-    images = {name: len(image_names(x)) for name, x in counted.items() if x is not None}
+    domains = zip(("source", "target"), loaders, strict=True)
+    images = {name: len(image_names(x)) for name, x in domains if x is not None}
     prior = stage.self_labeling.prior.tolist() if isinstance(stage, SelfLabelingStage) else None
     earlier = _earlier(folder / FILE, stage.iteration)
     content = {
