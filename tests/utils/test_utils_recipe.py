@@ -101,10 +101,11 @@ def test_empty_options_are_no_options(path):
 
 
 def test_recipes_of_the_project_can_be_read():
-    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+    for path in (PROJECT / "configs").glob("*.yaml"):
         recipe = read_recipe(path, 1, {})
-        assert recipe.steps
-        assert len({step.name for step in recipe.steps}) == len(recipe.steps)
+        assert len({step.name for step in recipe.steps}) == len(recipe.steps) > 0
+        if path.stem == "mini":  # the demo computes on the CPU wherever it runs
+            assert all(("--device cpu" in step.shell()) == bool(step.script) for step in recipe.steps)
 
 
 def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path, monkeypatch):
@@ -172,22 +173,21 @@ def test_a_misspelt_or_hostile_recipe_is_refused_with_file_and_word(path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "word"),
     [
-        *("", "- a\n", "a: [1\n", "folder: x\nsteps: 3\n", "folder: x\nsteps: [train]\n", None),
-        *("folder: 3\nsteps: []\n", "folder: x\noptions: [a]\nsteps: []\n"),
+        *(
+            (text, "")
+            for text in ("", "- a\n", "a: [1\n", "folder: x\nsteps: 3\n", "folder: x\nsteps: [train]\n")
+        ),
+        *(("folder: 3\nsteps: []\n", "folder"), ("folder: x\noptions: [a]\nsteps: []\n", "options")),
+        ("folder: x\nsteps:\n" + "  - {name: a, script: test}\n" * 101, "100 steps"),
+        (None, ""),
     ],
 )
-def test_other_files_are_named(path, text):
+def test_other_files_are_named(path, text, word):
     """None: no file at all."""
     path.unlink() if text is None else path.write_text(text)
-    refusal(path)
-
-
-def test_too_many_steps_are_refused(path):
-    path.write_text("folder: x\nsteps:\n" + "  - {name: a, script: test}\n" * 101)
-    with pytest.raises(ValueError, match="100 steps"):
-        read_recipe(path, None, {})
+    assert word in refusal(path)
 
 
 def test_a_note_of_another_kind_is_none(path):
@@ -215,8 +215,3 @@ def test_a_step_is_done_only_with_the_classes_it_was_done_with(path, tmp_path):
     done.write_begun(step, None)
     classes.write_text("classes: [a, b]")
     assert not done.begun(step, None)
-
-
-def test_the_demo_computes_on_the_cpu_wherever_it_runs():
-    for step in read_recipe(PROJECT / "configs" / "mini.yaml", None, {}).steps:
-        assert ("--device cpu" in step.shell()) == bool(step.script), step.name
