@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def _start(stage: Stage) -> dict:
     """Describe where and on which machine a run begins or goes on."""
     device = next(stage.student.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    modules = {"torch": torch, "torchvision": torchvision, "numpy": np, "pillow": PIL}
     return {
         "after": stage.iteration,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -80,19 +82,15 @@ def _start(stage: Stage) -> dict:
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
+        **{name: module.__version__ for name, module in modules.items()},
     }
 
 
 def _earlier(path: Path, iteration: int) -> dict:
-    """Load the `about.json` of a run that is continued; empty if it is damaged."""
-    if iteration == 0:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content["starts"], list) and "prior" in content else {}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return {}
+    """Load the `about.json` of a run that is continued; empty if it is missing or damaged."""
+    if iteration:
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content["starts"], list) and "prior" in content:
+                return content
+    return {}

@@ -243,8 +243,6 @@ def _photograph(image: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _padded(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) in the middle of a tile."""
-    whole = np.zeros((*size, 3), dtype=np.uint8)
-    top, left = (size[0] - tile.shape[0]) // 2, (size[1] - tile.shape[1]) // 2
-    whole[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return whole
+    """(h, w, 3) in the middle of a black tile."""
+    rest = [outer - own for outer, own in zip(size, tile.shape[:2], strict=True)]
+    return np.pad(tile, [*((one // 2, one - one // 2) for one in rest), (0, 0)])

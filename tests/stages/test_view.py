@@ -32,34 +32,31 @@ def stepped(stage: str, show: bool, steps: int = 2):
     return learner, shown and view_of(shown), source, target
 
 
+COLUMNS = {
+    "warm_up": ["weak view", "prediction"],
+    "stage1": [
+        *("weak view", "strong view", "whole image", "training image"),
+        *("soft label", "rectified label", "training label", "prediction", "assignment"),
+    ],
+    "stage2": ["strong view", "pseudo label", "prediction", "teacher"],
+}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_showing_changes_nothing(stage):
     shown, view, _, _ = stepped(stage, True)
-    alone, nothing, _, _ = stepped(stage, False)
-    assert differences(shown.state(), alone.state()) == []
-    assert view.sheets.keys() == {"source", "target"} and nothing is None
+    plain, nothing, _, _ = stepped(stage, False)
+    assert differences(shown.state(), plain.state()) == [] and nothing is None
+    assert view.sheets.keys() == {"source", "target"} and list(view.sheets["target"]) == COLUMNS[stage]
+    if stage == "stage1":
+        assert view.confidences.keys() == {"soft_label", "rectified_label", "prediction"}
 
 
-def test_columns_of_the_stages():
-    views = {stage: stepped(stage, True, 1)[1] for stage in STAGES}
-    target = {stage: list(view.sheets["target"]) for stage, view in views.items()}
-    assert target["warm_up"] == ["weak view", "prediction"]
-    assert target["stage2"] == ["strong view", "pseudo label", "prediction", "teacher"]
-    assert target["stage1"] == [
-        *("weak view", "strong view", "whole image", "training image"),
-        *("soft label", "rectified label", "training label", "prediction", "assignment"),
-    ]
-    assert views["stage1"].confidences.keys() == {"soft_label", "rectified_label", "prediction"}
-
-
-def test_frequencies_count_every_pixel():
+def test_assignments_and_the_full_queue_of_stage_1():
+    """Rows of the assignments are the queue's, then the pixels'; frequencies count every pixel or row."""
     label = torch.tensor([[0, 1, 1, 250], [2, 2, 2, 250]])
     assert frequencies(label, 4).tolist() == [1 / 8, 2 / 8, 3 / 8, 0]
-
-
-def test_assignments_of_stage_1():
-    """Rows of the assignments are the queue's, then the pixels'."""
-    _, view, _, target = stepped("stage1", True, 1)
+    learner, view, _, target = stepped("stage1", True, 1)
     whole, sampled = view.means["sinkhorn/all_rows"], view.means["sinkhorn/sampled_pixels"]
     assert float(whole.sum()) == pytest.approx(1, abs=1e-5) == float(sampled.sum())
     distance = float(view.means["sinkhorn/distance_to_prior"])
@@ -69,9 +66,6 @@ def test_assignments_of_stage_1():
     assert int(points.positions.max()) < points.grid[0] * points.grid[1]
     assert points.images is target.whole
 
-
-def test_queue_and_prototypes_against_loops():
-    learner, view, _, _ = stepped("stage1", True, 1)
     rows = learner.self_labeling.queues.labels.rows[:, 0].tolist()
     assert view.means["queue/labels"].tolist() == pytest.approx([rows.count(k) / QUEUE for k in range(K)])
     assert float(view.means["queue/ignored"]) == rows.count(250) / QUEUE
@@ -111,16 +105,13 @@ def test_dots_lie_where_the_pixels_are():
     pictures = Pictures(None, "abc", colours, 1, ALONE)
     image = torch.ones(1, 3, 20, 40)
     positions, classes = torch.tensor([[0, 7, 14]]), torch.tensor([[0, 1, 2]])
-    sheet = pictures.sheet({"weak view": image, "assignment": _points(image, positions, classes)})
+    points = Points(image, positions, classes, (3, 5))
+    sheet = pictures.sheet({"weak view": image, "assignment": points})
     tile = sheet.rows[0][1]
     assert tile.shape == (128, 256, 3) and (sheet.rows[0][0] == 255).all()
     for (y, x), k in {(0, 0): 0, (63, 127): 1, (127, 255): 2}.items():
         assert tile[y, x].tolist() == colours[k].tolist()
     assert (tile[20, 20] == int(255 * 0.35)).all()
-
-
-def _points(image: torch.Tensor, positions: torch.Tensor, classes: torch.Tensor) -> Points:
-    return Points(image, positions, classes, (3, 5))
 
 
 def test_labels_keep_their_colours_and_images_their_proportions():

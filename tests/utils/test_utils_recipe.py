@@ -143,20 +143,11 @@ def refusal(path: Path) -> str:
         ("  - name: data\n", "  - nme: data\n", "name"),
         ("folder: ", "fodler: ", "folder"),
         ("no_resume: true", "no_resume: 3", "no_resume"),
-        ("{folder}/Pseudo", "{fodler}/Pseudo", "fodler"),
-        ("{folder}/logs", "{fodler}/logs", "fodler"),
+        *((f"{{folder}}/{name}", f"{{fodler}}/{name}", "fodler") for name in ("Pseudo", "logs")),
         ("{tmp}", "{fodler}", "fodler"),
-        ("module: data.mini", "module: http.server", "http.server"),
-        ("module: data.mini", "module: -c", "-c"),
-        ("module: data.mini", "module: [data.mini]", "data.mini"),
-        ("name: data\n", "name: ../../data\n", "name"),
-        ("name: data\n", "name: .data\n", "name"),
-        ("name: data\n", "name: a/b\n", "name"),
-        ("name: data\n", 'name: "a\\nb"\n', "name"),
-        ("name: data\n", "name: [a]\n", "name"),
-        ("name: one", "name: ../../../one", "name"),
-        ("name: one", "name: /one", "name"),
-        ("name: one", "name: [one]", "name"),
+        *(("module: data.mini", f"module: {name}", name) for name in ("http.server", "-c", "[data.mini]")),
+        *(("name: data\n", f"name: {n}\n", "name") for n in ("../../data", ".data", "a/b", '"a\\nb"', "[a]")),
+        *(("name: one", f"name: {name}", "name") for name in ("../../../one", "/one", "[one]")),
         ("stage: warm_up", "model_name: ../../x", "model_name"),
         ('"{seed}"', '"{seed.__class__}"', "seed"),
         ("{folder}/data", "{folder:>99999999}/data", "folder"),
@@ -193,9 +184,9 @@ def test_other_files_are_named(path, text, word):
 def test_a_note_of_another_kind_is_none(path):
     recipe = read_recipe(path, None, {})
     step, done = recipe.steps[0], Done(recipe.folder)
-    (recipe.folder / "done").mkdir(parents=True)
+    done.path("done", step).parent.mkdir(parents=True)
     for content in ("[1]", "3", '{"command": "x"}', "[" * 10**5, "\xff"):
-        (recipe.folder / "done" / "data.json").write_text(content, encoding="latin1")
+        done.path("done", step).write_text(content, encoding="latin1")
         assert done.read(step) is None and not done.holds(step, None)
 
 

@@ -96,7 +96,7 @@ def _checkpoints(run: Run) -> dict[str, Line]:
 def _confusions(run: Run) -> dict[str, Confusion]:
     """Confusion of the best checkpoint, and of the last if that is another."""
     names = {"best": "best", "current": "last"}
-    found = {names[w]: c for w, c in run.confusions.items() if len(c.counts) == len(run.classes)}
+    found = {names[which]: c for which, c in run.confusions.items() if len(c.counts) == len(run.classes)}
     if len({confusion.iteration for confusion in found.values()}) == 1:
         return {"best and last": next(iter(found.values()))}
     return found
@@ -136,10 +136,8 @@ def _curves(run: Run) -> list[Chart]:
 def _inside_curves(run: Run) -> list[Chart]:
     """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
     charts = [chart(title, {title: run.series(key)}, within) for title, key, within in _SELF_LABELING]
-    confidence = {
-        name.removesuffix("/mean").replace("_", " "): run.series(f"confidence/{name}")
-        for name in run.names("confidence/")
-    }
+    names = {name: name.removesuffix("/mean").replace("_", " ") for name in run.names("confidence/")}
+    confidence = {title: run.series(f"confidence/{name}") for name, title in names.items()}
     charts.append(chart("mean confidence", confidence, within=[0.0, 1.0]))
     return [drawn for drawn in charts if drawn]
 
