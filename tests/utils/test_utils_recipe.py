@@ -145,7 +145,10 @@ def refusal(path: Path) -> str:
         ("no_resume: true", "no_resume: 3", "no_resume"),
         *((f"{{folder}}/{name}", f"{{fodler}}/{name}", "fodler") for name in ("Pseudo", "logs")),
         ("{tmp}", "{fodler}", "fodler"),
-        *(("module: data.mini", f"module: {name}", name) for name in ("http.server", "-c", "[data.mini]")),
+        *(
+            ("module: data.mini", f"module: {name}", name.strip("[]"))
+            for name in ("http.server", "-c", "[data.mini]")
+        ),
         *(("name: data\n", f"name: {n}\n", "name") for n in ("../../data", ".data", "a/b", '"a\\nb"', "[a]")),
         *(("name: one", f"name: {name}", "name") for name in ("../../../one", "/one", "[one]")),
         ("stage: warm_up", "model_name: ../../x", "model_name"),
