@@ -18,8 +18,7 @@ from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.errors import run_script
 from utils.options import parse
 from utils.recipe import Done, Recipe, Step, assignment, read_recipes, recipe_parser
-from utils.report.recipe_report import write_report
-from utils.report.recipe_table import write_tables
+from utils.report.recipe import write_report, write_tables
 
 
 def main() -> None:

@@ -26,8 +26,7 @@ from utils.errors import run_script
 from utils.files.whole import save_json
 from utils.options import Options, parse
 from utils.render import save_prediction
-from utils.report.published import published_rows
-from utils.report.tables import plain_table, save_table
+from utils.report.tables import plain_table, published_rows, save_table
 from utils.workers import BackgroundWriter
 
 

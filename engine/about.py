@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from stages.self_labeling import SelfLabelingStage
 from stages.stage import Stage
 from utils.files.whole import save_json
 from utils.options import Options
-from utils.report.published import as_published, published_source
 
 FILE = "about.json"
+_VAL_IMAGES = 500  # of Cityscapes
 
 
 def write_about(
@@ -37,8 +38,8 @@ def write_about(
     classes: Classes,
 ) -> None:
     """Write `about.json`. total: iterations of the run."""
-    counted = dict(zip(("source", "target"), loaders, strict=True))
-    images = {name: len(image_names(x)) for name, x in counted.items() if x is not None}
+    domains = zip(("source", "target"), loaders, strict=True)
+    images = {name: len(image_names(x)) for name, x in domains if x is not None}
     prior = stage.self_labeling.prior.tolist() if isinstance(stage, SelfLabelingStage) else None
     earlier = _earlier(folder / FILE, stage.iteration)
     content = {
@@ -61,17 +62,18 @@ def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
 
     Without --src_dataset, a checkpoint is taken to be trained on the usual source.
     """
-    usual = published_source(o.n_class)
+    usual = {19: "gta5", 16: "synthia"}.get(o.n_class)
     source = o.src_dataset if o.given("src_dataset") else usual
-    own_size = val.name == "cityscapes" and val.size == val.size_on_disk() == SIZE
-    comparable = usual is not None and source == usual and not o.own_classes
-    return comparable and as_published(o.backbone, images, own_size)
+    if usual is None or source != usual or o.own_classes or o.backbone != "resnet101":
+        return False
+    return images == _VAL_IMAGES and val.name == "cityscapes" and val.size == val.size_on_disk() == SIZE
 
 
 def _start(stage: Stage) -> dict:
     """Describe where and on which machine a run begins or goes on."""
     device = next(stage.student.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    modules = {"torch": torch, "torchvision": torchvision, "numpy": np, "pillow": PIL}
     return {
         "after": stage.iteration,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -80,19 +82,15 @@ def _start(stage: Stage) -> dict:
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
+        **{name: module.__version__ for name, module in modules.items()},
     }
 
 
 def _earlier(path: Path, iteration: int) -> dict:
-    """Load the `about.json` of a run that is continued; empty if it is damaged."""
-    if iteration == 0:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content["starts"], list) and "prior" in content else {}
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return {}
+    """Load the `about.json` of a run that is continued; empty if it is missing or damaged."""
+    if iteration:
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content["starts"], list) and "prior" in content:
+                return content
+    return {}

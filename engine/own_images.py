@@ -45,25 +45,21 @@ class Predictor:
     @torch.no_grad()
     def __call__(self, item: OwnImage) -> np.ndarray:
         """Return train ids (H, W) uint8 at the image's own size; ValueError if a scale is too small."""
-        pixels = item.pixels if item.resized is None else item.resized
-        sizes, full = self._sizes(item.path, *pixels.shape[:2]), item.pixels.shape[:2]
+        pixels, full = item.pixels if item.resized is None else item.resized, item.pixels.shape[:2]
+        height, width = pixels.shape[:2]
+        sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
+        smallest = min(sizes)
+        if min(smallest) < SHORTEST_SIDE:
+            raise ValueError(
+                f"{item.path}: {smallest[1]}×{smallest[0]} pixels are too few, a side needs {SHORTEST_SIDE}; "
+                "give --img_size W,H or larger --scales"
+            )
         image = image_batch(pixels[None].to(self.device, non_blocking=True))
         if not self.mirror and sizes == [image.shape[2:]]:
             scores = resize_bilinear(self.compute(self.network, image).logits, full)
         else:
             scores = mean_probabilities(self._views(image, sizes), full)
         return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-
-    def _sizes(self, path: str, height: int, width: int) -> list[tuple[int, int]]:
-        """Return (h, w) of each scale."""
-        sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
-        smallest = min(sizes)
-        if min(smallest) < SHORTEST_SIDE:
-            raise ValueError(
-                f"{path}: {smallest[1]}×{smallest[0]} pixels are too few, a side needs {SHORTEST_SIDE}; "
-                "give --img_size W,H or larger --scales"
-            )
-        return sizes
 
     def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
         """Yield the logits of each scale and True if mirrored, one by one to save memory."""

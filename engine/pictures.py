@@ -1,18 +1,23 @@
-"""Views of a stage and predictions on val as pictures, shares and histograms of a run's log."""
+"""What an iteration shows and predictions on val, as pictures, frequencies and histograms of a run's log.
+
+Letters as in stages/self_labeling.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.labels import IGNORE
 from engine.inference import Prediction
 from engine.log import RunLog
-from engine.view import Points, View, view_of
-from stages.stage import Shown
+from loss import rectified_probs
+from stages.stage import Clustering, Shown
 from utils.distributed import Processes
 from utils.render import Sheet, colourise
 
@@ -22,11 +27,104 @@ _DOT = 2  # pixels of a tile around the middle of a sampled pixel
 _DIMMED = 0.35
 
 
+# --- columns and statistics ---------------------------------------------------------------------------------
+
+
+class Points(NamedTuple):
+    """Classes (B, P) at flat positions (B, P) of a grid (h, w), over images (B, 3, H, W)."""
+
+    images: Tensor
+    positions: Tensor
+    classes: Tensor
+    grid: tuple[int, int]
+
+
+class View(NamedTuple):
+    """Tensors without gradient, on the stage's device.
+
+    sheets: by title and column, with the batch first: images (B, 3, H, W) in [0, 1], train ids (B, h, w), or
+    points. means: 0-d or (K,) each, over the images of this process; their mean over the processes is that
+    of the batch. confidences: in [0, 1], the batch first.
+    """
+
+    sheets: dict[str, dict[str, Tensor | Points]]
+    means: dict[str, Tensor]
+    confidences: dict[str, Tensor]
+
+
+@torch.no_grad()
+def view_of(shown: Shown) -> View:
+    """Columns of the source and target sheets, frequencies of the classes, and confidences."""
+    view, source = View({}, {}, {}), shown.source
+    strong = {} if source.strong is None else {"strong view": source.strong}
+    prediction = _argmax_at(shown.source_logits, source.label.shape[1:])
+    columns = {"weak view": source.image, **strong, "label": source.label, "prediction": prediction}
+    view.sheets["source"] = columns
+    if shown.images:
+        size = next(iter(shown.images.values())).shape[2:]
+        predictions = {name: _argmax_at(maps, size) for name, maps in shown.logits.items()}
+        view.sheets["target"] = {**shown.images, **shown.labels, **predictions}
+        k = next(iter(shown.logits.values())).shape[1]
+        for name, label in (shown.labels | predictions).items():
+            view.means[f"classes/{name.replace(' ', '_')}"] = frequencies(label, k)
+        for name, maps in shown.logits.items():
+            view.confidences[name.replace(" ", "_")] = maps.softmax(dim=1).amax(dim=1)
+    if shown.clustering is not None:
+        _add_clustering(view, shown.clustering, shown.images["whole image"])
+    return view
+
+
+def _add_clustering(view: View, of: Clustering, images: Tensor) -> None:
+    """Confidences of labels, Sinkhorn's assignments over images (B, 3, H, W), queue and prototypes."""
+    view.confidences["soft_label"] = of.soft_label.amax(dim=1)
+    view.confidences["rectified_label"] = rectified_probs(of.omega, of.soft_label).amax(dim=1)
+
+    marginals = torch.stack([rows.mean(dim=0) for rows in of.assignments])  # (2·B, K)
+    sampled = torch.stack([rows[-of.pixels.shape[1] :] for rows in of.assignments])  # (2·B, P, K)
+    sampled = sampled.unflatten(0, (-1, 2))  # (B, 2, P, K)
+    classes = sampled.mean(dim=1).argmax(dim=2)  # (B, P)
+    view.sheets["target"]["assignment"] = Points(images, of.pixels, classes, of.grid)
+
+    labels = of.queue_labels
+    directions = F.normalize(of.prototypes, dim=1)
+    others = (directions @ directions.t()).fill_diagonal_(-1.0)  # (K, K)
+    nearest = others.amax(dim=1)  # cosine of each prototype with the one that is most like it
+    means = {
+        "sinkhorn/prior": of.prior,
+        "sinkhorn/all_rows": marginals.mean(dim=0),
+        "sinkhorn/sampled_pixels": sampled.mean(dim=(0, 1, 2)),
+        "sinkhorn/distance_to_prior": 0.5 * (marginals - of.prior).abs().sum(dim=1).mean(),
+        "queue/labels": frequencies(labels, len(of.prior)),
+        "queue/ignored": (labels == IGNORE).float().mean(),
+        "queue/fill": torch.full((), len(labels) / of.queue_length, device=labels.device),
+        "prototypes/norm": of.prototypes.norm(dim=1),
+        "prototypes/cosine_to_ema": F.cosine_similarity(of.prototypes, of.prototypes_ema, dim=1),
+        "prototypes/nearest_cosine": nearest,
+        "prototypes/nearest_pair": nearest.amax(),
+    }
+    view.means.update(means)
+
+
+def frequencies(label: Tensor, n_class: int) -> Tensor:
+    """Train ids of any shape → (K,): the frequency of each class in all pixels, ignored ones counted."""
+    return torch.stack([(label == k).float().mean() for k in range(n_class)])
+
+
+def _argmax_at(logits: Tensor, size: torch.Size) -> Tensor:
+    """logits (B, K, h, w) → the most probable classes (B, H/4, W/4) of images of `size` (H, W)."""
+    quarter = (max(1, size[0] // 4), max(1, size[1] // 4))
+    maps = F.interpolate(logits.detach().float(), size=quarter, mode="bilinear", align_corners=True)
+    return maps.argmax(dim=1)
+
+
+# --- pictures -----------------------------------------------------------------------------------------------
+
+
 class Pictures:
     """Draws into a run's log.
 
-    names, colours (K, 3) uint8 of the classes; every: iterations between two views, 0 for no pictures at all.
-    Numbers are of the whole batch; pictures are of the first process's images.
+    names, colours (K, 3) uint8 of the classes; every: iterations between two drawn ones, 0 for no pictures at
+    all. Numbers are of the whole batch; pictures are of the main process's images.
     """
 
     def __init__(
@@ -41,43 +139,35 @@ class Pictures:
 
     def draw(self, iteration: int, shown: Shown) -> None:
         """Draw what an iteration shows, by all processes; this waits for the device."""
-        view = view_of(shown)
-        scalars = self._means(view)
-        samples = {
-            f"confidence/{name}": self.processes.gather(x).float().cpu().numpy()
-            for name, x in view.confidences.items()
-        }
-        scalars |= {
-            f"{name}/mean": _rounded(values.mean(dtype=np.float64)) for name, values in samples.items()
-        }
+        view, scalars, samples = view_of(shown), {}, {}
+        if view.means:  # all in one message
+            flat = torch.cat([x.double().reshape(-1) for x in view.means.values()])
+            values = iter((self.processes.sum(flat) / self.processes.size).tolist())
+            for name, x in view.means.items():
+                titles = [f"{name}/{k}" for k in self.names] if x.ndim else [name]
+                scalars |= {title: _rounded(next(values)) for title in titles}
+        for name, x in view.confidences.items():
+            sample = self.processes.gather(x).float().cpu().numpy()
+            samples[f"confidence/{name}"] = sample
+            scalars[f"confidence/{name}/mean"] = _rounded(sample.mean(dtype=np.float64))
         if self.processes.is_main:
-            sheets = {title: self._sheet(columns) for title, columns in view.sheets.items()}
+            sheets = {title: self.sheet(columns) for title, columns in view.sheets.items()}
             self.log.write_look(iteration, scalars, sheets, samples)
 
-    def _means(self, view: View) -> dict[str, float]:
-        """Return the means over the processes, all in one message."""
-        names = list(view.numbers) + [f"{name}/{k}" for name in view.per_class for k in self.names]
-        parts = [*(x.reshape(1) for x in view.numbers.values()), *view.per_class.values()]
-        if not parts:
-            return {}
-        values = self.processes.sum(torch.cat([x.double() for x in parts])) / self.processes.size
-        return {name: _rounded(value) for name, value in zip(names, values.tolist(), strict=True)}
-
-    def _sheet(self, columns: dict[str, Tensor | Points]) -> Sheet:
+    def sheet(self, columns: dict[str, Tensor | Points]) -> Sheet:
         """Draw the first images of a batch; the first column gives the tiles their shape."""
-        count = min(TRAINING_ROWS, len(next(iter(columns.values()))))
-        size = _tile_size(next(iter(columns.values())).shape[-2:])
-        drawn = [self._tiles(value, count, size) for value in columns.values()]
-        names = [f"image {i + 1}" for i in range(count)]
-        return Sheet(list(columns), names, list(zip(*drawn, strict=True)))
-
-    def _tiles(self, value: Tensor | Points, count: int, size: tuple[int, int]) -> list[np.ndarray]:
-        """Draw the first `count` images or maps of a batch as tiles."""
-        if isinstance(value, Points):
-            return [self._dotted(value, i, size) for i in range(count)]
-        if value.ndim == 4:
-            return [_photograph(image, size) for image in value[:count]]
-        return [self.label_tile(label, size) for label in value[:count]]
+        first = next(iter(columns.values()))
+        count, size = min(TRAINING_ROWS, len(first)), _tile_size(first.shape[-2:])
+        rows = []
+        for i in range(count):
+            rows.append([])
+            for value in columns.values():
+                if isinstance(value, Points):
+                    tile = self._dotted(value, i, size)
+                else:
+                    tile = _photograph(value[i], size) if value.ndim == 4 else self.label_tile(value[i], size)
+                rows[-1].append(tile)
+        return Sheet(list(columns), [f"image {i + 1}" for i in range(count)], rows)
 
     def label_tile(self, label: Tensor, size: tuple[int, int]) -> np.ndarray:
         """Draw train ids (h, w) in colours; pixels without a class are black."""
@@ -110,26 +200,23 @@ class Examples:
     """A few evenly spaced images of a validation: called with each prediction in turn, then drawn."""
 
     def __init__(self, pictures: Pictures, chosen: set[int]):
-        self.pictures, self.chosen = pictures, chosen
-        self.seen = 0
-        self.names: list[str] = []
-        self.rows: list[list[np.ndarray]] = []
+        self.pictures, self.chosen, self.count = pictures, chosen, 0
+        self.sheet = Sheet(["image", "label", "prediction"], [], [])
         self.size = (1, 1)
 
     def __call__(self, item: Prediction, prediction: Tensor) -> None:
         """prediction (H, W): train ids."""
-        if self.seen in self.chosen:
-            self.size = self.size if self.rows else _tile_size(prediction.shape)
+        if self.count in self.chosen:
+            self.size = self.size if self.sheet.rows else _tile_size(prediction.shape)
             drawn = [self.pictures.label_tile(label, self.size) for label in (item.label, prediction)]
-            self.rows.append([_photograph(item.image[0], self.size), *drawn])
-            self.names.append(item.name)
-        self.seen += 1
+            self.sheet.rows.append([_photograph(item.image[0], self.size), *drawn])
+            self.sheet.names.append(item.name)
+        self.count += 1
 
     def draw(self, iteration: int) -> None:
         """Write the sheet into the log."""
-        if self.rows:
-            sheet = Sheet(["image", "label", "prediction"], self.names, self.rows)
-            self.pictures.log.write_look(iteration, {}, {"validation": sheet})
+        if self.sheet.rows:
+            self.pictures.log.write_look(iteration, {}, {"validation": self.sheet})
 
 
 def _rounded(value: float) -> float:
@@ -156,8 +243,6 @@ def _photograph(image: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _padded(tile: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(h, w, 3) in the middle of a tile."""
-    whole = np.zeros((*size, 3), dtype=np.uint8)
-    top, left = (size[0] - tile.shape[0]) // 2, (size[1] - tile.shape[1]) // 2
-    whole[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return whole
+    """(h, w, 3) in the middle of a black tile."""
+    rest = [outer - own for outer, own in zip(size, tile.shape[:2], strict=True)]
+    return np.pad(tile, [*((one // 2, one - one // 2) for one in rest), (0, 0)])

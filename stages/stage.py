@@ -68,7 +68,7 @@ class Clustering(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """Tensors of one iteration to look at, without gradient, of this process's images (see engine/view.py).
+    """Tensors of one iteration to look at, without gradient, of this process's images.
 
     Images (B, 3, H, W), labels (B, h, w) and logits (B, K, h, w) of the target by their titles.
     """

@@ -9,29 +9,21 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from utils.report.curves import Panel, Points, save_panels
+from utils.errors import run_script
+from utils.report.curves import Points, plot, png_axes
 
-
-class Published(NamedTuple):
-    """Points in the logs of a released stage, by the counter that they print."""
-
-    miou: Points  # percent; the best and the last one included
-    loss: Points  # the first lines
-
-
-PUBLISHED: Mapping[str, Published] = {
-    "stage1": Published(
-        [(1000, 44.8), (5000, 49.7), (13000, 52.4), (70000, 55.66), (81000, 54.69)],
-        [(20, 7.04), (40, 4.74), (60, 4.92)],
-    ),
-    "stage2": Published([(1000, 36.1), (68000, 59.41), (80500, 59.17)], []),
-    "stage3": Published([(1000, 55.9), (48000, 60.77), (76000, 60.25)], []),
+# Points in the logs of the released stages, by the counter that they print.
+PUBLISHED: Mapping[str, Mapping[str, Points]] = {
+    "stage1": {
+        "loss": [(20, 7.04), (40, 4.74), (60, 4.92)],
+        "mIoU": [(1000, 44.8), (5000, 49.7), (13000, 52.4), (70000, 55.66), (81000, 54.69)],
+    },
+    "stage2": {"mIoU": [(1000, 36.1), (68000, 59.41), (80500, 59.17)]},
+    "stage3": {"mIoU": [(1000, 55.9), (48000, 60.77), (76000, 60.25)]},
 }
 
 _LINE = re.compile(r"Iter \[(\d{1,12})/\d+\](.*)")
@@ -56,17 +48,22 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def compare(run: Path, stage: str, other: Path | None) -> Path:
     """Draw a run's curves, the published milestones of its stage and another log into one picture."""
-    published, target = PUBLISHED[stage], run / "milestones.png"
+    target = run / "milestones.png"
     logs = {run.name: read_log(run / "run.log")} | ({other.stem: read_log(other)} if other else {})
-    panels = []
-    for key, ylabel, marker, stars in (
-        ("loss", "loss", "", published.loss),
-        ("mIoU", "mIoU (19) on val", ".", published.miou),
-    ):
-        lines = {name: series[key] for name, series in logs.items() if key in series}
-        axes = {"xlabel": "Iter", "ylabel": ylabel, "xscale": "log"}
-        panels.append(Panel(lines, axes, marker, stars={f"published {stage}": stars} if stars else {}))
-    save_panels([panels], (11, 4), target)
+    with png_axes(target, (11, 4), 1, 2) as ((losses, scores),):
+        for axes, key, title, marker in (
+            (losses, "loss", "loss", ""),
+            (scores, "mIoU", "mIoU (19) on val", "."),
+        ):
+            for name, series in logs.items():
+                if key in series:
+                    plot(axes, series[key], name, marker=marker)
+            if key in PUBLISHED[stage]:
+                plot(
+                    axes, PUBLISHED[stage][key], f"published {stage}", color="k", marker="*", linestyle="none"
+                )
+            axes.set(xlabel="Iter", ylabel=title, xscale="log")
+            axes.legend()
     return target
 
 
@@ -75,17 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument(
-        "--stage", choices=PUBLISHED, default="stage1", help="whose milestones (default: stage1)"
-    )
-    parser.add_argument("--log", type=Path, help="another log in the released form")
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a run")
+    add("--stage", choices=PUBLISHED, default="stage1", help="whose milestones (default: stage1)")
+    add("--log", type=Path, help="another log in the released form")
     o = parser.parse_args()
-    try:
-        print(f"wrote {compare(o.run, o.stage, o.log)}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    print(f"wrote {compare(o.run, o.stage, o.log)}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

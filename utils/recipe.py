@@ -40,7 +40,7 @@ _PARSER_OF = {
     "generate_class_distribution": "distribution",
 }
 CHECKPOINTS = {"last": "current", "best": "best"}  # kind of checkpoint → the word in its file name
-_MODULES = ("data.mini", "data.check")  # a recipe may run these
+_MODULES = ("data.mini", "data.check")  # a recipe runs no others
 _MOST_STEPS, _LONGEST_FOLDER = 100, 500
 _NOTE = {"command", "after", "finished", "seconds"}  # keys of the note on a finished step
 _WORD = re.compile(r"\{([^{}]*)\}")
@@ -63,12 +63,11 @@ class Step:
 
     def process(self) -> tuple[list[str], dict[str, str]]:
         """Return words and environment that run the command from any working directory."""
-        script, *words = self.words[1:]
-        if script != "-m":
-            more = ["--continue"] if self.script == "train" else []
-            return [sys.executable, str(PROJECT / script), *words, *more], dict(os.environ)
+        first, *words = self.words[1:]
+        first = str(PROJECT / first) if self.script else first
+        more = ["--continue"] if self.script == "train" else []
         paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return [sys.executable, script, *words], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        return [sys.executable, first, *words, *more], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
     @property
     def run_folder(self) -> Path:
@@ -93,17 +92,16 @@ class Recipe:
     def chosen(self, start: str | None, only: str | None) -> list[Step]:
         """Return the steps from `start` on, or `only` this one; without both all of them."""
         names = [step.name for step in self.steps]
-        for name in (start, only):
-            if name is not None and name not in names:
-                raise ValueError(f"no step is called {name!r}; the recipe has {', '.join(names)}")
+        for name in {start, only} - {None, *names}:
+            raise ValueError(f"no step is called {name!r}; the recipe has {', '.join(names)}")
         if only is not None:
             return [self.steps[names.index(only)]]
         return list(self.steps[names.index(start) if start else 0 :])
 
     def previous(self, step: Step) -> Step | None:
         """Return the last step before this one whose files it may read; a test writes none of these."""
-        makers = [earlier for earlier in self.steps[: self.steps.index(step)] if earlier.script != "test"]
-        return makers[-1] if makers else None
+        earlier = reversed(self.steps[: self.steps.index(step)])
+        return next((maker for maker in earlier if maker.script != "test"), None)
 
     def result_path(self, training: str, which: str) -> Path:
         """Scores of a training step's "last" or "best" checkpoint."""
@@ -130,10 +128,6 @@ def read_recipes(path: Path, seeds: Sequence[int | None], overrides: dict[str, A
 def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Recipe:
     """Read a recipe. seed: None for the recipe's own; overrides: options that win over the recipe's."""
     content = load_yaml(path)
-    if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
-        raise ValueError(
-            f"{path}: a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml"
-        )
     try:
         return _recipe(content, path.stem, {} if seed is None else {"seed": seed}, overrides)
     except (KeyError, TypeError) as error:
@@ -142,7 +136,9 @@ def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Reci
         raise ValueError(f"{path}: {error}") from None
 
 
-def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str, Any]) -> Recipe:
+def _recipe(content: Any, name: str, seed: dict[str, int], overrides: dict[str, Any]) -> Recipe:
+    if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
+        raise ValueError("a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml")
     common, folder = content.get("options") or {}, content.get("folder")
     if not isinstance(common, dict) or not isinstance(folder, str) or len(folder) > _LONGEST_FOLDER:
         raise ValueError("'folder' is a path and 'options' a mapping; see configs/mini.yaml")
@@ -156,9 +152,8 @@ def _recipe(content: dict, name: str, seed: dict[str, int], overrides: dict[str,
     names["folder"] = _substitute(folder, names)
     common = _substitute(common, names)
     recipe = Recipe(title, Path(names["folder"]), seed, ())
-    steps: list[Step] = []
-    for entry in content["steps"]:
-        steps += _steps_of(_substitute(entry, names), common, recipe, overrides)
+    entries = (_substitute(entry, names) for entry in content["steps"])
+    steps = [step for entry in entries for step in _steps_of(entry, common, recipe, overrides)]
     return replace(recipe, steps=tuple(steps))
 
 
@@ -180,7 +175,12 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
             f"step {reprlib.repr(name)}: a step's name has letters, digits, '.', '_' and '-' only"
         )
     if "module" in entry:
-        return [Step(name, ("python", "-m", *_module_words(entry)), "", {})]
+        module, words = entry["module"], entry.get("words") or []
+        if module not in _MODULES:
+            raise ValueError(f"module {reprlib.repr(module)} is none of {', '.join(_MODULES)}")
+        if not isinstance(words, list) or not all(map(is_scalar, words)):
+            raise ValueError(f"the words of {module} are a list of values")
+        return [Step(name, ("python", "-m", module, *map(str, words)), "", {})]
     options = common | (entry.get("options") or {}) | overrides
     for option in ("name", "model_name"):
         if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
@@ -196,16 +196,6 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
             kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
             steps.append(_script_step(f"test_{name}_{which}", "test", test | kept))
     return steps
-
-
-def _module_words(entry: dict) -> list[str]:
-    """Return a module of this project and its words; a recipe runs no other."""
-    module, words = entry["module"], entry.get("words") or []
-    if module not in _MODULES:
-        raise ValueError(f"module {reprlib.repr(module)} is none of {', '.join(_MODULES)}")
-    if not isinstance(words, list) or not all(map(is_scalar, words)):
-        raise ValueError(f"the words of {module} are a list of values")
-    return [module, *map(str, words)]
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:
@@ -285,13 +275,13 @@ class Done:
         before = self.read(previous) if previous else None
         path = step.options.get("classes")
         classes = read_classes_file(Path(path)).digest if path else None
-        after = before["finished"] if before else None
-        return {"command": step.shell(), "classes": classes, "after": after}
+        return {"command": step.shell(), "classes": classes, "after": before and before["finished"]}
 
     def _start(self, step: Step, previous: Step | None) -> dict:
-        origin = self._origin(step, previous)
+        start = self._origin(step, previous)
+        del start["command"]
         options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
-        return {"options": options, "classes": origin["classes"], "after": origin["after"]}
+        return start | {"options": options}
 
 
 def _read_json(path: Path) -> Any:

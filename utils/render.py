@@ -64,11 +64,10 @@ def load_sheet(path: Path) -> tuple[Sheet, int]:
 def contact_sheet(columns: list[str], rows: list[list[np.ndarray]], width: int = 256) -> Image.Image:
     """Draw a grid of pictures (H, W, 3) uint8, each `width` pixels wide, with titles above the columns."""
     height = round(width * rows[0][0].shape[0] / rows[0][0].shape[1])
-    gap, title = 4, 24
+    gap, title, font = 4, 24, ImageFont.load_default(14)
     sheet_size = ((width + gap) * len(columns) + gap, title + (height + gap) * len(rows) + gap)
     sheet = Image.new("RGB", sheet_size, "white")
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
     for c, name in enumerate(columns):
         left = gap + c * (width + gap)
         draw.text((left + width / 2, title / 2), name, fill="black", font=font, anchor="mm")

@@ -43,25 +43,13 @@ def world(tmp_path_factory) -> Path:
 
 
 def train(folder: Path, patch: pytest.MonkeyPatch, name: str, *more: str) -> None:
-    words = training_words("stage1", name, ITERATIONS)
-    run_here(" ".join(["python", *words, *more]), folder, patch)
+    run_here(" ".join(["python", *training_words("stage1", name, ITERATIONS), *more]), folder, patch)
 
 
 def events(folder: Path) -> EventAccumulator:
     """All that TensorBoard would show of a run."""
     everything = {"scalars": 0, "images": 0, "histograms": 0}
     return EventAccumulator(str(folder / "tensorboard"), size_guidance=everything).Reload()
-
-
-def decoded(uri: str) -> np.ndarray:
-    """The picture (H, W, 3) of a data URI's content."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri))).convert("RGB"))
-
-
-def report(*words: str) -> subprocess.CompletedProcess:
-    """Run the command as a user does, in the project's folder."""
-    whole = [sys.executable, "-m", "utils.report", *words]
-    return subprocess.run(whole, cwd=PROJECT, capture_output=True, text=True, timeout=60)
 
 
 # --- TensorBoard --------------------------------------------------------------------------------------------
@@ -125,15 +113,15 @@ def test_a_continued_run_doubles_no_point(world, monkeypatch):
 
 
 def test_scores_hold_the_whole_confusion(world):
-    run = world / "logs" / "pictured"
-    scores = json.loads((run / "scores_current.json").read_text())
+    best, scores = (
+        json.loads((world / "logs" / "pictured" / f"scores_{which}.json").read_text())
+        for which in ("best", "current")
+    )
     counts = np.array(scores["confusion"])
     right = counts.diagonal()
     iou = right / np.maximum(counts.sum(axis=0) + counts.sum(axis=1) - right, 1)
-    given = np.nan_to_num(np.array(scores["iou"], dtype=float))
     assert scores["iteration"] == 10 and counts.shape == (19, 19) and scores["images"] == 3
-    np.testing.assert_allclose(given, iou)
-    best = json.loads((run / "scores_best.json").read_text())
+    np.testing.assert_allclose(np.nan_to_num(np.array(scores["iou"], dtype=float)), iou)
     assert best["miou"] >= scores["miou"]
 
 
@@ -157,7 +145,8 @@ def test_a_run_that_begins_anew_keeps_nothing_of_the_old(world, tmp_path, monkey
 def test_the_page_says_what_the_run_says(world, tmp_path):
     run = world / "logs" / "pictured"
     out = tmp_path / "elsewhere" / "page.html"
-    done = report(str(run), "--out", str(out))
+    words = [sys.executable, "-m", "utils.report", str(run), "--out", str(out)]
+    done = subprocess.run(words, cwd=PROJECT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{out}\n", "")
     page = out.read_text()
     assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", page))  # nothing from elsewhere
@@ -173,7 +162,9 @@ def test_the_page_says_what_the_run_says(world, tmp_path):
     assert f"{NAMES[k]} as {NAMES[j]}: {share:.2f} % ({counts[k, j]:,} pixels)" in html.unescape(page)
     assert re.search(r"queue_length\s+256\s+65536", text)  # an option that is not at its default
     assert page.count("data:image/") == 2 * 9 + 2 * 3 + 3 * 3
-    tiles = [decoded(uri) for uri in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
+    uris = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    files = [io.BytesIO(base64.b64decode(uri)) for uri in uris]
+    tiles = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     shown = [tile for sheet, _ in read_run(run).sheets.values() for row in sheet.rows for tile in row]
     assert sum(any(np.array_equal(tile, x) for x in shown) for tile in tiles) == len(tiles) >= 2 * 4
     for chart in ("loss total", "loss contrast", "learning rate", "mIoU on val", "fill of the queue"):

@@ -26,20 +26,16 @@ def test_all_of_val_at_its_own_size_by_resnet101():
 @pytest.mark.parametrize(
     "other",
     [
-        {"words": "--backbone mini"},
-        {"words": "--src_dataset synthia"},
+        *({"words": f"--{words}"} for words in ("backbone mini", "src_dataset synthia", "n_class 13")),
         {"words": "--n_class 16 --src_dataset gta5"},
-        {"words": "--n_class 13"},
-        {"images": 499},
-        {"name": "folder"},
-        {"size": (1024, 512)},
+        *({"images": 499}, {"name": "folder"}, {"size": (1024, 512)}),
         {"size": (256, 128), "on_disk": (256, 128)},
     ],
 )
-def test_other_scores_stand_alone(other):
+def test_other_scores_are_not_comparable(other):
     assert not scored(**other)
 
 
-def test_own_classes_of_the_same_names_stand_alone(tmp_path):
+def test_scores_of_own_classes_are_not_comparable(tmp_path):
     (tmp_path / "my.yaml").write_text(f"classes: [{', '.join(NAMES)}]")
     assert not scored(f"--classes {tmp_path}/my.yaml")

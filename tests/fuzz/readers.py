@@ -30,7 +30,7 @@ from utils.milestones import read_log
 from utils.options import Options, parse
 from utils.recipe import Done, read_recipe
 from utils.report.page import page
-from utils.report.recipe_table import read_result
+from utils.report.recipe import read_result
 from utils.report.run import read_run
 
 ROWS, COLUMNS = np.arange(SIZE[1]), np.arange(SIZE[0])

@@ -23,7 +23,7 @@ from data.augment.strong import StrongRecord
 from data.batches import SourceBatch, TargetBatch
 from engine.guard import Guard
 from engine.log import silent_logger
-from engine.view import view_of
+from engine.pictures import view_of
 from loss import RingQueue
 from models import Compute, DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from benchmarks.step import STAGES, batches, build
-from engine.pictures import Pictures
-from engine.view import Points, frequencies, view_of
+from engine.pictures import Pictures, Points, frequencies, view_of
 from models import Compute
 from tests.cli.killed_runs import differences
 from utils.distributed import ALONE
@@ -33,50 +32,44 @@ def stepped(stage: str, show: bool, steps: int = 2):
     return learner, shown and view_of(shown), source, target
 
 
+COLUMNS = {
+    "warm_up": ["weak view", "prediction"],
+    "stage1": [
+        *("weak view", "strong view", "whole image", "training image"),
+        *("soft label", "rectified label", "training label", "prediction", "assignment"),
+    ],
+    "stage2": ["strong view", "pseudo label", "prediction", "teacher"],
+}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_showing_changes_nothing(stage):
     shown, view, _, _ = stepped(stage, True)
-    alone, nothing, _, _ = stepped(stage, False)
-    assert differences(shown.state(), alone.state()) == []
-    assert view.sheets.keys() == {"source", "target"} and nothing is None
+    plain, nothing, _, _ = stepped(stage, False)
+    assert differences(shown.state(), plain.state()) == [] and nothing is None
+    assert view.sheets.keys() == {"source", "target"} and list(view.sheets["target"]) == COLUMNS[stage]
+    if stage == "stage1":
+        assert view.confidences.keys() == {"soft_label", "rectified_label", "prediction"}
 
 
-def test_columns_of_the_stages():
-    views = {stage: stepped(stage, True, 1)[1] for stage in STAGES}
-    target = {stage: list(view.sheets["target"]) for stage, view in views.items()}
-    assert target["warm_up"] == ["weak view", "prediction"]
-    assert target["stage2"] == ["strong view", "pseudo label", "prediction", "teacher"]
-    assert target["stage1"] == [
-        *("weak view", "strong view", "whole image", "training image"),
-        *("soft label", "rectified label", "training label", "prediction", "assignment"),
-    ]
-    assert views["stage1"].confidences.keys() == {"soft_label", "rectified_label", "prediction"}
-
-
-def test_frequencies_count_every_pixel():
+def test_assignments_and_the_full_queue_of_stage_1():
+    """Rows of the assignments are the queue's, then the pixels'; frequencies count every pixel or row."""
     label = torch.tensor([[0, 1, 1, 250], [2, 2, 2, 250]])
     assert frequencies(label, 4).tolist() == [1 / 8, 2 / 8, 3 / 8, 0]
-
-
-def test_assignments_of_stage_1():
-    """Rows of the assignments are the queue's, then the pixels'."""
-    _, view, _, target = stepped("stage1", True, 1)
-    whole, sampled = view.per_class["sinkhorn/all_rows"], view.per_class["sinkhorn/sampled_pixels"]
+    learner, view, _, target = stepped("stage1", True, 1)
+    whole, sampled = view.means["sinkhorn/all_rows"], view.means["sinkhorn/sampled_pixels"]
     assert float(whole.sum()) == pytest.approx(1, abs=1e-5) == float(sampled.sum())
-    distance = float(view.numbers["sinkhorn/distance_to_prior"])
+    distance = float(view.means["sinkhorn/distance_to_prior"])
     assert 0.5 * float((whole - 1 / K).abs().sum()) <= distance + 1e-6  # the mean's is at most the mean
     points = view.sheets["target"]["assignment"]
     assert points.positions.shape == points.classes.shape == (2, PIXELS)
     assert int(points.positions.max()) < points.grid[0] * points.grid[1]
     assert points.images is target.whole
 
-
-def test_queue_and_prototypes_against_loops():
-    learner, view, _, _ = stepped("stage1", True, 1)
     rows = learner.self_labeling.queues.labels.rows[:, 0].tolist()
-    assert view.per_class["queue/labels"].tolist() == pytest.approx([rows.count(k) / QUEUE for k in range(K)])
-    assert float(view.numbers["queue/ignored"]) == rows.count(250) / QUEUE
-    assert float(view.numbers["queue/fill"]) == 1
+    assert view.means["queue/labels"].tolist() == pytest.approx([rows.count(k) / QUEUE for k in range(K)])
+    assert float(view.means["queue/ignored"]) == rows.count(250) / QUEUE
+    assert float(view.means["queue/fill"]) == 1
 
 
 def test_prototypes_and_a_queue_that_is_not_full():
@@ -95,15 +88,15 @@ def test_prototypes_and_a_queue_that_is_not_full():
         return float(x @ y / (x @ x) ** 0.5 / (y @ y) ** 0.5)
 
     nearest = [max(cosine(a[i], a[j]) for j in range(K) if j != i) for i in range(K)]
-    found = {name.removeprefix("prototypes/"): x.tolist() for name, x in view.per_class.items()}
+    found = {name.removeprefix("prototypes/"): x.tolist() for name, x in view.means.items()}
     assert found["nearest_cosine"] == pytest.approx(nearest)
     assert found["cosine_to_ema"] == pytest.approx([cosine(a[i], b[i]) for i in range(K)])
     assert found["norm"] == pytest.approx([(row @ row) ** 0.5 for row in a])
-    assert float(view.numbers["prototypes/nearest_pair"]) == pytest.approx(max(nearest))
-    labels = view.per_class["queue/labels"]
+    assert float(view.means["prototypes/nearest_pair"]) == pytest.approx(max(nearest))
+    labels = view.means["queue/labels"]
     assert labels[3] == 0.5 and labels[7] == 0.25 and labels[0] == 0
-    assert float(view.numbers["queue/ignored"]) == 0.25
-    assert float(view.numbers["queue/fill"]) == pytest.approx(0.4)
+    assert float(view.means["queue/ignored"]) == 0.25
+    assert float(view.means["queue/fill"]) == pytest.approx(0.4)
 
 
 def test_dots_lie_where_the_pixels_are():
@@ -112,7 +105,8 @@ def test_dots_lie_where_the_pixels_are():
     pictures = Pictures(None, "abc", colours, 1, ALONE)
     image = torch.ones(1, 3, 20, 40)
     positions, classes = torch.tensor([[0, 7, 14]]), torch.tensor([[0, 1, 2]])
-    sheet = pictures._sheet({"weak view": image, "assignment": _points(image, positions, classes)})
+    points = Points(image, positions, classes, (3, 5))
+    sheet = pictures.sheet({"weak view": image, "assignment": points})
     tile = sheet.rows[0][1]
     assert tile.shape == (128, 256, 3) and (sheet.rows[0][0] == 255).all()
     for (y, x), k in {(0, 0): 0, (63, 127): 1, (127, 255): 2}.items():
@@ -120,16 +114,12 @@ def test_dots_lie_where_the_pixels_are():
     assert (tile[20, 20] == int(255 * 0.35)).all()
 
 
-def _points(image: torch.Tensor, positions: torch.Tensor, classes: torch.Tensor) -> Points:
-    return Points(image, positions, classes, (3, 5))
-
-
 def test_labels_keep_their_colours_and_images_their_proportions():
     colours = np.array([[10, 20, 30], [40, 50, 60]], dtype=np.uint8)
     pictures = Pictures(None, "ab", colours, 1, ALONE)
     wide, high = torch.rand(1, 3, 16, 32), torch.full((1, 3, 32, 16), 1.0)
     label = torch.tensor([[[0, 1], [250, 1]]])
-    rows = pictures._sheet({"wide": wide, "high": high, "label": label}).rows[0]
+    rows = pictures.sheet({"wide": wide, "high": high, "label": label}).rows[0]
     assert {tile.shape for tile in rows} == {(128, 256, 3)}
     assert (rows[1][:, :90] == 0).all() and (rows[1][:, 100:150] == 255).all()  # bars on both sides
     square = rows[2][:, 64:192]

@@ -101,10 +101,11 @@ def test_empty_options_are_no_options(path):
 
 
 def test_recipes_of_the_project_can_be_read():
-    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+    for path in (PROJECT / "configs").glob("*.yaml"):
         recipe = read_recipe(path, 1, {})
-        assert recipe.steps
-        assert len({step.name for step in recipe.steps}) == len(recipe.steps)
+        assert len({step.name for step in recipe.steps}) == len(recipe.steps) > 0
+        if path.stem == "mini":  # the demo computes on the CPU wherever it runs
+            assert all(("--device cpu" in step.shell()) == bool(step.script) for step in recipe.steps)
 
 
 def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path, monkeypatch):
@@ -142,20 +143,14 @@ def refusal(path: Path) -> str:
         ("  - name: data\n", "  - nme: data\n", "name"),
         ("folder: ", "fodler: ", "folder"),
         ("no_resume: true", "no_resume: 3", "no_resume"),
-        ("{folder}/Pseudo", "{fodler}/Pseudo", "fodler"),
-        ("{folder}/logs", "{fodler}/logs", "fodler"),
+        *((f"{{folder}}/{name}", f"{{fodler}}/{name}", "fodler") for name in ("Pseudo", "logs")),
         ("{tmp}", "{fodler}", "fodler"),
-        ("module: data.mini", "module: http.server", "http.server"),
-        ("module: data.mini", "module: -c", "-c"),
-        ("module: data.mini", "module: [data.mini]", "data.mini"),
-        ("name: data\n", "name: ../../data\n", "name"),
-        ("name: data\n", "name: .data\n", "name"),
-        ("name: data\n", "name: a/b\n", "name"),
-        ("name: data\n", 'name: "a\\nb"\n', "name"),
-        ("name: data\n", "name: [a]\n", "name"),
-        ("name: one", "name: ../../../one", "name"),
-        ("name: one", "name: /one", "name"),
-        ("name: one", "name: [one]", "name"),
+        *(
+            ("module: data.mini", f"module: {name}", name.strip("[]"))
+            for name in ("http.server", "-c", "[data.mini]")
+        ),
+        *(("name: data\n", f"name: {n}\n", "name") for n in ("../../data", ".data", "a/b", '"a\\nb"', "[a]")),
+        *(("name: one", f"name: {name}", "name") for name in ("../../../one", "/one", "[one]")),
         ("stage: warm_up", "model_name: ../../x", "model_name"),
         ('"{seed}"', '"{seed.__class__}"', "seed"),
         ("{folder}/data", "{folder:>99999999}/data", "folder"),
@@ -172,30 +167,29 @@ def test_a_misspelt_or_hostile_recipe_is_refused_with_file_and_word(path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "word"),
     [
-        *("", "- a\n", "a: [1\n", "folder: x\nsteps: 3\n", "folder: x\nsteps: [train]\n", None),
-        *("folder: 3\nsteps: []\n", "folder: x\noptions: [a]\nsteps: []\n"),
+        *(
+            (text, "")
+            for text in ("", "- a\n", "a: [1\n", "folder: x\nsteps: 3\n", "folder: x\nsteps: [train]\n")
+        ),
+        *(("folder: 3\nsteps: []\n", "folder"), ("folder: x\noptions: [a]\nsteps: []\n", "options")),
+        ("folder: x\nsteps:\n" + "  - {name: a, script: test}\n" * 101, "100 steps"),
+        (None, ""),
     ],
 )
-def test_other_files_are_named(path, text):
+def test_other_files_are_named(path, text, word):
     """None: no file at all."""
     path.unlink() if text is None else path.write_text(text)
-    refusal(path)
-
-
-def test_too_many_steps_are_refused(path):
-    path.write_text("folder: x\nsteps:\n" + "  - {name: a, script: test}\n" * 101)
-    with pytest.raises(ValueError, match="100 steps"):
-        read_recipe(path, None, {})
+    assert word in refusal(path)
 
 
 def test_a_note_of_another_kind_is_none(path):
     recipe = read_recipe(path, None, {})
     step, done = recipe.steps[0], Done(recipe.folder)
-    (recipe.folder / "done").mkdir(parents=True)
+    done.path("done", step).parent.mkdir(parents=True)
     for content in ("[1]", "3", '{"command": "x"}', "[" * 10**5, "\xff"):
-        (recipe.folder / "done" / "data.json").write_text(content, encoding="latin1")
+        done.path("done", step).write_text(content, encoding="latin1")
         assert done.read(step) is None and not done.holds(step, None)
 
 
@@ -215,8 +209,3 @@ def test_a_step_is_done_only_with_the_classes_it_was_done_with(path, tmp_path):
     done.write_begun(step, None)
     classes.write_text("classes: [a, b]")
     assert not done.begun(step, None)
-
-
-def test_the_demo_computes_on_the_cpu_wherever_it_runs():
-    for step in read_recipe(PROJECT / "configs" / "mini.yaml", None, {}).steps:
-        assert ("--device cpu" in step.shell()) == bool(step.script), step.name

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,116 +15,154 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from utils.options import default_values
-from utils.report.classes import (
-    Row,
-    Table,
-    classes_of,
-    confusions,
-    inside_table,
-    published,
-    scores_table,
-    shares,
-    sparks,
-    validations,
-)
-from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, chart
-from utils.report.run import Run
+from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, chart, number, spark
+from utils.report.run import Confusion, Line, Run
+from utils.report.tables import PublishedRow, published_rows
 
-_STAGES = {
-    "source_only": "source only: the baseline without adaptation",
-    "warm_up": "warm-up: source labels and adversarial alignment",
-    "stage1": "stage 1: self-training with class-balanced pixel-level self-labeling",
-    "stage2": "stage 2: distillation",
-    "stage3": "stage 3: distillation once more",
-}
-_LOSSES = {
-    "total": "target, weighted sum",
-    "source": "source, cross-entropy",
-    "CTS": "self-training on pseudo labels",
-    "SL": "self-labeling",
-    "contrast": "against the queue",
-    "consist": "prototype consistency",
-    "distill": "from the teacher",
-    "adversarial": "the discriminator is deceived",
-    "discriminator": "of the discriminator",
-}
+_DECADES = 5  # of the shares' axis, from 0.001 % to 100 %
 _SELF_LABELING = (
-    ("assignments against the prior", "sinkhorn/distance_to_prior", "total variation", [0.0]),
-    ("fill of the queue", "queue/fill", "share of its rows", [0.0, 1.0]),
-    ("ignored labels in the queue", "queue/ignored", "share of its rows", [0.0, 1.0]),
-    ("nearest pair of prototypes", "prototypes/nearest_pair", "cosine", [0.0, 1.0]),
+    ("assignments against the prior", "sinkhorn/distance_to_prior", [0.0]),
+    ("fill of the queue", "queue/fill", [0.0, 1.0]),
+    ("ignored labels in the queue", "queue/ignored", [0.0, 1.0]),
+    ("nearest pair of prototypes", "prototypes/nearest_pair", [0.0, 1.0]),
 )
-_SHEETS = {
-    "target": "Target, as training saw it",
-    "source": "Source, as training saw it",
-    "validation": "Validation",
-}
 
 
 def page(run: Run) -> str:
     """Return the report of a run as HTML: page.html.j2 filled with what the run left."""
-    loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
-        loader=loader,
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    stage = run.about.stage if run.about else str(run.options.get("stage", ""))
-    changed, every = _options(run)
+    forms = (_figure, _percent, _place, _duration, _moment, _text, data_uri)
+    environment.filters |= {form.__name__.lstrip("_"): form for form in forms}
+    about, defaults = run.about, default_values("train")
+    checkpoints, beside = _checkpoints(run), published(run)
+    lines = list(checkpoints.values())
+    steps = [seconds for _, seconds in run.series("time/step")[-20:]]
+    starts = about.starts if about else []
     return environment.get_template("page.html.j2").render(
+        run=run,
         name=run.folder.resolve().name,
-        folder=run.folder,
-        read_at=time.strftime("%Y-%m-%d %H:%M"),
-        stage=_STAGES.get(stage, stage),
-        facts=_facts(run),
-        classes=classes_of(run),
+        now=time.time(),
+        nan=math.nan,
+        stage=about.stage if about else str(run.options.get("stage", "")),
+        total=about.iterations if about else run.options.get("train_iters"),
+        step_time=sum(steps) / len(steps) if steps else None,
         size=(WIDTH, HEIGHT),
         cursor=(TOP, HEIGHT - BOTTOM),
-        scores=scores_table(run),
+        best=lines[0] if lines else None,
+        last=lines[-1] if lines else None,
+        checkpoints=checkpoints,
+        published=beside,
+        score_head=["class", *checkpoints, *(f"published {row.title}" for row in beside)],
         curves=_curves(run),
-        sparks=sparks(run),
-        sheets=_sheets(run),
-        confusions=confusions(run),
-        shares=shares(run),
+        sparks=_sparks(run),
+        confusions=_confusions(run),
+        shares=_shares(run),
         inside_curves=_inside_curves(run),
-        inside_table=inside_table(run),
-        changed_options=changed,
-        all_options=every,
-        properties=_properties(run),
-        starts=_starts(run),
+        inside_head=["class", *_PER_CLASS],
+        inside_rows=_inside_rows(run),
+        defaults=defaults,
+        changed={name: x for name, x in run.options.items() if x != defaults.get(name)},
+        start_facts=list(dict.fromkeys(name for start in starts for name in start if name != "after")),
     )
 
 
-# --- head ---------------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------
 
 
-def _facts(run: Run) -> list[tuple[str, str, str]]:
-    """Title, value and note of the most important numbers."""
-    total = run.about.iterations if run.about else run.options.get("train_iters")
-    progress = f"{run.iteration} of {total}" if isinstance(total, int) else str(run.iteration)
-    facts = [("Iterations", progress, "")]
-    best, last = validations(run)
-    if best is not None:
-        facts.append(("Best mIoU", f"{100 * best['val/miou']:.1f}", f"iteration {best['iteration']:.0f}"))
-        facts.append(("Last mIoU", f"{100 * last['val/miou']:.1f}", f"iteration {last['iteration']:.0f}"))
-    for row in published(run):
-        mean = ", ".join(f"{value:.1f} over {count}" for count, value in row.means.items())
-        facts.append(("Published", mean, row.title))
-    steps = [seconds for _, seconds in run.series("time/step")[-20:]]
-    if steps:
-        recent = sum(steps) / len(steps)
-        facts.append(("An iteration", _duration(recent), _left(run, recent)))
-    return facts
+def published(run: Run) -> list[PublishedRow]:
+    """Return the published figures of this run's stage; for SYNTHIA those after all stages."""
+    if run.about is None or not run.about.as_published:
+        return []
+    return [row for row in published_rows(len(run.classes)) if row.title in (run.about.stage, "SYNTHIA")]
 
 
-def _left(run: Run, seconds: float) -> str:
-    """Return how long the rest takes, or when the run ended."""
-    if run.about and run.iteration < run.about.iterations:
-        return f"{_duration(seconds * (run.about.iterations - run.iteration))} to go"
-    return time.strftime("ended %Y-%m-%d %H:%M", time.localtime(run.written))
+def _checkpoints(run: Run) -> dict[str, Line]:
+    """Lines of the best and the last validation by their titles."""
+    scored = [line for line in run.lines if not math.isnan(line.get("val/miou", math.nan))]
+    if not scored:
+        return {}
+    best, last = max(scored, key=lambda line: line["val/miou"]), scored[-1]
+    found = {"best and last": last} if best is last else {"best": best, "last": last}
+    return {f"{title} ({line['iteration']:.0f})": line for title, line in found.items()}
+
+
+def _confusions(run: Run) -> dict[str, Confusion]:
+    """Confusion of the best checkpoint, and of the last if that is another."""
+    names = {"best": "best", "current": "last"}
+    found = {names[which]: c for which, c in run.confusions.items() if len(c.counts) == len(run.classes)}
+    if len({confusion.iteration for confusion in found.values()}) == 1:
+        return {"best and last": next(iter(found.values()))}
+    return found
+
+
+def _shares(run: Run) -> dict[str, np.ndarray]:
+    """Shares of the classes (K,) before (prior, pseudo labels) and after (predictions)."""
+    columns: dict[str, np.ndarray] = {}
+    if run.about and run.about.prior is not None:
+        columns["prior"] = run.about.prior
+    for name in ("soft label", "pseudo label", "rectified label", "prediction"):
+        every = [run.series(f"classes/{name.replace(' ', '_')}/{k}") for k, _ in run.classes]
+        if every and all(every):
+            columns[f"{name} (train)"] = np.array([sum(y for _, y in s) / len(s) for s in every])
+    confusion = run.confusions.get("current")
+    if confusion and len(confusion.counts) == len(run.classes) and confusion.counts.sum():
+        counts = confusion.counts / confusion.counts.sum()
+        columns["prediction (val)"], columns["label (val)"] = counts.sum(axis=0), counts.sum(axis=1)
+    return columns
+
+
+# --- curves -------------------------------------------------------------------------------------------------
+
+
+def _curves(run: Run) -> list[Chart]:
+    """Mean IoU, losses, rates and times."""
+    keys = {"mIoU": "val/miou", "mIoU over 13": "val/miou_13"}
+    percent = {name: [(x, 100 * y) for x, y in run.series(key)] for name, key in keys.items()}
+    charts = [chart("mIoU on val", percent)]
+    charts += [chart(f"loss {name}", {name: run.series(f"loss/{name}")}) for name in run.names("loss/")]
+    for title, prefix in (("learning rate", "lr/"), ("time", "time/")):
+        series = {name: run.series(prefix + name) for name in run.names(prefix)}
+        charts.append(chart(title, series, within=[0.0]))
+    return [drawn for drawn in charts if drawn]
+
+
+def _inside_curves(run: Run) -> list[Chart]:
+    """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
+    charts = [chart(title, {title: run.series(key)}, within) for title, key, within in _SELF_LABELING]
+    names = {name: name.removesuffix("/mean").replace("_", " ") for name in run.names("confidence/")}
+    confidence = {title: run.series(f"confidence/{name}") for name, title in names.items()}
+    charts.append(chart("mean confidence", confidence, within=[0.0, 1.0]))
+    return [drawn for drawn in charts if drawn]
+
+
+def _sparks(run: Run) -> list[tuple[str, float, str]]:
+    """Name, last IoU in percent and a small curve of each class that was scored."""
+    every = [(name, run.series(f"val/iou/{name}"), colour) for name, colour in run.classes]
+    return [(name, 100 * points[-1][1], spark(points, colour)) for name, points, colour in every if points]
+
+
+# --- numbers and pictures -----------------------------------------------------------------------------------
+
+
+def _figure(percent: float) -> str:
+    return "–" if math.isnan(percent) else f"{percent:.1f}"
+
+
+def _percent(share: float) -> str:
+    """Return a share of 1 in percent."""
+    return "0" if share == 0 else f"{100 * share:.2f}" if share >= 1e-4 else f"{100 * share:.4f}"
+
+
+def _place(share: float) -> str:
+    """Return the place of a share above 0 on the logarithmic axis, in percent of its length."""
+    return f"{100 * min(1.0, max(0.0, 1 + math.log10(share) / _DECADES)):.1f}"
 
 
 def _duration(seconds: float) -> str:
@@ -133,53 +173,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-# --- curves and pictures ------------------------------------------------------------------------------------
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
-def _curves(run: Run) -> list[Chart]:
-    """Mean IoU, losses, rates and times."""
-    percent = {
-        name: [(x, 100 * y) for x, y in run.series(key)]
-        for name, key in (("mIoU", "val/miou"), ("mIoU over 13", "val/miou_13"))
-    }
-    charts = [chart("mIoU on val", percent, "percent")]
-    for name in run.names("loss/"):
-        charts.append(chart(f"loss {name}", {name: run.series(f"loss/{name}")}, _LOSSES.get(name, "")))
-    for title, prefix, note in (("learning rate", "lr/", ""), ("time", "time/", "seconds an iteration")):
-        series = {name: run.series(prefix + name) for name in run.names(prefix)}
-        charts.append(chart(title, series, note, within=[0.0]))
-    return [drawn for drawn in charts if drawn]
-
-
-def _inside_curves(run: Run) -> list[Chart]:
-    """Assignments, queue and prototypes of stage 1; confidences of every stage that has any."""
-    charts = [
-        chart(title, {title: run.series(key)}, note, within) for title, key, note, within in _SELF_LABELING
-    ]
-    confidence = {
-        name.removesuffix("/mean").replace("_", " "): run.series(f"confidence/{name}")
-        for name in run.names("confidence/")
-    }
-    charts.append(chart("mean confidence", confidence, within=[0.0, 1.0]))
-    return [drawn for drawn in charts if drawn]
-
-
-def _sheets(run: Run) -> list[dict[str, Any]]:
-    """The newest pictures: each row of a sheet has a name and its tiles."""
-    found = []
-    for title, words in _SHEETS.items():
-        if title in run.sheets:
-            sheet, iteration = run.sheets[title]
-            rows = [
-                (name, [_tile(*pair) for pair in zip(sheet.columns, tiles, strict=True)])
-                for name, tiles in zip(sheet.names, sheet.rows, strict=True)
-            ]
-            found.append({"title": words, "iteration": iteration, "columns": sheet.columns, "rows": rows})
-    return found
-
-
-def _tile(column: str, tile: np.ndarray) -> dict[str, Any]:
-    return {"column": column, "uri": data_uri(tile), "width": tile.shape[1], "height": tile.shape[0]}
+def _text(value: Any) -> str:
+    """Return the value of an option."""
+    return "" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def data_uri(tile: np.ndarray) -> str:
@@ -196,41 +196,22 @@ def data_uri(tile: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-# --- options and machine ------------------------------------------------------------------------------------
+_PER_CLASS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "prior, %": ("sinkhorn/prior", _percent),
+    "assigned, all rows, %": ("sinkhorn/all_rows", _percent),
+    "assigned, sampled, %": ("sinkhorn/sampled_pixels", _percent),
+    "in the queue, %": ("queue/labels", _percent),
+    "norm": ("prototypes/norm", number),
+    "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
+    "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
+}
 
 
-def _options(run: Run) -> tuple[Table | None, Table | None]:
-    """Return the options that are not at their default, and all options."""
-    if not run.options:
-        return None, None
-    defaults = default_values("train")
-    head = ["option", "value", "default"]
-    rows = {name: Row(name, [_text(value), _text(defaults.get(name))]) for name, value in run.options.items()}
-    changed = [rows[name] for name, value in run.options.items() if value != defaults.get(name)]
-    return Table("Not at their default", head, changed), Table("All options", head, list(rows.values()))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _properties(run: Run) -> list[tuple[str, str]]:
-    """Images, network and quirks."""
-    about = run.about
-    if not about:
-        return []
-    return [
-        ("images", ", ".join(f"{count} {name}" for name, count in about.images.items())),
-        ("network", f"{run.options.get('backbone', '')}, {about.parameters:,} parameters"),
-        ("quirks", ", ".join(about.quirks) or "none"),
-    ]
-
-
-def _starts(run: Run) -> Table | None:
-    """Versions and machine of each start of the run."""
-    if not run.about:
-        return None
-    starts = run.about.starts
-    names = dict.fromkeys(name for start in starts for name in start.facts)
-    rows = [Row(name, [start.facts.get(name, "") for start in starts]) for name in names]
-    return Table("Each start of the run", ["after iteration", *(str(s.after) for s in starts)], rows)
+def _inside_rows(run: Run) -> list[tuple[str, str, list[str]]]:
+    """Name, colour and the figures of `_PER_CLASS` of each class at the last drawn iteration."""
+    rows = []
+    for name, colour in run.classes:
+        every = [(run.series(f"{key}/{name}"), form) for key, form in _PER_CLASS.values()]
+        if all(points for points, _ in every):
+            rows.append((name, colour, [form(points[-1][1]) for points, form in every]))
+    return rows

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,35 +25,21 @@ _DAMAGED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, 
 Line = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Start:
-    """One start of a run, `after` so many iterations: its machine and versions."""
-
-    after: int
-    facts: dict[str, str]
-
-
-@dataclass(frozen=True)
-class About:
-    """Content of about.json.
-
-    prior: (K,) or None; images: number by domain; as_published: val is scored as in the paper.
-    """
+class About(NamedTuple):
+    """Content of about.json. starts: versions and machine of each start, "after" so many iterations."""
 
     stage: str
     iterations: int
-    classes: list[str]
-    colours: np.ndarray  # (K, 3) uint8
-    prior: np.ndarray | None
-    images: dict[str, int]
-    as_published: bool
+    classes: list[tuple[str, str]]  # name and colour (#rrggbb) in train id order
+    prior: np.ndarray | None  # (K,)
+    images: dict[str, int]  # number by domain
+    as_published: bool  # val is scored as in the paper
     parameters: int
     quirks: list[str]
-    starts: list[Start]
+    starts: list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Confusion:
+class Confusion(NamedTuple):
     """Counts (K, K) of one validation: rows are labels, columns are predictions."""
 
     iteration: int
@@ -89,33 +75,30 @@ class Run:
         return max((int(line["iteration"]) for line in self.lines), default=0)
 
     @property
-    def classes(self) -> list[str]:
-        """Names in train id order; without about.json those that were scored."""
-        return self.about.classes if self.about else self.names("val/iou/")
-
-    @property
-    def colours(self) -> np.ndarray:
-        """(K, 3) uint8; grey without about.json."""
-        return self.about.colours if self.about else np.full((len(self.classes), 3), 128, dtype=np.uint8)
+    def classes(self) -> list[tuple[str, str]]:
+        """Name and colour of each class; without about.json those that were scored, in grey."""
+        return self.about.classes if self.about else [(name, "#808080") for name in self.names("val/iou/")]
 
 
 def read_run(folder: Path) -> Run:
     """Read a run; FileNotFoundError for a folder without one, ValueError naming a damaged file."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the folder of a run, as in logs/NAME")
-    paths = {name: folder / name for name in ("about.json", "options.yaml", "log.jsonl")}
-    there = {name for name, path in paths.items() if path.is_file()}
-    if not there:
-        raise FileNotFoundError(f"{folder}: holds no run, no {', '.join(paths)}; give another folder")
-    log = paths["log.jsonl"]
+    names = ("about.json", "options.yaml", "log.jsonl")
+    about, options, log = paths = [folder / name for name in names]
+    if not any(path.is_file() for path in paths):
+        raise FileNotFoundError(f"{folder}: holds no run, no {', '.join(names)}; give another folder")
+    remedy = "not what a training writes; remove it, the report does without"
+    scores = {which: folder / f"scores_{which}.json" for which in ("best", "current")}
+    pictures = {title: folder / "pictures" / f"{title}.png" for title in SHEETS}
     return Run(
         folder,
-        _read(paths["about.json"], _about) if "about.json" in there else None,
-        _options(paths["options.yaml"]) if "options.yaml" in there else {},
-        read_log(log) if "log.jsonl" in there else [],
-        log.stat().st_mtime if "log.jsonl" in there else None,
-        {which: _read(path, _confusion) for which, path in _scores(folder).items() if path.is_file()},
-        {title: load_sheet(path) for title, path in _pictures(folder).items() if path.is_file()},
+        read_json(about, _about, remedy) if about.is_file() else None,
+        _options(options) if options.is_file() else {},
+        read_log(log) if log.is_file() else [],
+        log.stat().st_mtime if log.is_file() else None,
+        {which: read_json(path, _confusion, remedy) for which, path in scores.items() if path.is_file()},
+        {title: load_sheet(path) for title, path in pictures.items() if path.is_file()},
     )
 
 
@@ -125,7 +108,11 @@ def read_log(path: Path) -> list[Line]:
     try:
         with open(path, encoding="utf-8") as file:
             while (line := file.readline(_LONGEST_LINE)).endswith("\n"):
-                lines.append(_line(json.loads(line)))
+                content = json.loads(line)
+                if not all(isinstance(value, float | int) for value in content.values()):
+                    raise ValueError("not numbers")
+                lines.append({name: float(value) for name, value in content.items()})
+                lines[-1]["iteration"] = int(content["iteration"])
         if len(line) < _LONGEST_LINE:
             return lines
     except _DAMAGED:
@@ -133,57 +120,38 @@ def read_log(path: Path) -> list[Line]:
     raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
 
 
-def _line(content: dict) -> Line:
-    if not all(isinstance(value, float | int) for value in content.values()):
-        raise ValueError("not numbers")
-    return {name: float(value) for name, value in content.items()} | {"iteration": int(content["iteration"])}
-
-
-def _scores(folder: Path) -> dict[str, Path]:
-    return {which: folder / f"scores_{which}.json" for which in ("best", "current")}
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    return {title: folder / "pictures" / f"{title}.png" for title in SHEETS}
-
-
-def _text(path: Path) -> str:
-    with open(path, encoding="utf-8") as file:
-        text = file.read(_LONGEST + 1)
-    if len(text) > _LONGEST:
-        raise ValueError(f"longer than {_LONGEST} characters")
-    return text
-
-
-def _read(path: Path, parse: Callable[[dict], Any]) -> Any:
-    """Parse a JSON file of a training; ValueError naming it if it is another file."""
+def read_json(path: Path, parse: Callable[[dict], Any], problem: str) -> Any:
+    """Parse a JSON file; ValueError with the path and the problem if it is too long or another file."""
     try:
-        return parse(json.loads(_text(path)))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
+        if len(text) > _LONGEST:
+            raise ValueError(f"longer than {_LONGEST} characters")
+        return parse(json.loads(text))
     except _DAMAGED:
-        raise ValueError(f"{path}: not what a training writes; remove it, the report does without") from None
+        raise ValueError(f"{path}: {problem}") from None
 
 
 def _about(content: dict) -> About:
-    classes, starts = [str(name) for name in content["classes"]], content["starts"]
-    colours = np.array(content["colours"])
+    names, colours = content["classes"], np.array(content["colours"])
     prior = None if content["prior"] is None else np.array(content["prior"], dtype=np.float64)
-    if not 0 < len(classes) <= _MOST_CLASSES or colours.shape != (len(classes), 3):
+    if not 0 < len(names) <= _MOST_CLASSES or colours.shape != (len(names), 3):
         raise ValueError("classes and colours do not belong together")
     if colours.dtype.kind != "i" or colours.min() < 0 or colours.max() > 255:
         raise ValueError("colours are of bytes")
-    if prior is not None and (prior.shape != (len(classes),) or not np.isfinite(prior).all()):
+    if prior is not None and (prior.shape != (len(names),) or not np.isfinite(prior).all()):
         raise ValueError("the prior is not of the classes")
+    starts = [{**{k: str(v) for k, v in s.items()}, "after": str(int(s["after"]))} for s in content["starts"]]
     return About(
         str(content["stage"]),
         int(content["iterations"]),
-        classes,
-        colours.astype(np.uint8),
+        [(str(name), "#" + bytes(c).hex()) for name, c in zip(names, colours.tolist(), strict=True)],
         prior,
         {str(name): int(count) for name, count in content["images"].items()},
         bool(content["as_published"]),
         int(content["parameters"]),
         [str(name) for name in content["quirks"]],
-        [Start(int(s["after"]), {k: str(v) for k, v in s.items() if k != "after"}) for s in starts],
+        starts,
     )
 
 

@@ -1,8 +1,8 @@
-"""Tables in Markdown, LaTeX, CSV and plain text, and the scores of one checkpoint as such a table.
+"""Tables in Markdown, LaTeX, CSV and plain text: scores of one checkpoint beside the published figures.
 
 `scores` is what `ConfusionMatrix.scores` gives, and: checkpoint (its path), classes (names in train id
-order), miou_13 for 16 classes, quirks (in words), torch (version). Values are shares of 1; tables give
-percent.
+order), miou_13 for 16 classes, quirks (in words), torch (version). Values are shares of 1; tables and
+published figures are in percent, nan where there is none.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import printable
 from utils.files.whole import save_text
-from utils.report.published import PublishedRow
 
+FORMATS = (".md", ".tex", ".csv")  # of save_table
 Line = Sequence[str]
 _WIDTH = 30  # characters of a line of plain text, up to the published columns
 _SUMMARY = {
@@ -27,14 +28,40 @@ _SUMMARY = {
 }
 _LATEX = str.maketrans(
     {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
         **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
+
+# --- published figures --------------------------------------------------------------------------------------
+
+
+class PublishedRow(NamedTuple):
+    """Published figures on Cityscapes val. iou: in train id order; means: by their number of classes."""
+
+    title: str
+    iou: Sequence[float]
+    means: dict[int, float]
+
+
+_STAGE1 = "91.7 52.9 83.6 43.0 32.3 43.7 51.3 42.8 85.4 37.6 81.1 69.5 30.0 88.1 44.1 59.9 24.9 47.2 48.4"
+_STAGE2 = "93.0 60.6 85.5 46.7 34.6 48.1 57.6 52.8 88.1 48.2 80.7 71.9 32.3 89.1 46.5 65.3 23.7 49.7 54.2"
+_STAGE3 = "92.8 57.7 85.4 45.7 36.7 48.9 59.5 54.5 88.7 48.5 84.9 73.2 36.8 89.2 49.9 67.8 29.2 49.9 55.6"
+_PUBLISHED = {
+    19: (  # GTA5 → Cityscapes
+        PublishedRow("warm_up", [math.nan] * 19, {19: 41.4}),
+        PublishedRow("stage1", [*map(float, _STAGE1.split())], {19: 55.66}),
+        PublishedRow("stage2", [*map(float, _STAGE2.split())], {19: 59.41}),
+        PublishedRow("stage3", [*map(float, _STAGE3.split())], {19: 60.77}),
+    ),
+    16: (PublishedRow("SYNTHIA", [math.nan] * 16, {16: 57.9, 13: 65.3}),),  # after all stages
+}
+
+
+def published_rows(n_class: int) -> Sequence[PublishedRow]:
+    """Return the rows over so many classes."""
+    return _PUBLISHED.get(n_class, ())
 
 
 # --- any table ----------------------------------------------------------------------------------------------
@@ -60,11 +87,6 @@ def comma_separated(lines: Iterable[Sequence[object]]) -> str:
     return file.getvalue()
 
 
-def percent(values: Iterable[float], absent: str = "-") -> list[str]:
-    """Cells of shares in percent; absent: stands for nan."""
-    return [absent if math.isnan(value) else f"{100 * value:.1f}" for value in values]
-
-
 # --- scores of a checkpoint ---------------------------------------------------------------------------------
 
 
@@ -79,77 +101,51 @@ def columns(scores: Mapping) -> list[str]:
     return [*scores["classes"], *(f"mIoU ({count})" for count in means(scores))]
 
 
+def percent(values: Iterable[float], absent: str = "-") -> list[str]:
+    """Cells of shares in percent; absent: stands for nan."""
+    return _cells((100 * value for value in values), absent)
+
+
 def published_cells(row: PublishedRow, like: Mapping, absent: str = "-") -> list[str]:
     """IoU per class and means of a published row in the columns of scores `like`."""
-    values = [*(row.iou or [math.nan] * len(like["classes"]))]
-    values += [row.means.get(count, math.nan) for count in means(like)]
-    return [absent if math.isnan(value) else f"{value:.1f}" for value in values]
+    return _cells([*row.iou, *(row.means.get(count, math.nan) for count in means(like))], absent)
+
+
+def _cells(percents: Iterable[float], absent: str) -> list[str]:
+    return [absent if math.isnan(value) else f"{value:.1f}" for value in percents]
 
 
 def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
     """Return a line for each class, then means and origin; published figures stand on the right."""
-    lines, width = [], max(14, *(len(name) + 1 for name in scores["classes"]))
-    if published:
-        titles = "".join(f"{row.title:>9}" for row in published)
-        lines.append("IoU in percent; published:".ljust(_WIDTH) + titles)
-    for i, (name, iou) in enumerate(zip(scores["classes"], scores["iou"], strict=True)):
-        beside = [row.iou[i] if row.iou else None for row in published]
-        lines.append(_plain_line(f"{name:<{width}}{100 * iou:6.2f}", beside))
-    for count, mean in means(scores).items():
-        beside = [row.means.get(count) for row in published]
-        lines.append(_plain_line(f"{f'mIoU over {count}':<24}{100 * mean:6.2f}", beside))
+    width = max(14, *(len(name) + 1 for name in scores["classes"]))
+    own = [f"{name:<{width}}{100 * x:6.2f}" for name, x in zip(scores["classes"], scores["iou"], strict=True)]
+    own += [f"{f'mIoU over {count}':<24}{100 * mean:6.2f}" for count, mean in means(scores).items()]
+    beside = [[row.title, *published_cells(row, scores, "")] for row in published]
+    lines = [
+        (line.ljust(_WIDTH) + "".join(f"{cell:>9}" for cell in cells)).rstrip()
+        for line, *cells in zip(["IoU in percent; published:", *own], *beside, strict=True)
+    ]
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
     lines += [printable(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
-    return "\n".join(lines)
-
-
-def _plain_line(own: str, published: Sequence[float | None]) -> str:
-    cells = "".join(" " * 9 if value is None else f"{value:9.1f}" for value in published)
-    return (own.ljust(_WIDTH) + cells).rstrip() if published else own
+    return "\n".join(lines if published else lines[1:])
 
 
 def save_table(scores: Mapping, path: Path, published: Sequence[PublishedRow] = ()) -> None:
     """Write one row of these scores, and one of each published; the ending is one of `FORMATS`."""
-    save_text(FORMATS[path.suffix.lower()](scores, published), path)
-
-
-def _markdown(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    return markdown(*_lines(scores, published), _about(scores))
-
-
-def _latex(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    return latex(*_lines(scores, published), _about(scores))
-
-
-def _csv(scores: Mapping, published: Sequence[PublishedRow]) -> str:
-    head, (own, *others) = _lines(scores, published, "nan")
-    n_class, about = len(scores["classes"]), [scores[key] for key in ("images", "quirks", "torch")]
-    lines = [[*head, "classes", "images", "quirks", "torch"], [*own, n_class, *about]]
-    return comma_separated([*lines, *([*row, n_class, "", "", ""] for row in others)])
-
-
-FORMATS: Mapping[str, Callable[[Mapping, Sequence[PublishedRow]], str]] = {
-    ".md": _markdown,
-    ".tex": _latex,
-    ".csv": _csv,
-}
-
-
-def _lines(
-    scores: Mapping, published: Sequence[PublishedRow], absent: str = "-"
-) -> tuple[list[str], list[list[str]]]:
-    """Head, and the rows of the scores and of the published figures; absent: stands for nan."""
-    own = percent([*scores["iou"], *means(scores).values()], absent)
+    ending, n_class = path.suffix.lower(), len(scores["classes"])
+    absent = "nan" if ending == ".csv" else "-"
+    head = ["checkpoint", *columns(scores)]
+    own = [printable(scores["checkpoint"]), *percent([*scores["iou"], *means(scores).values()], absent)]
     others = [[f"published {row.title}", *published_cells(row, scores, absent)] for row in published]
-    return ["checkpoint", *columns(scores)], [[printable(scores["checkpoint"]), *own], *others]
-
-
-def _about(scores: Mapping) -> str:
-    parts = [
-        f"IoU in percent over {len(scores['classes'])} classes",
-        f"checkpoint {scores['checkpoint']}",
-        f"{scores['images']} images",
-        f"quirks {scores['quirks']}",
-        f"torch {scores['torch']}",
-    ]
-    return printable("; ".join(parts))
+    about = printable(
+        f"IoU in percent over {n_class} classes; checkpoint {scores['checkpoint']}; "
+        f"{scores['images']} images; quirks {scores['quirks']}; torch {scores['torch']}"
+    )
+    if ending == ".csv":
+        origin = ["images", "quirks", "torch"]
+        own_line = [*own, n_class, *(scores[key] for key in origin)]
+        other_lines = ([*row, n_class, "", "", ""] for row in others)
+        text = comma_separated([[*head, "classes", *origin], own_line, *other_lines])
+    else:
+        text = (markdown if ending == ".md" else latex)(head, [own, *others], about)
+    save_text(text, path)
