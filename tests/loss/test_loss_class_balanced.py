@@ -178,21 +178,6 @@ def test_a_copy_draws_and_learns_for_itself():
     assert trained(copied, range(2, 4), sgd(copied)) == first
 
 
-def test_the_drawn_pixels_are_sent_without_waiting(monkeypatch):
-    """As far as a machine without a GPU can show it: pinned, and by copies that do not block."""
-    pinned, sent, plain = [], [], torch.Tensor.to
-    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x.shape) or x)
-    monkeypatch.setattr(
-        torch.Tensor,
-        "to",
-        lambda x, *a, **k: sent.append((x.shape, k.get("non_blocking"))) or plain(x, *a, **k),
-    )
-    module()(*maps(0))
-    assert pinned == [(B, 8)]
-    assert next(unblocked for shape, unblocked in sent if shape == (B, 8))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_and_half_precision_inputs_change_no_number(dtype):
     feats, logits = (x.to(dtype) for x in maps(0))
