@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import shutil
@@ -229,29 +228,14 @@ def test_missing_prototypes(desk, dataset):
     assert f"python calc_prototype.py --resume_path {MODEL}" in line
 
 
-class Hostile:
-    """Makes a folder when unpickled."""
-
-    def __init__(self, trace: Path):
-        self.trace = trace
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.trace),)
-
-
 @pytest.mark.parametrize("plain", [False, True], ids=["torch_file", "plain_pickle"])
-def test_hostile_checkpoint_runs_nothing(desk, plain):
-    path, trace = desk / "hostile.pkl", desk / "trace"
-    content = {"ResNet101": {"model_state": {"conv1.weight": Hostile(trace)}}}
-    if plain:
-        path.write_bytes(pickle.dumps(content))
-        pickle.loads(path.read_bytes())
-    else:
-        torch.save(content, path)
-        torch.load(path, weights_only=False)
+def test_hostile_checkpoint_runs_nothing(desk, monkeypatch, plain):
+    trace = desk / "trace"
+    state = bombs.model(bombs.Call("os", "mkdir", str(trace)))
+    pickle.loads(bombs.pickled(state))
     trace.rmdir()  # it was there: the file is what it says it is
-    line = refused(f"{TEST} hostile.pkl", desk)
-    assert "hostile.pkl" in line
+    (desk / "hostile.pkl").write_bytes(bombs.pickled(state) if plain else bombs.zipped(state))
+    assert "hostile.pkl" in refused_here(f"{TEST} hostile.pkl", desk, monkeypatch)
     assert not trace.exists()
 
 

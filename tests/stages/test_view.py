@@ -112,16 +112,12 @@ def test_dots_lie_where_the_pixels_are():
     pictures = Pictures(None, "abc", colours, 1, ALONE)
     image = torch.ones(1, 3, 20, 40)
     positions, classes = torch.tensor([[0, 7, 14]]), torch.tensor([[0, 1, 2]])
-    sheet = pictures._sheet({"weak view": image, "assignment": _points(image, positions, classes)})
+    sheet = pictures._sheet({"weak view": image, "assignment": Points(image, positions, classes, (3, 5))})
     tile = sheet.rows[0][1]
     assert tile.shape == (128, 256, 3) and (sheet.rows[0][0] == 255).all()
     for (y, x), k in {(0, 0): 0, (63, 127): 1, (127, 255): 2}.items():
         assert tile[y, x].tolist() == colours[k].tolist()
     assert (tile[20, 20] == int(255 * 0.35)).all()
-
-
-def _points(image: torch.Tensor, positions: torch.Tensor, classes: torch.Tensor) -> Points:
-    return Points(image, positions, classes, (3, 5))
 
 
 def test_labels_keep_their_colours_and_images_their_proportions():
