@@ -31,6 +31,7 @@ TRAINING = (
     "--val_interval 2 --print_interval 1"
 )
 MINI = "--backbone mini"
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 # Forks a process for each script from one that has imported torch: that saves five CPU seconds a start.
@@ -81,21 +82,33 @@ def succeed(command: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def begin(words: list[str], cwd: Path, processes: int = 1, **options: object) -> subprocess.Popen:
+    """Start `python words` by itself, a script of the project or -m MODULE; several processes by torchrun."""
+    words = words if words[0] == "-m" else [str(PROJECT / words[0]), *words[1:]]
+    if processes > 1:
+        words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    environment.pop("PYTHONWARNINGS", None)
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **options)
+
+
+def ended(words: list[str], cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
+    """Begin a command and wait for its end."""
+    child = begin(words, cwd, processes, **PIPES)
+    outputs = child.communicate(timeout=600)
+    return subprocess.CompletedProcess(words, child.returncode, *outputs)
+
+
+def finish(words: list[str], cwd: Path, processes: int = 1) -> str:
+    """Return all output of a command that ends well."""
+    done = ended(words, cwd, processes)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
 def draw_mini(words: str, cwd: Path) -> None:
     """Run `python -m data.mini` in a folder that is not the project's."""
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-    whole = [sys.executable, "-m", "data.mini", *words.split()]
-    subprocess.run(whole, cwd=cwd, env=environment, check=True, capture_output=True)
-
-
-def torchrun(processes: int, command: str, cwd: Path) -> subprocess.CompletedProcess:
-    """Run a script's command with several processes."""
-    words = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    script, *options = command.split()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONWARNINGS", None)
-    whole = [sys.executable, *words, str(PROJECT / script), *options]
-    return subprocess.run(whole, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    finish(["-m", "data.mini", *words.split()], cwd)
 
 
 def refused(command: str, cwd: Path) -> str:
@@ -108,13 +121,22 @@ def refused(command: str, cwd: Path) -> str:
     return lines[0]
 
 
+def file_of(words: list[str]) -> tuple[Path, list[str]]:
+    """The program that words after `python` start, a script or -m MODULE, and its own words."""
+    if words[0] != "-m":
+        return PROJECT / words[0], words[1:]
+    place = PROJECT / words[1].replace(".", "/")
+    return place / "__main__.py" if place.is_dir() else place.with_suffix(".py"), words[2:]
+
+
 def run_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a command in this process; cheap, for what needs no work."""
-    _, script, *words = shlex.split(command)
+    """Run a command in this process, which saves its start."""
+    _, *words = shlex.split(command)
+    path, words = file_of(words)
     with monkeypatch.context() as patch:
         patch.chdir(cwd)
-        patch.setattr(sys, "argv", [script, *words])
-        runpy.run_path(str(PROJECT / script), run_name="__main__")
+        patch.setattr(sys, "argv", [path.name, *words])
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def refused_here(command: str, cwd: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -136,6 +158,16 @@ def random_network(backbone: str, n_class: int = 19, norm: bool = False, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return deeplabv2(backbone, n_class, norm)
+
+
+def two_copies(folder: Path) -> str:
+    """Write a program that starts two copies of a script, as train.py does where it sees two GPUs."""
+    path = folder / "start.py"
+    path.write_text(
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from engine.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
+    )
+    return str(path)
 
 
 def end_after(iteration: int, patch: pytest.MonkeyPatch) -> None:

@@ -28,9 +28,9 @@ from torch import Tensor
 from data.labels import palette
 from data.pseudo_labels import write_hard, write_soft
 from models import deeplabv2
+from tests.cli.cli_tools import begin, draw_mini, finish
 from utils.checkpoint import save_checkpoint
 
-PROJECT = Path(__file__).parents[2]
 COMMON = (
     "--backbone mini --img_size 256,128 --resize 256 --rcrop 96,64 --fbs 32 --queue_length 256 --bs 2 "
     "--device cpu --val_interval 10 --save_interval 4 --print_interval 3"
@@ -44,44 +44,10 @@ STAGES = {
 START = "logs/start/from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
 
 
-def start(words: list[str], folder: Path, processes: int = 1, **options: object) -> subprocess.Popen:
-    """Start a script of the project, under torchrun for several processes."""
-    script = [str(PROJECT / words[0]), *words[1:]]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        script = [*launcher, *script]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    environment.pop("PYTHONWARNINGS", None)
-    return subprocess.Popen([sys.executable, *script], cwd=folder, env=environment, **options)
-
-
-def finish(words: list[str], folder: Path, processes: int = 1) -> str:
-    """Return the output of a command that ends well."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    child = start(words, folder, processes, **pipes)
-    told, _ = child.communicate(timeout=600)
-    assert child.returncode == 0, told[-3000:]
-    return told
-
-
 def prepare(folder: Path) -> None:
     """A small world in `folder`, a network that nobody trained, and what the stages need of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    module = [
-        "-m",
-        "data.mini",
-        "dataset",
-        "--size",
-        "256,128",
-        "--source",
-        "16",
-        "--target",
-        "12",
-        "--val",
-        "3",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    subprocess.run([sys.executable, *module], cwd=folder, env=environment, check=True, capture_output=True)
+    draw_mini("dataset --size 256,128 --source 16 --target 12 --val 3", folder)
     torch.manual_seed(0)
     network, numbers = deeplabv2("mini", 19, False), np.random.default_rng(0)
     model = folder / START
@@ -113,7 +79,7 @@ def kill_once(
     at_write: in the moment that a file of the run is being written.
     """
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    child = start(words, folder, processes, **quiet)
+    child = begin(words, folder, processes, **quiet)
     log, states = folder / "logs" / name / "run.log", folder / "logs" / name
     before = log.stat().st_size if log.is_file() else 0
     while child.poll() is None and not (log.is_file() and log.stat().st_size > before):

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.cli.cli_tools import draw_mini
-from tests.cli.killed_runs import finish
+from tests.cli.cli_tools import draw_mini, finish
+from tests.cli.killed_runs import leaves
 
 SMALL = "--img_size 256,128 --num_workers 0 --device cpu --threads 1"
 TRAINING = (
@@ -95,13 +95,11 @@ def collected(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def flat(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     """All tensors and numbers in a nest of dicts and lists."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, int | float):
-        yield name, torch.tensor(float(value), dtype=torch.float64)
-    elif isinstance(value, dict | list | tuple):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from flat(part, f"{name}/{key}")
+    for place, leaf in leaves(value, name):
+        if isinstance(leaf, Tensor):
+            yield place, leaf
+        elif isinstance(leaf, int | float):
+            yield place, torch.tensor(float(leaf), dtype=torch.float64)
 
 
 def compare(before: Path, after: Path) -> int:

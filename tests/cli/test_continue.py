@@ -8,16 +8,14 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from cli_tools import PROJECT, end_after, run_here
+from cli_tools import PIPES, PROJECT, begin, draw_mini, end_after, ended, finish, run_here, two_copies
 
 from engine.inference import evaluate
-from engine.resume import RunStates
 from engine.signals import CAN_CONTINUE, Interrupted
 from tests.cli.killed_runs import (
     COMMON,
@@ -25,16 +23,13 @@ from tests.cli.killed_runs import (
     START,
     descendants,
     differences,
-    finish,
     killed_training,
     left_by,
     prepare,
-    start,
     training_words,
 )
 
 ITERATIONS = 14
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +37,11 @@ def world(tmp_path_factory) -> Path:
     """A small world, and in logs/STAGE_whole a run of each stage that nobody disturbed."""
     folder = tmp_path_factory.mktemp("world")
     prepare(folder)
-    for stage in STAGES:
-        finish(training_words(stage, f"{stage}_whole", ITERATIONS), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for stage in STAGES:
+            run_here(
+                " ".join(["python", *training_words(stage, f"{stage}_whole", ITERATIONS)]), folder, patch
+            )
     return folder
 
 
@@ -143,15 +141,17 @@ def test_a_refreshed_class_distribution_goes_on(world, desk, monkeypatch, capsys
     ],
 )
 def test_killed_and_continued_is_never_killed(world, stage, workers, processes):
-    killed, whole = f"{stage}_killed_{processes}", f"{stage}_whole_{processes}"
-    finish(training_words(stage, whole, ITERATIONS, workers), world, processes)
+    killed, whole = f"{stage}_killed_{processes}", f"{stage}_whole"
+    if processes > 1:
+        whole += f"_{processes}"
+        finish(training_words(stage, whole, ITERATIONS, workers), world, processes)
     assert killed_training(stage, world, killed, 2, 0, ITERATIONS, workers, processes)
     assert differences(left_by(world, whole, ITERATIONS), left_by(world, killed, ITERATIONS)) == []
 
 
 def test_signals_end_a_run_that_goes_on(world, desk):
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        child = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
+        child = begin(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
         wait_for("Iter [", child)
         child.send_signal(number)
         told, complaints = child.communicate(timeout=60)
@@ -163,7 +163,7 @@ def test_signals_end_a_run_that_goes_on(world, desk):
     assert begins == ends[:-1]  # not one iteration was lost
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_a_second_interrupt_ends_at_once(tmp_path):
     program = (
         "import os, signal, time\n"
         "from engine.signals import Interruption\n"
@@ -173,37 +173,19 @@ def test_a_second_interrupt_ends_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(60)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=30
-    )
+    (tmp_path / "program.py").write_text(program)
+    done = ended([str(tmp_path / "program.py")], tmp_path)
     assert (done.returncode, done.stdout) == (130, "SIGINT\n")
 
 
 def test_two_processes_end_together_when_one_is_asked(desk):
-    child = start(words("stage2", "--continue"), desk, 2, **PIPES)
+    child = begin(words("stage2", "--continue"), desk, 2, **PIPES)
     told = wait_for("Iter [", child)
     second = next(pid for pid in descendants(child.pid) if "RANK=1" in environment_of(pid))
     os.kill(second, signal.SIGUSR1)
     rest, _ = child.communicate(timeout=120)
     assert child.returncode != 0 and "another process: interrupted after iteration" in told + rest
     assert "continues after iteration" in finish(words("stage2", "--continue"), desk, 2)
-
-
-def test_the_process_that_starts_copies_passes_signals_on(desk):
-    starter = desk / "start.py"
-    starter.write_text(
-        "import sys\nfrom engine.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
-    )
-    script = [str(PROJECT / "train.py"), *words("warm_up", "--continue", iterations=2000)[1:]]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
-    environment.pop("PYTHONWARNINGS", None)
-    child = subprocess.Popen([sys.executable, str(starter), *script], cwd=desk, env=environment, **PIPES)
-    wait_for("Iter [", child)
-    child.send_signal(signal.SIGINT)
-    told, complaints = child.communicate(timeout=60)
-    assert (child.returncode, complaints) == (CAN_CONTINUE, "")
-    assert told.count("interrupted after iteration") == 1
 
 
 def test_a_recipe_goes_on_within_a_step(world, desk):
@@ -214,7 +196,7 @@ def test_a_recipe_goes_on_within_a_step(world, desk):
     recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
     (desk / "small.yaml").write_text(yaml.safe_dump(recipe))
     typed = ["reproduce.py", "--config", "small.yaml"]
-    child = start(typed, desk, **PIPES)
+    child = begin(typed, desk, **PIPES)
     wait_for("Iter [3/", child)
     child.send_signal(signal.SIGTERM)
     told, complaints = child.communicate(timeout=60)
@@ -222,7 +204,7 @@ def test_a_recipe_goes_on_within_a_step(world, desk):
     assert "continues after iteration" in finish(typed, desk)
     assert_whole(desk, world)
     assert "run: done" in finish(typed, desk)
-    child = start([*typed, "--from", "run"], desk, **PIPES)  # anew, and what was done is so no longer
+    child = begin([*typed, "--from", "run"], desk, **PIPES)  # anew, and what was done is so no longer
     wait_for("Iter [3/", child)
     child.send_signal(signal.SIGTERM)
     assert "without --from and --only, goes on" in child.communicate(timeout=60)[1]
@@ -230,37 +212,18 @@ def test_a_recipe_goes_on_within_a_step(world, desk):
     assert_whole(desk, world)
 
 
-def test_a_recipe_does_not_overwrite_what_it_has_not_begun(half):
-    options = {"name": "run", "stage": "warm_up"}
-    step = {"name": "run", "script": "train", "options": options}
-    recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
-    (half / "small.yaml").write_text(yaml.safe_dump(recipe))
-    child = start(["reproduce.py", "--config", "small.yaml"], half, **PIPES)
-    assert "holds a run that this recipe has not begun" in child.communicate(timeout=60)[1]
-    assert child.returncode == 1 and states(half) == ["0000007.pt", "0000009.pt"]
-
-
 def environment_of(pid: int) -> list[str]:
     """NAME=VALUE of a process."""
     return Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
-def test_no_validation_is_lost(world, desk, monkeypatch):
-    def interrupted(*_: object, **__: object) -> None:
-        raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr("engine.validation.evaluate", interrupted)
-        assert exit_of(command(), desk, monkeypatch) == CAN_CONTINUE
-    run_here(command("warm_up", "--continue"), desk, monkeypatch)
-    assert_whole(desk, world)
-
-
-def test_the_last_validation_is_made_up_for_and_saved(world, desk, monkeypatch):
+@pytest.mark.parametrize("last", [False, True])
+def test_an_interrupted_validation_is_made_up_for(world, desk, monkeypatch, last):
+    """The first one, or the last one, after which nothing is left to train."""
     whole = evaluate
 
     def interrupted(*arguments: object, **named: object) -> dict:
-        if (desk / "logs" / "run" / "state" / "0000011.pt").is_file():
+        if not last or (desk / "logs" / "run" / "state" / "0000011.pt").is_file():
             raise Interrupted
         return whole(*arguments, **named)
 
@@ -271,14 +234,21 @@ def test_the_last_validation_is_made_up_for_and_saved(world, desk, monkeypatch):
     assert_whole(desk, world)
 
 
+def test_the_process_that_starts_copies_passes_signals_on(desk):
+    script = [str(PROJECT / "train.py"), *words("warm_up", "--continue", iterations=2000)[1:]]
+    child = begin([two_copies(desk), *script], desk, **PIPES)
+    wait_for("Iter [", child)
+    child.send_signal(signal.SIGINT)
+    told, complaints = child.communicate(timeout=60)
+    assert (child.returncode, complaints) == (CAN_CONTINUE, "")
+    assert told.count("interrupted after iteration") == 1
+
+
 # --- what is found in the folder --------------------------------------------------------------------------
 
 
-def test_the_last_two_states_are_kept(half):
-    assert states(half) == ["0000007.pt", "0000009.pt"]
-
-
 def test_a_damaged_state_gives_way_to_the_one_before(world, half, monkeypatch, capsys):
+    assert states(half) == ["0000007.pt", "0000009.pt"]  # the last two are kept
     newest = half / "logs" / "run" / "state" / "0000009.pt"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -291,19 +261,32 @@ def test_a_damaged_state_gives_way_to_the_one_before(world, half, monkeypatch, c
     assert_whole(half, world)
 
 
-def test_without_a_good_state_nothing_is_overwritten(half, monkeypatch):
+def test_another_run_is_refused_until_it_may_be_overwritten(world, half, monkeypatch):
+    def refused(*more: str) -> str:
+        line = exit_of(command("warm_up", *more), half, monkeypatch)
+        assert "--overwrite" in line and states(half) == ["0000007.pt", "0000009.pt"]
+        return line
+
+    line = refused()
+    assert "logs/run: holds a run at iteration 9" in line and "--continue" in line
+    assert "--lr 0.0001 → 0.5" in refused("--continue", "--lr", "0.5")
+
+    step = {"name": "run", "script": "train", "options": {"name": "run", "stage": "warm_up"}}
+    recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
+    (half / "small.yaml").write_text(yaml.safe_dump(recipe))
+    done = ended(["reproduce.py", "--config", "small.yaml"], half)
+    assert "holds a run that this recipe has not begun" in done.stderr
+    assert done.returncode == 1 and states(half) == ["0000007.pt", "0000009.pt"]
+
+    (half / "dataset").rename(half / "right")
+    draw_mini("dataset --size 256,128 --source 14 --target 12 --val 3", half)
+    assert "begun on other images" in refused("--continue")
+    shutil.rmtree(half / "dataset")
+    (half / "right").rename(half / "dataset")
+
     for path in half.glob("logs/run/state/*.pt"):
         path.write_bytes(b"")
-    line = exit_of(command("warm_up", "--continue"), half, monkeypatch)
-    assert "no saved state is good" in line and "--overwrite" in line
-
-
-def test_a_run_is_not_begun_over_another(half, monkeypatch):
-    line = exit_of(command(), half, monkeypatch)
-    assert "logs/run: holds a run at iteration 9" in line and "--continue" in line and "--overwrite" in line
-
-
-def test_overwrite_begins_anew(world, half, monkeypatch):
+    assert "no saved state is good" in refused("--continue")
     run_here(command("warm_up", "--overwrite"), half, monkeypatch)
     assert_whole(half, world)
 
@@ -315,20 +298,6 @@ def test_continue_begins_what_was_not_begun_and_leaves_what_is_finished(world, d
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert f"the run is finished: {ITERATIONS} iterations are done" in capsys.readouterr().out
     assert_whole(desk, world)
-
-
-def test_other_options_are_another_run(half, monkeypatch):
-    line = exit_of(command("warm_up", "--continue", "--lr", "0.5"), half, monkeypatch)
-    assert "--lr 0.0001 → 0.5" in line and "--overwrite" in line
-
-
-def test_other_data_are_another_run(half, monkeypatch):
-    (half / "dataset").unlink()
-    drawn = ["dataset", "--size", "256,128", "--source", "14", "--target", "12", "--val", "3"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    subprocess.run([sys.executable, "-m", "data.mini", *drawn], cwd=half, env=environment, check=True)
-    line = exit_of(command("warm_up", "--continue"), half, monkeypatch)
-    assert "begun on other images" in line and "--overwrite" in line
 
 
 def test_another_teacher_is_another_run(desk, monkeypatch):
@@ -353,12 +322,11 @@ def test_a_downloaded_checkpoint_is_kept(world, desk, monkeypatch, capsys):
 
 
 def test_a_folder_has_one_run_at_a_time(desk):
-    child = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
+    child = begin(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
     try:
         wait_for("options", child)  # it has the folder
-        second = start(words("warm_up", "--continue", iterations=2000), desk, **PIPES)
-        _, complaint = second.communicate(timeout=60)
-        assert second.returncode == 1 and "another process is training there" in complaint
+        second = ended(words("warm_up", "--continue", iterations=2000), desk)
+        assert second.returncode == 1 and "another process is training there" in second.stderr
     finally:
         child.kill()
         child.communicate()
@@ -371,7 +339,7 @@ def test_a_file_that_cannot_be_written_leaves_the_last_state(world, half):
     def limit() -> None:  # states have 17 MB, checkpoints 8
         resource.setrlimit(resource.RLIMIT_FSIZE, (12_000_000, 12_000_000))
 
-    child = start(words("warm_up", "--continue"), half, **PIPES, preexec_fn=limit)
+    child = begin(words("warm_up", "--continue"), half, **PIPES, preexec_fn=limit)
     _, complaint = child.communicate(timeout=120)
     assert child.returncode == 1 and complaint.count("\n") == 1, complaint
     assert "0000009.pt: could not be written (File too large); make room and start again" in complaint
@@ -380,28 +348,8 @@ def test_a_file_that_cannot_be_written_leaves_the_last_state(world, half):
     assert_whole(half, world)
 
 
-def test_a_full_disk_leaves_the_last_state(world, desk):
-    disk = desk / "logs" / "run"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    try:
-        child = start(words("warm_up", "--continue"), desk, **PIPES)
-        _, complaint = child.communicate(timeout=120)
-        assert child.returncode == 1 and complaint.count("\n") == 1, complaint
-        assert "No space left on device" in complaint and "make room" in complaint
-        saved = RunStates(disk / "state")
-        assert saved.iterations() and all(saved.problem(i) is None for i in saved.iterations())
-        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
-        finish(words("warm_up", "--continue"), desk)
-        assert_whole(desk, world)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_killed_loading_process_ends_the_run_in_one_line(desk):
-    child = start(words("warm_up", "--continue", iterations=2000, workers=1), desk, **PIPES)
+    child = begin(words("warm_up", "--continue", iterations=2000, workers=1), desk, **PIPES)
     wait_for("Iter [6/", child)
     os.kill(descendants(child.pid)[1], signal.SIGKILL)
     _, complaint = child.communicate(timeout=60)
@@ -409,10 +357,8 @@ def test_a_killed_loading_process_ends_the_run_in_one_line(desk):
     assert "DataLoader worker" in complaint and "--num_workers" in complaint
 
 
-def test_numbers_that_go_wrong_end_the_run_with_the_names_of_the_files(half, monkeypatch):
-    for path in half.glob("logs/run/**/*.pt*"):
-        path.unlink()
-    line = exit_of(command("warm_up", "--lr", "1e12"), half, monkeypatch)
+def test_numbers_that_go_wrong_end_the_run_with_the_names_of_the_files(desk, monkeypatch):
+    line = exit_of(command("warm_up", "--lr", "1e12"), desk, monkeypatch)
     pattern = (
         r"error: iteration (\d+): .* not finite \((.*)\); source: .*png, .*png; target: (\S+), (\S+); .*"
     )
@@ -421,18 +367,16 @@ def test_numbers_that_go_wrong_end_the_run_with_the_names_of_the_files(half, mon
     assert found[3].endswith("_leftImg8bit.png") and "--on_nonfinite skip" in line
 
 
-def test_skipped_iterations_are_counted_until_too_many(half, monkeypatch, capsys):
-    for path in half.glob("logs/run/**/*.pt*"):
-        path.unlink()
+def test_skipped_iterations_are_counted_until_too_many(desk, monkeypatch, capsys):
     typed = command("warm_up", "--lr", "1e12", "--on_nonfinite", "skip", "--nonfinite_limit", "2")
     typed += " --save_interval 100"
-    line = exit_of(typed, half, monkeypatch)
+    line = exit_of(typed, desk, monkeypatch)
     assert "3 iterations in a row were bad" in line
     assert capsys.readouterr().out.count("; skipped") >= 2
 
 
 def test_a_folder_that_vanishes_is_made_again(desk):
-    child = start(words(), desk, **PIPES)
+    child = begin(words(), desk, **PIPES)
     wait_for("Iter [3/", child)
     shutil.rmtree(desk / "logs" / "run")
     _, complaint = child.communicate(timeout=120)

@@ -9,13 +9,12 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROJECT, draw_mini, pixels, random_network, run_here, write_released
+from cli_tools import PIPES, begin, draw_mini, pixels, random_network, run_here, write_released
 from PIL import Image
 from test_processes import files, shared
 
@@ -64,15 +63,10 @@ def labels(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
 
 
-def begin(form: str, cwd: Path, words: str = "") -> subprocess.Popen:
+def generating(form: str, cwd: Path, words: str = "") -> subprocess.Popen:
     """Start the script in a process group of its own."""
     options = f"--name {form} {FORMS[form]} {COMMON} {words}".split()
-    command = [sys.executable, str(PROJECT / "generate_pseudo_label.py"), *options]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"} | {"OMP_NUM_THREADS": "1"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    return begin(["generate_pseudo_label.py", *options], cwd, **PIPES, start_new_session=True)
 
 
 def wait_for_labels(folder: Path, count: int, running: subprocess.Popen) -> None:
@@ -91,7 +85,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(folder, monkeypatch, c
     shutil.rmtree(out)
     finished, stems = {}, []
     for _ in range(2):
-        running = begin(form, folder)
+        running = generating(form, folder)
         wait_for_labels(out, len(stems) + chance.randint(2, IMAGES // 3), running)
         time.sleep(chance.random() / 100)
         os.killpg(running.pid, signal.SIGKILL)
@@ -112,7 +106,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(folder, monkeypatch, c
 def test_interrupted_by_the_keyboard_it_ends_at_once(folder):
     out = folder / "Pseudo" / "hard"
     shutil.rmtree(out)
-    running = begin("hard", folder, "--num_workers 1")
+    running = generating("hard", folder, "--num_workers 1")
     wait_for_labels(out, 3, running)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal sends it
     _, said = running.communicate(timeout=20)

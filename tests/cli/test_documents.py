@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from cli_tools import PROJECT, checkpoint_name, run_here, succeed
+from cli_tools import PROJECT, checkpoint_name, file_of, finish, run_here, succeed
 from test_readme_commands import README, WARM_UP
 
 DOCS = PROJECT / "docs"
@@ -73,9 +71,7 @@ def test_first_steps(tmp_path):
         shorter = next((more for word, more in SHORTER.items() if word in command), "--num_workers 0")
         if " -m " in command:
             shorter = SHORTER["data.mini"] if "data.mini" in command else ""
-            words = [sys.executable, *as_words(f"{command} {shorter}")[1:]]
-            environment = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
-            subprocess.run(words, cwd=tmp_path, env=environment, check=True, capture_output=True)
+            finish(as_words(f"{command} {shorter}")[1:], tmp_path)
         else:
             succeed(f"{command} {shorter} --device cpu", tmp_path)
     assert (tmp_path / "logs" / "first" / checkpoint_name(which="current")).is_file()
@@ -100,14 +96,12 @@ def mentioned() -> list[str]:
 @pytest.mark.parametrize("command", mentioned())
 def test_commands_in_sentences_exist_with_their_options(command, capsys, monkeypatch):
     _, *words = command.replace("[", "").replace("]", "").split()
+    path, words = file_of(words)
+    assert path.is_file()
     options = [word for word in words if word.startswith("--")]
-    is_module = words[0] == "-m"
-    path = PROJECT / (words[1].replace(".", "/") if is_module else words[0])
-    script = next(p for p in (path, path.with_suffix(".py"), path / "__main__.py") if p.is_file())
     if options:
-        monkeypatch.setattr(sys, "argv", [words[0], "--help"])
         with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(script), run_name="__main__")
+            run_here(f"python {path} --help", PROJECT, monkeypatch)
         assert end.value.code in (0, None)
         text = capsys.readouterr().out
         assert [option for option in options if option not in text] == []

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import PROJECT, load, pixels, random_network, succeed, write_released
+from cli_tools import draw_mini, load, pixels, random_network, succeed, write_released
 
 pytestmark = pytest.mark.slow
 WORDS = "--resume_path model.pkl --num_workers 0 --device cpu"
@@ -21,9 +18,7 @@ FULL, GRID = (1024, 2048), (129, 257)  # H, W; h, w
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One image of each split at full size, and a network that nobody trained."""
     path = tmp_path_factory.mktemp("full")
-    words = ["dataset", "--size", "2048,1024", "--source", "1", "--target", "1", "--val", "1"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    subprocess.run([sys.executable, "-m", "data.mini", *words], cwd=path, env=environment, check=True)
+    draw_mini("dataset --size 2048,1024 --source 1 --target 1 --val 1", path)
     write_released(path / "model.pkl", random_network("resnet101"))
     return path
 

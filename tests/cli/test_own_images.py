@@ -11,17 +11,16 @@ import torch
 from cli_tools import (
     PROJECT,
     checkpoint_name,
+    ended,
     pixels,
     random_network,
     refused_here,
     run_here,
-    torchrun,
     write_released,
 )
 from PIL import Image
 from torch.nn import functional as F
 
-from data.classes import known_classes
 from engine.own_images import Predictor
 from utils.options import parse
 from utils.options.declarations import options_of
@@ -116,27 +115,16 @@ def test_three_images_in_folders(place, three, monkeypatch, capsys):
 
 
 def test_one_image_beside_itself(place, three, monkeypatch):
-    """Its folder is no folder of images: products may lie there, but not over it."""
+    """Its folder is no folder of images: products may lie there, but not over it. One scale of 1 is none."""
     image = three["sub/b"]
-    run_here(f"{RUN} --images in/sub/b.jpg --save_dir in/sub", place, monkeypatch)
+    for words in ("--save_dir in/sub", "--save_dir scaled --scales 1"):
+        run_here(f"{RUN} --images in/sub/b.jpg {words}", place, monkeypatch)
+    assert (place / "in/sub/b.png").read_bytes() == (place / "scaled/b.png").read_bytes()
     assert {p.name for p in (place / "in" / "sub").glob("b*")} == {"b.jpg", "b.png", "b_color.png"}
     agree(pixels(place / "in" / "sub" / "b.png"), at(logits_of(image), *image.shape[:2]))
     line = refused_here(f"{RUN} --images in/a.png --save_dir in", place, monkeypatch)
     assert "in/a.png" in line and "--save_dir" in line
     np.testing.assert_array_equal(pixels(place / "in" / "a.png"), three["a"])
-
-
-@pytest.mark.parametrize(
-    ("n_class", "expected"),
-    [
-        (19, LABEL_IDS),
-        (16, [7, 8, 11, 12, 13, 17, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33]),
-        (13, [7, 8, 11, 19, 20, 21, 23, 24, 25, 26, 28, 32, 33]),
-    ],
-)
-def test_label_ids(n_class, expected):
-    ids = known_classes(n_class).cityscapes_ids()
-    assert ids.dtype == np.uint8 and ids.tolist() == expected
 
 
 def test_what_is_not_an_image_of_the_user_is_passed_over(place, three, monkeypatch, capsys):
@@ -151,13 +139,6 @@ def test_what_is_not_an_image_of_the_user_is_passed_over(place, three, monkeypat
 
 
 # --- views ------------------------------------------------------------------------------------------------
-
-
-def test_one_scale_of_one_is_the_plain_prediction(place, three, monkeypatch):
-    run_here(f"{RUN} --images in --save_dir plain", place, monkeypatch)
-    run_here(f"{RUN} --images in --save_dir scaled --scales 1", place, monkeypatch)
-    for name in three:
-        assert (place / f"plain/{name}.png").read_bytes() == (place / f"scaled/{name}.png").read_bytes()
 
 
 def test_a_mirrored_image_has_the_mirrored_prediction(place, monkeypatch):
@@ -206,23 +187,28 @@ def test_another_size_for_the_network_alone(place, three, monkeypatch):
 # --- what cannot be predicted -----------------------------------------------------------------------------
 
 
-def spoil(place: Path) -> None:
-    """A torn JPEG and one too small for the network among the others."""
+def test_the_others_are_predicted_where_some_cannot_be(place, three, monkeypatch, capsys):
+    """A torn JPEG and one too small for the network; two processes write the same and say it once."""
     path = place / "in" / "sub" / "b.jpg"
     path.write_bytes(path.read_bytes()[:300])
     draw(place / "in" / "tiny.png", 40, 7)
-
-
-def test_the_others_are_predicted_where_some_cannot_be(place, three, monkeypatch, capsys):
-    spoil(place)
-    line = refused_here(f"{RUN} --images in --save_dir out", place, monkeypatch)
+    line = refused_here(f"{RUN} --images in --overlay --save_dir one", place, monkeypatch)
     assert "2 of 4 images" in line
     message = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(message) == 2
     assert "in/sub/b.jpg" in message[0] and "again" in message[0]
     assert "in/tiny.png: 40×7 pixels" in message[1] and "--img_size" in message[1]
-    names = {p.relative_to(place / "out").as_posix() for p in (place / "out").rglob("*.png")}
-    assert names == {"a.png", "a_color.png", "sub/deep/c.d.png", "sub/deep/c.d_color.png"}
+    done = ended(f"{RUN} --images in --overlay --save_dir two".split()[1:], place, 2)
+    assert done.returncode != 0
+    assert done.stdout.count("wrote predictions of 2 images") == 1
+    for line in ("in/sub/b.jpg: ", "in/tiny.png: ", "error: 2 of 4 images"):
+        assert done.stderr.count(line) == 1, done.stderr
+    one, two = (
+        {str(p.relative_to(place / n)): p.read_bytes() for p in (place / n).rglob("*.png")}
+        for n in ("one", "two")
+    )
+    names = {f"{name}{ending}.png" for name in ("a", "sub/deep/c.d") for ending in ("", "_color", "_overlay")}
+    assert one == two and one.keys() == names
 
 
 def test_a_scale_that_is_too_small_is_refused_but_not_at_another_size(place, monkeypatch, capsys):
@@ -241,34 +227,16 @@ def test_a_scale_that_is_too_small_is_refused_but_not_at_another_size(place, mon
         (["a.png"], "--save_dir in", ["--save_dir", "another place"]),
         (["a.png"], "--save_dir in/out", ["--save_dir", "another place"]),
         ([], "--save_dir out", ["in", "--images"]),
+        ([], "--save_dir out --images nowhere", ["nowhere"]),
     ],
 )
-def test_products_that_would_overwrite_something(place, monkeypatch, files, words, message):
+def test_what_cannot_be_written_or_is_not_there_is_refused(place, monkeypatch, files, words, message):
     (place / "in").mkdir()
     for name in files:
         draw(place / "in" / name, 16, 16)
     line = refused_here(f"{RUN} --images in {words}", place, monkeypatch)
     assert all(word in line for word in message), line
     assert sorted(p.name for p in place.rglob("*") if p.is_file()) == sorted([*files, "model.pkl"])
-
-
-def test_no_such_images(place, monkeypatch):
-    assert "nowhere" in refused_here(f"{RUN} --images nowhere --save_dir out", place, monkeypatch)
-
-
-def test_two_processes_write_the_same_and_say_it_once(place, three, monkeypatch):
-    spoil(place)
-    words = f"test.py {SMALL} --resume model.pkl --images in --overlay --save_dir"
-    refused_here(f"python {words} one", place, monkeypatch)
-    done = torchrun(2, f"{words} two", place)
-    assert done.returncode != 0
-    assert done.stdout.count("wrote predictions of 2 images") == 1
-    for line in ("in/sub/b.jpg: ", "in/tiny.png: ", "error: 2 of 4 images"):
-        assert done.stderr.count(line) == 1, done.stderr
-    one, two = (
-        {p.relative_to(place / n): p.read_bytes() for p in (place / n).rglob("*.png")} for n in ("one", "two")
-    )
-    assert one == two and len(one) == 6
 
 
 # --- options ----------------------------------------------------------------------------------------------

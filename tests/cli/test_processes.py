@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_tools import MINI, PROJECT, draw_mini, load, start, start_together, torchrun
+from cli_tools import MINI, PIPES, PROJECT, begin, draw_mini, ended, load, start, start_together, two_copies
+
+from tests.cli.killed_runs import descendants
 
 SMALL = "--img_size 256,128 --num_workers 0 --device cpu"
 CHECKPOINT = "from_gta5_to_cityscapes_on_deeplabv2_current_model.pkl"
@@ -59,9 +61,8 @@ def test_the_same_files_and_figures(seven, processes):
     out = f"by_{processes}"
     for command in commands(out):
         printed = shared(processes, command, seven)
-        alone = start(f"python {command}", seven).stdout if command.startswith("test.py") else None
-        if alone is not None:
-            assert printed == alone  # said once, and the same
+        if command.startswith("test.py"):  # said once, and the same
+            assert printed == start(f"python {command}", seven).stdout
     one, several = files(seven / "one"), files(seven / out)
     assert one.keys() == several.keys()
     # Files of tensors hold a name; their content is compared below.
@@ -71,10 +72,8 @@ def test_the_same_files_and_figures(seven, processes):
     assert json.loads(several["scores.json"])["images"] == 7
 
 
-TRAIN = (
-    f"train.py --stage warm_up --no_resume --freeze_bn {MINI} {SMALL} --train_iters 3 --bs 4 --rcrop 64,32"
-)
-TRAIN += " --resize 256 --val_interval 100 --print_interval 1"
+TRAIN = f"train.py --stage warm_up --no_resume --freeze_bn {MINI} {SMALL} --train_iters 3 --bs 4 "
+TRAIN += "--rcrop 64,32 --resize 256 --val_interval 100 --print_interval 1"
 
 
 def test_training_with_two_processes_is_training_with_one(seven):
@@ -94,59 +93,39 @@ def test_training_with_two_processes_is_training_with_one(seven):
     states = [load(seven / "logs" / n / CHECKPOINT)["ResNet101"]["model_state"] for n in ("one", "two")]
     for key, value in states[0].items():
         assert float((value - states[1][key]).double().norm()) <= 1e-5 * float(value.double().norm()), key
-    assert len((seven / "logs" / "two" / "run.log").read_text().splitlines()) == len(
-        (seven / "logs" / "one" / "run.log").read_text().splitlines()
-    )
+    one, two = ((seven / "logs" / name / "run.log").read_text().count("\n") for name in ("one", "two"))
+    assert one == two
 
 
 def test_a_batch_that_does_not_divide_is_refused_once(seven):
-    done = torchrun(2, f"{TRAIN} --name odd --bs 3", seven)
+    done = ended(f"{TRAIN} --name odd --bs 3".split(), seven, 2)
     assert done.returncode != 0
     assert done.stderr.count("--bs 3 does not divide among 2 processes; start 1 or give another --bs") == 1
     assert 'Traceback (most recent call last):\n  File "' + str(PROJECT) not in done.stderr
 
 
 def test_an_error_of_one_process_is_said_once_and_ends_all(seven, tmp_path):
-    folder = tmp_path / "dataset" / "cityscapes" / "leftImg8bit" / "val" / "only"
-    labels = tmp_path / "dataset" / "cityscapes" / "gtFine" / "val" / "only"
-    folder.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    source = sorted((seven / "dataset" / "cityscapes" / "leftImg8bit" / "val").rglob("*.png"))[0]
-    label = sorted((seven / "dataset" / "cityscapes" / "gtFine" / "val").rglob("*_labelIds.png"))[0]
-    for i in range(4):
-        content = source.read_bytes()
-        (folder / f"a_{i}_leftImg8bit.png").write_bytes(
-            content if i != 1 else content[:500]
-        )  # process 1's first
-        (labels / f"a_{i}_gtFine_labelIds.png").write_bytes(label.read_bytes())
+    shutil.copytree(seven / "dataset" / "cityscapes", tmp_path / "dataset" / "cityscapes")
+    bad = sorted((tmp_path / "dataset" / "cityscapes" / "leftImg8bit" / "val").rglob("*.png"))[1]
+    bad.write_bytes(bad.read_bytes()[:500])  # the first of the second process
     (tmp_path / "model.pkl").symlink_to(seven / "model.pkl")
     began = time.monotonic()
-    done = torchrun(2, f"test.py --resume_path model.pkl {SMALL}", tmp_path)
+    done = ended(f"test.py --resume_path model.pkl {SMALL}".split(), tmp_path, 2)
     assert done.returncode != 0 and time.monotonic() - began < 60
     assert "error: another process" not in done.stderr
-    assert done.stderr.count("a_1_leftImg8bit.png") == 1
+    assert done.stderr.count(bad.name) == 1
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other(seven, victim):
+def test_a_killed_process_ends_the_other(seven, monkeypatch, victim):
     """Without torchrun, whose own watch would end the others."""
-    command = [
-        sys.executable,
-        str(PROJECT / "train.py"),
-        *f"{TRAIN} --name dying --train_iters 5000".split()[1:],
-    ]
     port = str(20000 + os.getpid() % 20000 + victim)
-    environment = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    running = [
-        subprocess.Popen(command, cwd=seven, env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]  # fmt: skip
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    running = []
+    for rank in ("0", "1"):
+        for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items():
+            monkeypatch.setenv(name, value)
+        running.append(begin(f"{TRAIN} --name dying --train_iters 5000".split(), seven, **PIPES))
     log = seven / "logs" / "dying" / "log.jsonl"
     wait_for_lines(log, running[0])
     running[victim].send_signal(signal.SIGKILL)
@@ -158,36 +137,23 @@ def test_a_killed_process_ends_the_other(seven, victim):
     log.unlink()
 
 
-@pytest.fixture
-def copies(tmp_path) -> Path:
-    """A program that starts two copies of a script, as train.py does where it sees two GPUs."""
-    path = tmp_path / "start.py"
-    path.write_text(
-        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
-        "from engine.launch import start_copies\nsys.exit(start_copies(2, sys.argv[1:]))\n"
-    )
-    return path
-
-
-def begin(copies: Path, command: str, cwd: Path) -> subprocess.Popen:
+def start_copies(folder: Path, command: str, cwd: Path) -> subprocess.Popen:
     script, *options = command.split()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(copies), str(PROJECT / script), *options]
-    return subprocess.Popen(
-        words, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return begin([two_copies(folder), str(PROJECT / script), *options], cwd, **PIPES)
 
 
-def test_copies_share_a_run_and_end_well(seven, copies):
-    running = begin(copies, f"test.py --resume_path model.pkl --max_images 7 {SMALL}", seven)
+def test_copies_share_a_run_and_end_well(seven, tmp_path):
+    running = start_copies(tmp_path, f"test.py --resume_path model.pkl --max_images 7 {SMALL}", seven)
     said, complaints = running.communicate(timeout=120)
     assert running.returncode == 0, complaints
     assert said.count("images: 7") == 1
 
 
-def test_an_error_of_the_first_copy_is_said_once(seven, copies):
+def test_an_error_of_the_first_copy_is_said_once(seven, tmp_path):
     words = f"--prototypes model.pkl/prototypes --resume_path model.pkl --max_images 7 {SMALL}"
-    running = begin(copies, f"calc_prototype.py {words}", seven)  # only the first writes, into no folder
+    running = start_copies(
+        tmp_path, f"calc_prototype.py {words}", seven
+    )  # only the first writes, into no folder
     _, complaints = running.communicate(timeout=120)
     assert running.returncode == 1
     assert complaints.count("error: ") == 1 and "model.pkl" in complaints
@@ -200,16 +166,11 @@ def wait_for_lines(log: Path, running: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
-def children(process: subprocess.Popen) -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in text.split()]
-
-
 @pytest.mark.parametrize("how", ["a copy is killed", "the starter is asked to end"])
-def test_copies_end_together(seven, copies, tmp_path, how):
-    running = begin(copies, f"{TRAIN} --name copies --train_iters 5000 --log_dir {tmp_path}", seven)
+def test_copies_end_together(seven, tmp_path, how):
+    running = start_copies(tmp_path, f"{TRAIN} --name copies --train_iters 5000 --log_dir {tmp_path}", seven)
     wait_for_lines(tmp_path / "copies" / "log.jsonl", running)
-    pids = children(running)
+    pids = descendants(running.pid)[1:]
     assert len(pids) == 2
     if how == "a copy is killed":
         os.kill(pids[1], signal.SIGKILL)

@@ -1,13 +1,10 @@
-"""Two processes whose messages between GPUs are only queued, as NCCL's are; run as a program by the tests.
+"""Two processes whose messages between GPUs are only queued, as NCCL's are (see programs.py).
 
-    python messages_program.py OUT    (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun sets them)
-
-The second process comes late and then writes OUT/arrived. Writes OUT/RANK.pt: what each of them found.
+The second process comes late and then writes OUT/arrived.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -52,9 +49,8 @@ def found(processes: Processes, out: Path) -> dict:
 
 def others_wait(processes: Processes) -> None:
     """The second process is the first of its machine, and is waited for."""
-    with Processes(
-        processes.rank, 2, local_rank=1 - processes.rank, host=processes.host
-    ).one_before_the_others():
+    swapped = Processes(processes.rank, 2, local_rank=1 - processes.rank, host=processes.host)
+    with swapped.one_before_the_others():
         pass
 
 
@@ -64,26 +60,16 @@ def empty(processes: Processes) -> dict:
     for name in ("all_reduce", "all_gather_into_tensor", "all_gather", "broadcast"):
         setattr(dist, name, lambda *_, **__: QUEUED.append("empty"))
     x = torch.zeros(1, 0)
-    result = {
-        "gather": processes.gather(x),
-        "sum": processes.sum(x),
-        "dealt": processes.gather_dealt(x[:0], 0),
-    }
+    result = {"gather": processes.gather(x), "sum": processes.sum(x)}
+    result["dealt"] = processes.gather_dealt(x[:0], 0)
     processes.copy_from_first([x])
     processes.sum_gradients([])
     return result | {"sent": QUEUED[sent:]}
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def results(rank: int, size: int, out: Path) -> dict:
+    """The outcome of each message, and of messages without a number."""
     for name in ("all_reduce", "all_gather_into_tensor", "all_gather", "broadcast"):
         queue(name)
-    processes = Processes(dist.get_rank(), dist.get_world_size(), host=dist.new_group(backend="gloo"))
-    torch.save({"found": found(processes, out), "empty": empty(processes)}, out / f"{processes.rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    processes = Processes(rank, size, host=dist.new_group(backend="gloo"))
+    return {"found": found(processes, out), "empty": empty(processes)}

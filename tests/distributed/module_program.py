@@ -1,19 +1,13 @@
-"""The public self-labeling module on four images that 1 or 2 processes share; run as a program by the tests.
+"""The public self-labeling module on four images that 1 or 2 processes share (see programs.py).
 
-    python module_program.py OUT    (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun sets them)
-
-Writes OUT/SIZE_RANK.pt: the losses of four steps, the gradients of the last, and the state after them. The
-network's gradients are averaged by DistributedDataParallel, as in any loop; of the module nothing is.
+Losses of four steps, gradients of the last, and the state after them. The network's gradients are averaged by
+DistributedDataParallel, as in any loop; of the module nothing is.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy
@@ -22,13 +16,13 @@ from tests.golden import inputs
 IMAGES, K, D, STEPS = 4, 5, 6, 4
 
 
-def run(rank: int, size: int) -> dict:
+def results(rank: int, size: int, _: object = None) -> dict:
     net = nn.Conv2d(3, D, 1)
     inputs.fill(net.state_dict())
     head = nn.Conv2d(D, K, 1).requires_grad_(False)
     inputs.fill(head.state_dict(), "head.")
     learner = DistributedDataParallel(net) if size > 1 else net
-    images = [own(inputs.normal(f"image {i}", IMAGES, 3, 8, 9), rank, size) for i in range(STEPS)]
+    images = [inputs.normal(f"image {i}", IMAGES, 3, 8, 9).chunk(size)[rank] for i in range(STEPS)]
     with torch.no_grad():
         feats = net(images[0])
         start = class_statistics(feats, head(feats))
@@ -45,27 +39,5 @@ def run(rank: int, size: int) -> dict:
         optimizer.step()
         ours.update_ema_()
         losses.append(value.detach())
-    gradient = ours.prototypes.grad
-    return {
-        "start": start,
-        "losses": losses,
-        "gradient": gradient,
-        "state": ours.state_dict(),
-        "net": net.state_dict(),
-    }
-
-
-def own(batch: Tensor, rank: int, size: int) -> Tensor:
-    return batch.chunk(size)[rank]
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    torch.save(run(rank, size), Path(sys.argv[1]) / f"{size}_{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    states = {"state": ours.state_dict(), "net": net.state_dict()}
+    return states | {"start": start, "losses": losses, "gradient": ours.prototypes.grad}

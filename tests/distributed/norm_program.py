@@ -1,17 +1,13 @@
-"""Batch norms over the images of all processes, also those for GPUs; run as a program by the tests.
+"""Batch norms over the images of all processes, also those for GPUs (see programs.py).
 
-    python norm_program.py OUT    (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun sets them)
-
-Writes OUT/RANK.pt: by kind of norm and case, what two forward and backward passes and an evaluation gave.
-torch's kernels for GPUs are replaced by their formulas, in float64.
+By kind of norm and case: what two forward and backward passes and an evaluation gave. Formulas in float64
+stand for torch's kernels for GPUs.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from unittest import mock
 
 import torch
@@ -181,9 +177,8 @@ def passed(kind: Callable[[nn.Module], nn.Module], case: Case, rank: int = 0, si
     network.to(memory_format=layout)
 
     def images(name: str, *shape: int) -> Tensor:
-        return (
-            inputs.normal(name, IMAGES, *shape).to(dtype).chunk(size)[rank].contiguous(memory_format=layout)
-        )
+        own = inputs.normal(name, IMAGES, *shape).to(dtype).chunk(size)[rank]
+        return own.contiguous(memory_format=layout)
 
     result, launched = {}, Operations()
     for i in range(PASSES):
@@ -197,26 +192,14 @@ def passed(kind: Callable[[nn.Module], nn.Module], case: Case, rank: int = 0, si
     network.eval()
     result["evaluated"] = network(images("x0", 3, 9, 8)).detach()
     sums = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-    return {
-        "images": result,
-        "sums": sums,
-        "buffers": dict(network.named_buffers()),
-        "launched": dict(launched.names),
-    }
+    counted = {"buffers": dict(network.named_buffers()), "launched": dict(launched.names)}
+    return counted | {"images": result, "sums": sums}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
+def results(rank: int, size: int, _: object) -> dict:
+    """By kind and case."""
     with mock.patch.multiple(torch, **FORMULAS):
-        results = {
+        return {
             kind: {name: passed(change, case, rank, size) for name, case in CASES.items()}
             for kind, change in KINDS.items()
         }
-    torch.save(results, Path(sys.argv[1]) / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

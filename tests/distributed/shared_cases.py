@@ -1,19 +1,14 @@
-"""Stages on a batch of four images that 1, 2 or 4 processes share; run as a program by the tests.
+"""Stages on a batch of four images that 1, 2 or 4 processes share (see programs.py).
 
-    python shared_cases.py OUT    (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun sets them)
-
-Writes OUT/SIZE.pt: for each case the losses of five iterations and every tensor of the state after them.
+For each case the losses of five iterations and every tensor of the state after them.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from data.augment.strong import StrongRecord
@@ -32,13 +27,6 @@ IMAGES, ITERATIONS, D = 4, 5, 64
 RATE = OptimisationSettings(1e-4, 5.0, 100)
 METHOD = SelfLabelingSettings(symmetric=True, pixels=8, queue_length=64)
 CPU = torch.device("cpu")
-
-
-class Mixed(BatchDraws):
-    """Always CutMix."""
-
-    def cutmix_box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        return 8, 32, 8, 40
 
 
 class Unmixed(BatchDraws):
@@ -79,15 +67,9 @@ def warm_up(processes: Processes, strong: float = 0.0) -> Stage:
 
 def stage2(processes: Processes, norm: bool, frozen: bool = False) -> Stage:
     rate, draws = replace(RATE, freeze_bn=frozen), BatchDraws(7, processes)
-    teacher = network("teacher.", processes, norm)
-    return DistillationStage(
-        network("", processes, norm),
-        teacher,
-        rate,
-        DistillationSettings(1.0, symmetric=True),
-        Quirks(),
-        draws,
-    )
+    student, teacher = network("", processes, norm), network("teacher.", processes, norm)
+    method = DistillationSettings(1.0, symmetric=True)
+    return DistillationStage(student, teacher, rate, method, Quirks(), draws)
 
 
 CASES: dict[str, Callable[[Processes], Stage]] = {
@@ -95,23 +77,15 @@ CASES: dict[str, Callable[[Processes], Stage]] = {
     "warm_up": warm_up,
     "warm_up, strong source": lambda p: warm_up(p, 1.0),
     "stage1, queue filling and then full": lambda p: stage1(p, BatchDraws),
-    "stage1, queue never full": lambda p: stage1(p, BatchDraws, 1000),
-    "stage1, CutMix": lambda p: stage1(p, Mixed),
-    "stage1, no CutMix": lambda p: stage1(p, Unmixed),
-    "stage1, strong": lambda p: stage1(p, Unmixed, 64, True),
-    "stage1, prior refreshed": lambda p: stage1(p, BatchDraws, refresh=2),
-    "stage2": lambda p: stage2(p, False),
+    "stage1, queue never full, prior refreshed": lambda p: stage1(p, BatchDraws, 200, refresh=2),
+    "stage1, strong, no CutMix": lambda p: stage1(p, Unmixed, 64, True),
     "stage2, bn_clr": lambda p: stage2(p, True),
     "stage2, frozen": lambda p: stage2(p, False, True),
 }
 
 
-MAIN_CASES = (  # for float32, and for more than two processes, which are slow on few cores
-    "warm_up",
-    "stage1, queue filling and then full",
-    "stage2",
-    "stage2, bn_clr",
-)
+# For float32, and for more than two processes, which are slow on few cores.
+MAIN_CASES = ("warm_up", "stage1, queue filling and then full", "stage2, bn_clr")
 
 
 def batches(iteration: int) -> tuple[SourceBatch, TargetBatch]:
@@ -121,9 +95,9 @@ def batches(iteration: int) -> tuple[SourceBatch, TargetBatch]:
     for image in range(IMAGES):
         label[image, : 7 * image] = 250
         pseudo[image, :, : 9 * image] = 250
-    weak = [inputs.WEAK_RECORDS[i % 2] for i in range(IMAGES)]
+    weak = [*inputs.WEAK_RECORDS, *inputs.WEAK_RECORDS]
     weak[2] = WeakRecord((60, 120), (2, 50, 10, 74), True)
-    strong = [inputs.STRONG_RECORDS[i % 2] for i in range(IMAGES)]
+    strong = [*inputs.STRONG_RECORDS, *inputs.STRONG_RECORDS]
     strong[3] = StrongRecord(flip=True, operations=(("ShearY", -0.2),))
     dtype = torch.get_default_dtype()
 
@@ -171,21 +145,11 @@ def run(name: str, processes: Processes) -> dict:
     return {"losses": losses, "state": {k: v.clone() for k, v in state.items()}}
 
 
-def main() -> None:
-    out = Path(sys.argv[1])
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    processes = Processes(dist.get_rank(), dist.get_world_size())
-    results = {}
-    for dtype in (torch.float64, torch.float32) if processes.size <= 2 else (torch.float64,):
+def results(rank: int, size: int, _: object) -> dict:
+    """By case and type; float32 and more than two processes for the main cases alone."""
+    found, processes = {}, Processes(rank, size)
+    for dtype in (torch.float64, torch.float32) if size <= 2 else (torch.float64,):
         torch.set_default_dtype(dtype)
-        every = dtype == torch.float64 and processes.size <= 2
-        for name in CASES if every else MAIN_CASES:
-            results[name, str(dtype)] = run(name, processes)
-    if processes.is_main:
-        torch.save(results, out / f"{processes.size}.pt")
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+        for name in CASES if dtype == torch.float64 and size <= 2 else MAIN_CASES:
+            found[name, str(dtype)] = run(name, processes)
+    return found

@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.log import RunLog, silent_logger
-from tests.distributed.programs import run_program
+from tests.distributed.programs import by_rank
 from utils.distributed import Processes
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """By rank."""
-    out = tmp_path_factory.mktemp("messages")
-    run_program("messages_program.py", out, 2)
-    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return by_rank("messages_program", tmp_path_factory.mktemp("messages"), 2)
 
 
 @pytest.mark.parametrize("how", ["wait", "only the others"])
@@ -39,11 +35,7 @@ def test_nothing_is_sent_of_empty_tensors(both):
     for one in both:
         empty = one["empty"]
         assert empty["sent"] == []
-        assert {name: tuple(empty[name].shape) for name in ("gather", "sum", "dealt")} == {
-            "gather": (2, 0),
-            "sum": (1, 0),
-            "dealt": (0, 0),
-        }
+        assert [empty[name].shape for name in ("gather", "sum", "dealt")] == [(2, 0), (1, 0), (0, 0)]
 
 
 def test_the_state_of_a_log_without_losses_sends_nothing(tmp_path: Path):

@@ -6,21 +6,18 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
-from tests.distributed.module_program import STEPS, run
-from tests.distributed.programs import run_program
+from tests.distributed.module_program import STEPS, results
+from tests.distributed.programs import by_rank
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Results of each of two processes."""
-    out = tmp_path_factory.mktemp("module")
-    run_program("module_program.py", out, 2)
-    return [torch.load(out / f"2_{rank}.pt", weights_only=True) for rank in range(2)]
+    return by_rank("module_program", tmp_path_factory.mktemp("module"), 2)
 
 
 def test_as_one_process(shared):
     """torch.distributed is not initialised here."""
-    alone = run(0, 1)
+    alone = results(0, 1)
     assert len(alone["losses"]) == STEPS and alone["gradient"].abs().min() > 0
     expected, _ = tree_flatten_with_path(alone)
     found, _ = tree_flatten_with_path(shared[0])

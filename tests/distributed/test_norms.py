@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from models import share_batch_norm
 from models.batch_norm import BatchNorm2d
 from tests.distributed.norm_program import CASES, KINDS, NORMS, PASSES, passed
-from tests.distributed.programs import run_program
+from tests.distributed.programs import by_rank
 
 WAITS = {"aten.nonzero.default", "aten.index.Tensor", "aten.masked_select.default"}
 WAITS |= {"aten._local_scalar_dense.default", "aten.item.default"}
@@ -17,10 +17,7 @@ WAITS |= {"aten._local_scalar_dense.default", "aten.item.default"}
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """By rank."""
-    out = tmp_path_factory.mktemp("norms")
-    run_program("norm_program.py", out, 2)
-    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return by_rank("norm_program", tmp_path_factory.mktemp("norms"), 2)
 
 
 def together(first: dict, second: dict) -> dict[str, Tensor]:

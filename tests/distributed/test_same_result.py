@@ -6,19 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.distributed.programs import run_program
+from tests.distributed.programs import by_rank
 from tests.distributed.shared_cases import CASES, MAIN_CASES
 
-RUNS = [(case, 2) for case in CASES] + [(case, 4) for case in MAIN_CASES]
+RUNS = [("float64", 2, case) for case in CASES]
+RUNS += [(dtype, size, case) for dtype, size in (("float64", 4), ("float32", 2)) for case in MAIN_CASES]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
     """By number of processes."""
     out = tmp_path_factory.mktemp("shared")
-    for size in (1, 2, 4):
-        run_program("shared_cases.py", out, size)
-    return {size: torch.load(out / f"{size}.pt") for size in (1, 2, 4)}
+    return {size: by_rank("shared_cases", out, size)[0] for size in (1, 2, 4)}
 
 
 def part_of(key: str) -> str:
@@ -40,29 +39,15 @@ def deviations(alone: dict[str, Tensor], shared: dict[str, Tensor], by_tensor: b
     return {key: (difference / (size or 1.0)) ** 0.5 for key, (difference, size) in sums.items()}
 
 
-def states_after_the_same_losses(
-    results: dict, case: str, dtype: str, size: int, **tolerance: float
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The states that one and several processes end in, once their losses have been compared."""
-    one, several = results[1][case, dtype], results[size][case, dtype]
+@pytest.mark.parametrize(("dtype", "size", "case"), RUNS)
+def test_same_losses_and_state(results, dtype, size, case):
+    """In float32 small tensors may deviate more: rounding turns a ReLU on or off, as float64 shows."""
+    one, several = (results[n][case, f"torch.{dtype}"] for n in (1, size))
+    rel, absolute, of_tensors = (1e-10, 1e-12, 1e-10) if dtype == "float64" else (1e-5, 1e-8, 1e-3)
     for alone, shared in zip(one["losses"], several["losses"], strict=True):
-        assert shared == pytest.approx(alone, **tolerance)
-    return one["state"], several["state"]
-
-
-@pytest.mark.parametrize(("case", "size"), RUNS)
-def test_same_losses_and_state_in_float64(results, case, size):
-    states = states_after_the_same_losses(results, case, "torch.float64", size, rel=1e-10, abs=1e-12)
-    found = deviations(*states, by_tensor=True)
-    assert max(found.values()) <= 1e-10, max(found, key=found.get)
-
-
-@pytest.mark.parametrize("case", MAIN_CASES)
-def test_same_losses_and_state_in_float32(results, case):
-    """Single small tensors may deviate more: rounding turns a ReLU on or off (float64 shows the cause)."""
-    states = states_after_the_same_losses(results, case, "torch.float32", 2, rel=1e-5, abs=1e-8)
-    for by_tensor, tolerance in ((False, 1e-5), (True, 1e-3)):
-        found = deviations(*states, by_tensor)
+        assert shared == pytest.approx(alone, rel=rel, abs=absolute)
+    for by_tensor, tolerance in ((False, rel), (True, of_tensors)):
+        found = deviations(one["state"], several["state"], by_tensor)
         assert max(found.values()) <= tolerance, max(found, key=found.get)
 
 
@@ -73,12 +58,10 @@ def test_the_cases_do_what_they_say(results):
         return [row["contrast"] > 0 for row in results[1][case, "torch.float64"]["losses"]]
 
     # 32 rows an iteration: 64 are there when the third begins.
-    assert contrasts("stage1, no CutMix") == [False, False, True, True, True]
-    assert not any(contrasts("stage1, CutMix")) and not any(contrasts("stage1, queue never full"))
-    prior = "self_labeling.prior"
-    fixed, refreshed = (
-        results[1][case, "torch.float64"]["state"][prior]
-        for case in ("stage1, queue filling and then full", "stage1, prior refreshed")
-    )
-    assert not torch.equal(fixed, refreshed)
-    assert len({*contrasts("stage1, queue filling and then full")[2:]}) == 2  # CutMix on and off
+    assert contrasts("stage1, strong, no CutMix") == [False, False, True, True, True]
+    assert not any(contrasts("stage1, queue never full, prior refreshed"))
+    mixed = contrasts("stage1, queue filling and then full")
+    assert not any(mixed[:2]) and len({*mixed[2:]}) == 2  # CutMix on and off
+    states = (results[1][case, "torch.float64"]["state"] for case in CASES if case.startswith("stage1"))
+    fixed, refreshed, other = (state["self_labeling.prior"] for state in states)
+    assert torch.equal(fixed, other) and not torch.equal(fixed, refreshed)

@@ -19,6 +19,7 @@ from tests.fuzz.mutate import png_chunks, png_of, zip_of, zip_records
 
 Make = bytes | str | Callable[[], bytes]  # the content, text as latin1
 HUGE, HOLES = 10**12, 30 * 10**9
+META = "_rebuild_meta_tensor_no_storage"
 SPARSE = "30 GB of holes"  # the file is that long and holds only what its content says
 
 
@@ -106,11 +107,8 @@ def zipped(value: object, records: tuple[tuple[str, bytes], ...] = (("data/0", b
 
 def legacy(value: object, keys: object = (), numbers: bytes = b"") -> bytes:
     """The same in the format before."""
-    system = {
-        "protocol_version": 1001,
-        "little_endian": True,
-        "type_sizes": {"short": 2, "int": 4, "long": 4},
-    }
+    sizes = {"short": 2, "int": 4, "long": 4}
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
     parts = (0x1950A86A20F9469CFC6C, 1001, system, value, list(keys) if isinstance(keys, tuple) else keys)
     return b"".join(pickled(part, old=True) for part in parts) + numbers
 
@@ -129,7 +127,7 @@ def nest(depth: int, kind: type) -> object:
 
 
 def _torch(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
-    small = tensor(4, (4,), (1,))
+    small, void = tensor(4, (4,), (1,)), Call("numpy", "dtype", f"V{HUGE}", False, True)
     values = {
         "a storage longer than its record": tensor(10**8, (10**8,), (1,)),
         "a storage of a terabyte": tensor(HUGE, (4,), (1,)),
@@ -144,12 +142,8 @@ def _torch(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
         "a bytearray of 100 GB": Call("builtins", "bytearray", 10**11),
         "torch.Tensor of 400 GB": Call("torch", "Tensor", 10**11),
         "torch.FloatTensor of 400 GB": Call("torch", "FloatTensor", 10**11),
-        "a meta tensor": Call(
-            "torch._utils", "_rebuild_meta_tensor_no_storage", torch.float32, (HUGE,), (1,), False
-        ),
-        "a numpy number of 1 TB": Call(
-            "numpy._core.multiarray", "scalar", Call("numpy", "dtype", f"V{HUGE}", False, True)
-        ),
+        "a meta tensor": Call("torch._utils", META, torch.float32, (HUGE,), (1,), False),
+        "a numpy number of 1 TB": Call("numpy._core.multiarray", "scalar", void),
         "a key that takes for ever to hash": Entry(nest(60, tuple), 1),
         "a function that takes for ever to print": [nest(60, list)],
         "a call of os.mkdir": Call("os", "mkdir", str(trap)),
@@ -165,45 +159,40 @@ def _torch(trap: Path) -> Iterator[tuple[str, dict[str, Make]]]:
     sparse = torch.ones(2).to_sparse()
     yield "checkpoint_zip", {what: partial(zipped, model(value)) for what, value in values.items()}
     yield "prototypes", {what: partial(zipped, value) for what, value in values.items()}
-    yield (
-        "checkpoint_legacy",
-        {what: partial(legacy, model(value), ("0",), numbers) for what, value in values.items()}
-        | {
-            "a sparse tensor": partial(torch_bytes, model(sparse), False),
-            "a storage that is a view": _legacy_view,
-            "numbers that are not listed": partial(legacy, model(small), ()),
-            "keys that take for ever to compare": partial(legacy, model(small), [nest(60, tuple)]),
-            "a list of no storages": partial(legacy, model(small), {"0": 1}),
-            "a storage of a terabyte in a file with holes": partial(
-                legacy, model(tensor(10**11, (4,), (1,))), ("0",), struct.pack("<q", 10**11)
-            ),
-        },
-    )
-    yield (
-        "checkpoint_zip",
-        {
-            "a sparse tensor": partial(torch_bytes, model(sparse)),
-            "keys of many lines": partial(zipped, {"ResNet101": {"model_state": {"a\nb\x1b[2J": small}}}),
-            "a key of 3 MB": partial(zipped, {"ResNet101": {"model_state": {"a" * 3 * 10**6: small}}}),
-            "entries of many lines": lambda: zipped({"a\nb" * 9**6: 3}),
-            "one storage of two lengths": partial(zipped, model([small, tensor(10**8, (4,), (1,))])),
-            "a state dict that hides its items": _hidden_items,
-            "a packed record of 100 GB": partial(_packed, 10**11),
-            "a plain record of 100 GB": partial(_packed, 10**11, zipfile.ZIP_STORED),
-            "a packed pickle of 3 GB": _packed_pickle,
-            "two pickles": lambda: _with_record("archive/DATA.pkl", pickled(Call("os", "mkdir", "x"))),
-            "a script": partial(_with_record, "archive/constants.pkl", b"x"),
-            "a comment with a second end": _two_ends,
-            "100,000 records": lambda: zip_of([(f"archive/data/{i}", b"") for i in range(100_000)]),
-            "64 MB of empty dicts": lambda: _with_pickle(b"\x80\x02" + b"}" * 2**26 + b"."),
-            "a long memo": partial(_with_pickle, b"\x80\x02]r\xff\xff\xff\xff."),
-            "2 GB of text": partial(_with_pickle, b"\x80\x02X\xff\xff\xff\x7fabc."),
-            "protocol 4": partial(_with_pickle, pickle.dumps({"a": bytearray(9)}, 5)),
-            "bytes of 2**60": partial(_with_pickle, b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"."),
-            "a damaged number": _damaged_number,
-            "an empty zip": partial(zip_of, []),
-        },
-    )
+    yield "checkpoint_legacy", {k: partial(legacy, model(v), ("0",), numbers) for k, v in values.items()}
+    terabyte = model(tensor(10**11, (4,), (1,)))
+    others: dict[str, Make] = {
+        "a sparse tensor": partial(torch_bytes, model(sparse), False),
+        "a storage that is a view": _legacy_view,
+        "numbers that are not listed": partial(legacy, model(small), ()),
+        "keys that take for ever to compare": partial(legacy, model(small), [nest(60, tuple)]),
+        "a list of no storages": partial(legacy, model(small), {"0": 1}),
+        "a terabyte in a file with holes": partial(legacy, terabyte, ("0",), struct.pack("<q", 10**11)),
+    }
+    yield "checkpoint_legacy", others
+    others = {
+        "a sparse tensor": partial(torch_bytes, model(sparse)),
+        "keys of many lines": partial(zipped, {"ResNet101": {"model_state": {"a\nb\x1b[2J": small}}}),
+        "a key of 3 MB": partial(zipped, {"ResNet101": {"model_state": {"a" * 3 * 10**6: small}}}),
+        "entries of many lines": lambda: zipped({"a\nb" * 9**6: 3}),
+        "one storage of two lengths": partial(zipped, model([small, tensor(10**8, (4,), (1,))])),
+        "a state dict that hides its items": _hidden_items,
+        "a packed record of 100 GB": partial(_packed, 10**11),
+        "a plain record of 100 GB": partial(_packed, 10**11, zipfile.ZIP_STORED),
+        "a packed pickle of 3 GB": _packed_pickle,
+        "two pickles": lambda: _with_record("archive/DATA.pkl", pickled(Call("os", "mkdir", "x"))),
+        "a script": partial(_with_record, "archive/constants.pkl", b"x"),
+        "a comment with a second end": _two_ends,
+        "100,000 records": lambda: zip_of([(f"archive/data/{i}", b"") for i in range(100_000)]),
+        "64 MB of empty dicts": lambda: _with_pickle(b"\x80\x02" + b"}" * 2**26 + b"."),
+        "a long memo": partial(_with_pickle, b"\x80\x02]r\xff\xff\xff\xff."),
+        "2 GB of text": partial(_with_pickle, b"\x80\x02X\xff\xff\xff\x7fabc."),
+        "protocol 4": partial(_with_pickle, pickle.dumps({"a": bytearray(9)}, 5)),
+        "bytes of 2**60": partial(_with_pickle, b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"."),
+        "a damaged number": _damaged_number,
+        "an empty zip": partial(zip_of, []),
+    }
+    yield "checkpoint_zip", others
 
 
 def _hidden_items() -> bytes:
@@ -227,11 +216,10 @@ def _folder() -> str:
 
 def _packed(claim: int, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """A record that the directory says is of `claim` bytes (in 64-bit fields)."""
-    records = [("archive/data.pkl", pickled(model(tensor(4, (4,), (1,))))), ("archive/version", b"3\n")]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in records:
-            archive.writestr(name, content)
+        archive.writestr("archive/data.pkl", pickled(model(tensor(4, (4,), (1,)))))
+        archive.writestr("archive/version", b"3\n")
         archive.writestr("archive/data/0", bytes(10**6))
         archive.infolist()[-1].file_size = claim
         if method == zipfile.ZIP_STORED:
@@ -297,24 +285,19 @@ def _arrays() -> Iterator[tuple[str, dict[str, Make]]]:
     )
     head = "{{'descr': {}, 'fortran_order': False, 'shape': {}, }}"
     for kind, dtype in (("soft", "'<f4'"), ("confidence", "'<f2'"), ("distribution", "'<f8'")):
-        yield (
-            kind,
-            {
-                f"an array of {what}": npy(head.format(dtype, shape), bytes(64))
-                for what, shape in shapes.items()
-            },
-        )
-    yield (
-        "soft confidence distribution",
-        {f"an array of {descr}": npy(head.format(descr, "(19,)"), bytes(400)) for descr in kinds}
-        | {
-            "a header of 9,000 brackets": npy("(" * 9000),
-            "a header of 9,000 signs": npy("{'shape': " + "-" * 9000 + "1}"),
-            "a header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
-            "an archive of arrays": _npz,
-            SPARSE: npy(head.format("'<f8'", "(19, 1000000, 200)")),
-        },
-    )
+        arrays = {what: npy(head.format(dtype, shape), bytes(64)) for what, shape in shapes.items()}
+        yield kind, {f"an array of {what}": content for what, content in arrays.items()}
+    others = {f"an array of {descr}": npy(head.format(descr, "(19,)"), bytes(400)) for descr in kinds}
+    others |= {
+        "numbers below nothing": npy(head.format("'<f4'", "(19,)"), b"\0\0\x80\xbf" * 19),
+        "text as numbers": npy(head.format("'<U9'", "(19,)"), b"1\0\0\0".ljust(36, b"\0") * 19),
+        "a header of 9,000 brackets": npy("(" * 9000),
+        "a header of 9,000 signs": npy("{'shape': " + "-" * 9000 + "1}"),
+        "a header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+        "an archive of arrays": _npz,
+        SPARSE: npy(head.format("'<f8'", "(19, 1000000, 200)")),
+    }
+    yield "soft confidence distribution", others
 
 
 def _npz() -> bytes:
@@ -337,23 +320,14 @@ def _images() -> Iterator[tuple[str, dict[str, Make]]]:
     for kind in ("image", "label_ids", "label_synthia", "hard_label", "confidence_png"):
         good = GOOD[kind][1]()
         yield kind, {f"{w}×{h} pixels": _sized(good, w, h) for w, h in sizes}
-        yield (
-            kind,
-            {f"{c.decode()} of 500 MB": partial(_text_chunk, good, c) for c in (b"zTXt", b"iCCP", b"iTXt")},
-        )
+        texts = (b"zTXt", b"iCCP", b"iTXt")
+        yield kind, {f"{chunk.decode()} of 500 MB": partial(_text_chunk, good, chunk) for chunk in texts}
         forms = ("BMP", "GIF", "TIFF", "PPM", "WEBP", "ICO", "TGA", "PCX")
         yield kind, {form: partial(_other_form, form) for form in forms}
         many = [*png_chunks(good)[:1], *[(b"abCd", b"")] * 10**5]
         eps = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 48 40\n%%EndComments\nshowpage\n%%EOF\n"
-        yield (
-            kind,
-            {
-                "a strip of 80 million rows": partial(_strip, good),
-                "EPS": eps,
-                SPARSE: good[:60],
-                "a hundred thousand empty chunks": partial(png_of, many),
-            },
-        )
+        others = {"EPS": eps, SPARSE: good[:60], "a hundred thousand empty chunks": partial(png_of, many)}
+        yield kind, others | {"a strip of 80 million rows": partial(_strip, good)}
 
 
 def _strip(good: bytes) -> bytes:
@@ -419,18 +393,11 @@ def _splits() -> Iterator[tuple[str, dict[str, Make]]]:
             struct.pack("<5i", 0, rows, columns, 0, name or len(n) + 1) + n + b"\0" + one for n in names
         )
 
-    sides = {
-        "a million million": (10**6, 10**6),
-        "2 GB": (2**31 - 1, 1),
-        "negative": (-5, -7),
-        "40": (1,) * 40,
-    }
+    sides = {"a million million": (10**6, 10**6), "2 GB": (2**31 - 1, 1), "negative": (-5, -7)}
+    sides |= {"40": (1,) * 40}
     yield "split_plain", {f"matrices of {what} numbers": three(shape) for what, shape in sides.items()}
     kinds = {1: "cells", 2: "structs", 3: "objects", 4: "text", 5: "sparse", 16: "a function"}
-    yield (
-        "split_plain",
-        {f"matrices that are {what}": three((2, 1), one * 2, kind) for kind, what in kinds.items()},
-    )
+    yield "split_plain", {f"matrices of {what}": three((2, 1), one * 2, k) for k, what in kinds.items()}
     ids = (-1.0, 0.0, 1.5, 1e300, np.nan, np.inf, 2.0**40)
     yield "split_plain", {f"the id {value}": three((1, 1), np.array([value]).tobytes()) for value in ids}
     yield "split_plain", {f"a name of {n} bytes": head + long_name(n) for n in (2**31, 2**32 - 1)}
@@ -447,20 +414,17 @@ def _packed_matrices(names: tuple[bytes, ...]) -> bytes:
     whole = b""
     for name in names:
         length = 2_700_000_000
-        flags = (
-            element(6, struct.pack("<2I", 6, 0))
-            + element(5, struct.pack("<2i", length // 8, 1))
-            + element(1, name)
-        )
+        flags = element(6, struct.pack("<2I", 6, 0)) + element(5, struct.pack("<2i", length // 8, 1))
+        flags += element(1, name)
         start = struct.pack("<2I", 14, len(flags) + 8 + length) + flags + struct.pack("<2I", 9, length)
         packer = zlib.compressobj(9)
-        body = packer.compress(start) + _zeros(packer, 400) + packer.flush()
+        body = (
+            packer.compress(start)
+            + b"".join(packer.compress(bytes(10**6)) for _ in range(400))
+            + packer.flush()
+        )
         whole += struct.pack("<2I", 15, len(body)) + body
     return whole
-
-
-def _zeros(packer: zlib._Compress, millions: int) -> bytes:
-    return b"".join(packer.compress(bytes(10**6)) for _ in range(millions))
 
 
 # --- texts ------------------------------------------------------------------------------------------------
@@ -561,31 +525,28 @@ def _changed(good: str, changes: dict[str, tuple[str, str]]) -> dict[str, Make]:
 
 
 def _texts() -> Iterator[tuple[str, dict[str, Make]]]:
-    yield (
-        "distribution_text",
-        {
-            "1e999": "1e999\n" * CLASSES,
-            "sums beyond all numbers": "1e308\n" * CLASSES,
-            "nan": "nan\n" * CLASSES,
-            "nothing": "",
-            "comments": "# a\n" * 9,
-            "zeros": "0\n" * CLASSES,
-            "a table": "1 2\n" * CLASSES,
-            "30 MB": "1 " * 15 * 10**6,
-            "one number of 9,000 digits": "9" * 9000,
-            SPARSE: "1\n",
-            "no text": bytes(range(256)) * 4,
-        },
-    )
-    yield (
-        "scores",
-        {
-            "a list inside lists": "[" * 10**5,
-            "a list": "[1, 2]",
-            "numbers that are text": '{"classes": ["a"], "iou": ["x"], "miou": 3}',
-            "a class too many": '{"classes": ["a", "b"], "iou": [0.5], "miou": 0.5}',
-        },
-    )
+    shares = {
+        "1e999": "1e999\n" * CLASSES,
+        "sums beyond all numbers": "1e308\n" * CLASSES,
+        "nan": "nan\n" * CLASSES,
+        "nothing": "",
+        "comments": "# a\n" * 9,
+        "zeros": "0\n" * CLASSES,
+        "a table": "1 2\n" * CLASSES,
+        "words": "x\n" * CLASSES,
+        "30 MB": "1 " * 15 * 10**6,
+        "one number of 9,000 digits": "9" * 9000,
+        SPARSE: "1\n",
+        "no text": bytes(range(256)) * 4,
+    }
+    yield "distribution_text", shares
+    scores = {
+        "a list inside lists": "[" * 10**5,
+        "a list": "[1, 2]",
+        "numbers that are text": '{"classes": ["a"], "iou": ["x"], "miou": 3}',
+        "a class too many": '{"classes": ["a", "b"], "iou": [0.5], "miou": 0.5}',
+    }
+    yield "scores", scores
     entry = GOOD["cache_entry"][1]()
     changed = {"other rows": b"x" * 96 + entry[96:], "other checksums": entry[:-8] + b"x" * 8}
     named = {f"a cache entry of {what}": content for what, content in changed.items()}
@@ -594,20 +555,16 @@ def _texts() -> Iterator[tuple[str, dict[str, Make]]]:
     lines = {n[:9]: f"0123456789abcdef01234567 {' '.join([n] * 6)}".encode() for n in numbers}
     summed = {f"statistics of {n}": b"\n%08x %s\n" % (zlib.crc32(line), line) for n, line in lines.items()}
     yield "colour_statistics", summed | {SPARSE: "\n"}
-    yield (
-        "run_log",
-        {"numbers without end": f"Iter [{'9' * 400}/9]  loss: 3\n", SPARSE: "Iter [20/90]  loss: 7\n"},
-    )
+    endless = f"Iter [{'9' * 400}/9]  loss: 3\n"
+    yield "run_log", {"numbers without end": endless, SPARSE: "Iter [20/90]  loss: 7\n"}
     edge = '{"iteration": 1, "loss/x": -1.7e308}\n'
-    yield (
-        "run_about run_confusion run_lines",
-        {
-            "a list inside lists": "[" * 10**5,
-            "classes without end": '{"classes": [' + '"a",' * 10**5 + '"a"]}',
-            "numbers without end": '{"iteration": 1, "val/miou": ' + "9" * 4000 + "}\n",
-            "numbers at the edge": edge + edge.replace("-1", "1"),
-            "an iteration of nothing": '{"iteration": NaN}\n',
-            "a line far away": '{"iteration": 1e300, "loss/x": 1}\n',
-        },
-    )
+    pages = {
+        "a list inside lists": "[" * 10**5,
+        "classes without end": '{"classes": [' + '"a",' * 10**5 + '"a"]}',
+        "numbers without end": '{"iteration": 1, "val/miou": ' + "9" * 4000 + "}\n",
+        "numbers at the edge": edge + edge.replace("-1", "1"),
+        "an iteration of nothing": '{"iteration": NaN}\n',
+        "a line far away": '{"iteration": 1e300, "loss/x": 1}\n',
+    }
+    yield "run_about run_confusion run_lines", pages
     yield "run_lines", {SPARSE: GOOD["run_lines"][1]}

@@ -15,15 +15,9 @@ EXTREMES = (0, 1, -1, 127, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2
 TOKENS = (
     *b"999999999999999999999 -1 1e999 nan null [] {} &a *a <<: !!int ~x 1:59:59:59 2001-99-99".split(),
     *b"[[[[[[[[ 2001-12-14t21:59:43.10-05:00 !!binary ../../x {seed:>99999999} {seed.__class__}".split(),
-    *(
-        b"!!python/object/apply:os.getcwd []",
-        b"0x" + b"f" * 5000,
-        b"9" * 5000,
-        b"{folder}" * 50,
-        b"/etc",
-        b"{0}",
-    ),
-    *(b"\x00", b"\xff\xfe", b"'", b'"', b"%s", b"\n- ", b": ", b"--help"),
+    *b"/etc {0} \x00 \xff\xfe ' %s --help".split(b" "),
+    *(b"!!python/object/apply:os.getcwd []", b"0x" + b"f" * 5000, b"9" * 5000, b"{folder}" * 50),
+    *(b'"', b"\n- ", b": "),
 )
 
 
@@ -67,25 +61,13 @@ def _truncate(data: bytes, rng: random.Random) -> bytes:
     return data[: _place(data, rng)]
 
 
-def _block(data: bytes, rng: random.Random) -> tuple[int, int]:
-    at = _place(data, rng)
-    return at, min(len(data), at + rng.choice((1, 4, 16, 128, 1024)))
-
-
-def _double(data: bytes, rng: random.Random) -> bytes:
-    start, stop = _block(data, rng)
-    return data[:stop] + data[start:]
-
-
-def _drop(data: bytes, rng: random.Random) -> bytes:
-    start, stop = _block(data, rng)
-    return data[:start] + data[stop:]
-
-
-def _swap(data: bytes, rng: random.Random) -> bytes:
-    start, stop = _block(data, rng)
+def _block(data: bytes, rng: random.Random) -> bytes:
+    """A block doubled, lost, or exchanged with the next."""
+    start = _place(data, rng)
+    stop = min(len(data), start + rng.choice((1, 4, 16, 128, 1024)))
     end = min(len(data), 2 * stop - start)
-    return data[:start] + data[stop:end] + data[start:stop] + data[end:]
+    swapped = data[:start] + data[stop:end] + data[start:stop] + data[end:]
+    return rng.choice((data[:stop] + data[start:], data[:start] + data[stop:], swapped))
 
 
 def _extreme(data: bytes, rng: random.Random) -> bytes:
@@ -107,7 +89,7 @@ def _splice(data: bytes, other: bytes, rng: random.Random) -> bytes:
     return data[: _place(data, rng)] + other[_place(other, rng) :]
 
 
-_WAYS = (_flip, _run, _truncate, _double, _drop, _swap, _extreme, _extreme, _number)
+_WAYS = (_flip, _run, _truncate, _block, _block, _block, _extreme, _extreme, _number)
 
 
 def _any(data: bytes, rng: random.Random) -> bytes:

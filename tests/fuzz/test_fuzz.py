@@ -15,8 +15,11 @@ def test_mutated_files_are_read_or_refused(tmp_path):
 
 def test_crafted_files_are_refused_without_memory(tmp_path):
     torch_files = ["checkpoint_zip", "checkpoint_legacy", "prototypes"]
-    readings = run(tmp_path, 0, 0, [*torch_files, "soft", "split_plain", "options"], True)
-    assert len(readings) > 160
+    kinds = [*torch_files, "soft", "split_plain", "options", "distribution", "distribution_text"]
+    readings = run(tmp_path, 0, 0, kinds, True)
+    assert len(readings) > 200
+    bad_priors = [r for r in readings if r.kind.startswith("distribution") and r.what != "good"]
+    assert {reading.outcome for reading in bad_priors} == {"refused"}
     assert not any(reading.wrong for reading in readings), summary(readings)
     hungry = [reading for reading in readings if reading.memory > 2**29 and reading.kind != "split_plain"]
     assert not hungry, summary(hungry)

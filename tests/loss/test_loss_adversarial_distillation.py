@@ -16,12 +16,9 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_source_is_zero_and_target_one():
-    assert (SOURCE, TARGET) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("domain", [0.0, 1.0])
-def test_domain_losses_equal_the_plain_loops(domain):
+@pytest.mark.parametrize(("domain", "name"), [(0.0, SOURCE), (1.0, TARGET)])
+def test_domain_losses_equal_the_plain_loops(domain, name):
+    assert domain == name
     scores = normal(0, 2, 1, 3, 4) * 3
     values = scores.flatten().tolist()
     squared = sum((s - domain) ** 2 for s in values) / len(values)
@@ -29,18 +26,8 @@ def test_domain_losses_equal_the_plain_loops(domain):
     sigmoid = [1 / (1 + math.exp(-s)) for s in values]
     entropy = -sum(domain * math.log(p) + (1 - domain) * math.log(1 - p) for p in sigmoid) / len(values)
     assert float(domain_loss(scores, domain, "Vanilla")) == pytest.approx(entropy, rel=1e-12)
-
-
-def test_a_right_score_costs_nothing_and_an_opposite_one_one():
-    assert float(domain_loss(torch.ones(3), TARGET, "LS")) == 0.0
-    assert float(domain_loss(torch.ones(3), SOURCE, "LS")) == 1.0
-    assert float(domain_loss(torch.full((3,), 0.5), SOURCE, "LS")) == 0.25
-    assert float(domain_loss(torch.zeros(3), SOURCE, "Vanilla")) == pytest.approx(math.log(2))
-
-
-def test_unknown_adversarial_loss_is_named():
     with pytest.raises(ValueError, match="WGAN"):
-        domain_loss(torch.zeros(1), 0.0, "WGAN")
+        domain_loss(scores, domain, "WGAN")
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -55,18 +42,11 @@ def test_distillation_equals_the_plain_loop(as_probs):
     total = 0.0
     for index in np.ndindex(*s.shape):
         total += t[index] * (math.log(t[index]) - (s[index] if as_probs else math.log(s[index])))
-    assert float(distillation_loss(student, teacher, as_probs)) == pytest.approx(total / s.size, rel=1e-10)
-
-
-def test_distillation_of_equal_logits():
-    logits = normal(3, 2, 4, 3, 5)
-    assert float(distillation_loss(logits, logits, False)) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_distillation_with_probabilities_can_be_negative():
-    """A flat teacher and student of K = 4: (ln ¼ − ¼) / 4."""
-    flat = torch.zeros(1, 4, 2, 2)
-    assert float(distillation_loss(flat, flat, True)) == pytest.approx((math.log(0.25) - 0.25) / 4)
+    student.requires_grad_(), teacher.requires_grad_()
+    loss = distillation_loss(student, teacher, as_probs)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(total / s.size, rel=1e-10)
+    assert teacher.grad is None and student.grad.any()
 
 
 def test_zero_times_log_zero_is_zero():
@@ -75,10 +55,3 @@ def test_zero_times_log_zero_is_zero():
     teacher[0, 0] = 1000.0
     assert float(distillation_loss(torch.zeros(1, 4, 1, 1), teacher, False)) == pytest.approx(math.log(4) / 4)
     assert float(distillation_loss(torch.zeros(1, 4, 1, 1), teacher, True)) == pytest.approx(-0.25 / 4)
-
-
-def test_the_teacher_gets_no_gradient():
-    student, teacher = normal(1, 1, 4, 2, 2).requires_grad_(), normal(2, 1, 4, 2, 2).requires_grad_()
-    distillation_loss(student, teacher, False).backward()
-    assert teacher.grad is None
-    assert student.grad.any()

@@ -55,22 +55,6 @@ def test_class_frequencies_approach_the_prior():
     torch.testing.assert_close(nearer, PRIOR, rtol=1e-6, atol=0)
 
 
-def test_equal_scores_give_the_prior():
-    assignments = sinkhorn(torch.zeros(6, 4, dtype=torch.float64), PRIOR)
-    torch.testing.assert_close(assignments, PRIOR.expand(6, -1))
-
-
-def test_opposite_pixels_get_opposite_classes():
-    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    assignments = sinkhorn(scores, torch.tensor([0.5, 0.5]), 0.05)
-    torch.testing.assert_close(assignments, torch.eye(2))
-
-
-def test_permuted_pixels_give_permuted_assignments():
-    scores, order = random_scores(40), torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sinkhorn(scores[order], PRIOR), sinkhorn(scores, PRIOR)[order])
-
-
 def test_a_small_epsilon_does_not_overflow():
     """exp(S/ε) of a cosine near 1 is e^100, beyond float32; of raw queue scores far beyond."""
     scores = (random_scores(64) + torch.tensor([0.9, 0.0, 0.0, -0.9])).float()
@@ -80,13 +64,9 @@ def test_a_small_epsilon_does_not_overflow():
         torch.testing.assert_close(assignments.sum(dim=1), torch.ones(64))
     expected = loop_sinkhorn(scores.double().numpy(), PRIOR.numpy(), 0.01, 3)
     np.testing.assert_allclose(assignments.numpy(), expected, atol=2e-4)
-
-
-def test_a_pixel_far_below_the_largest_score_keeps_a_row_that_sums_to_one():
-    """Raw queue scores spread widely: in float32 a whole row may vanish if only one maximum is taken off."""
-    scores = torch.tensor([[3.0, 2.0], [0.9, 0.5]])
-    assignments = sinkhorn(scores, torch.tensor([0.5, 0.5]), 0.01, 3)
-    torch.testing.assert_close(assignments.sum(dim=1), torch.ones(2))
+    # Raw queue scores spread widely: in float32 a whole row may vanish if only one maximum is taken off.
+    apart = sinkhorn(torch.tensor([[3.0, 2.0], [0.9, 0.5]]), torch.tensor([0.5, 0.5]), 0.01, 3)
+    torch.testing.assert_close(apart.sum(dim=1), torch.ones(2))
 
 
 def test_no_gradient_flows_and_scores_are_left_alone():

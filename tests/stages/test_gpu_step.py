@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,13 +24,17 @@ from models.batch_norm import BatchNorm2d
 from utils.metrics import ConfusionMatrix
 
 PROJECT = Path(__file__).parents[2]
-gpu = pytest.mark.gpu
-visible = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+VISIBLE = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
 WAYS = {
     "fp32": Compute(),
     "bf16": Compute(torch.bfloat16, channels_last=True),
     "recompute": Compute(torch.bfloat16, channels_last=True, recompute=True),
 }
+
+
+def gpu(test: Callable) -> Callable:
+    """Mark a test that needs a GPU."""
+    return pytest.mark.gpu(VISIBLE(test))
 
 
 def small(stage: str) -> Namespace:
@@ -61,18 +65,11 @@ with pytest.raises(KeyError), waiting_is_an_error():
     raise KeyError
 assert torch._C._cuda_get_sync_debug_mode() == 0
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    words = [sys.executable, "-W", "error", "-c", program]
+    subprocess.run(words, cwd=PROJECT, check=True, timeout=300)
 
 
 @gpu
-@visible
 def test_refreshing_the_prior_waits_for_nothing():
     counter, logits = ClassCounter(19).to("cuda"), torch.randn(2, 19, 17, 33, device="cuda")
     torch.cuda.synchronize()
@@ -83,7 +80,6 @@ def test_refreshing_the_prior_waits_for_nothing():
 
 
 @gpu
-@visible
 def test_the_method_as_a_module_waits_for_nothing():
     prior = torch.full((19,), 1 / 19)
     module = ClassBalancedSelfLabeling(torch.eye(19, 64), prior, pixels=16, queue_length=32).to("cuda")
@@ -96,7 +92,6 @@ def test_the_method_as_a_module_waits_for_nothing():
 
 
 @gpu
-@visible
 def test_counting_predictions_waits_for_nothing():
     matrix, logits = ConfusionMatrix(19, "cuda"), torch.randn(1, 19, 17, 33, device="cuda")
     label = torch.randint(0, 255, (17, 33), device="cuda")
@@ -109,7 +104,6 @@ def test_counting_predictions_waits_for_nothing():
 
 
 @gpu
-@visible
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_waits_for_the_device(stage, way):
@@ -124,7 +118,6 @@ def test_nothing_waits_for_the_device(stage, way):
 
 
 @gpu
-@visible
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_shared_norm_of_one_process_is_a_norm_and_waits_for_nothing(tmp_path: Path, dtype, layout):

@@ -24,7 +24,7 @@ from data.batches import SourceBatch, TargetBatch
 from engine.guard import Guard
 from engine.log import silent_logger
 from engine.pictures import view_of
-from loss import RingQueue
+from loss import ClassBalancedSelfLabeling, RingQueue
 from models import Compute, DeepLabV2, FCDiscriminator, share_batch_norm
 from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
@@ -130,6 +130,16 @@ def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = A
 def test_no_iteration_waits(case, way):
     with pretended_gpu() as gpu:
         run(case, WAYS[way], gpu)
+
+
+def test_the_method_as_a_module_waits_for_nothing():
+    with pretended_gpu() as gpu:
+        with gpu.waiting():
+            start = torch.ones(K, 8), torch.full((K,), 1 / K)
+            module = ClassBalancedSelfLabeling(*start, PIXELS, 2 * PIXELS).to(GPU)
+            feats, logits = (torch.randn(2, n, 9, 17).to(GPU) for n in (8, K))
+            module(feats, logits)  # looks once at how full the queues are, and fills them
+        module(feats, logits).backward()
 
 
 def test_backward_is_that_of_autograd():

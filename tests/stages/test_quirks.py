@@ -6,6 +6,7 @@ Q4 and Q10 are in test_stages_paths, Q6 in test_loss_self_labeling, Q9 in tests/
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -23,11 +24,6 @@ from tests.golden import inputs
 from utils.quirks import Quirks
 
 OPTIMISATION = OptimisationSettings(1e-2, 5.0, 100)
-NONE = Quirks.parse("none")
-
-
-def only(name: str) -> Quirks:
-    return Quirks.parse(name)
 
 
 def network(seed: int = 0) -> DeepLabV2:
@@ -40,31 +36,26 @@ def without_dropout(net: DeepLabV2) -> DeepLabV2:
     return net
 
 
-@pytest.mark.parametrize(
-    ("quirks", "times"),
-    [
-        (
-            only("repeated_updates"),
-            {"conv1.": 1, "layer1.0.conv2.": 3, "layer3.0.downsample.0.": 4, "layer5.": 1},
-        ),
-        (NONE, {"conv1.": 1, "layer1.0.conv2.": 1, "layer3.0.downsample.0.": 1, "layer5.": 1}),
-    ],
-    ids=["on", "off"],
-)
-def test_repeated_updates(quirks: Quirks, times: dict[str, int]) -> None:
+# Updates of a weight, by the start of its name.
+TIMES = {"conv1.": 1, "layer1.0.conv2.": 3, "layer3.0.downsample.0.": 4, "layer5.": 1}
+
+
+@pytest.mark.parametrize("quirk", ["repeated_updates", "none"])
+def test_repeated_updates(quirk: str) -> None:
     source, _ = inputs.batches()
-    stage = SourceOnlyStage(without_dropout(network()), OPTIMISATION, quirks)
+    stage = SourceOnlyStage(without_dropout(network()), OPTIMISATION, Quirks.parse(quirk))
     before = {k: p.detach().clone() for k, p in stage.student.named_parameters()}
     gradients: dict[str, Tensor] = {}
     for name, parameter in stage.student.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda p, n=name: gradients.update({n: p.grad.clone()}))
     stage.step(source, None)
-    for prefix, repeats in times.items():
-        name = next(k for k in before if k.startswith(prefix) and k.endswith("weight"))
-        p, rate = before[name].double(), 1e-2 * (5 if prefix == "layer5." else 1)
-        for _ in range(repeats):  # the first step: each repetition starts its buffer anew
-            p = p - rate * (gradients[name].double() + 2e-4 * p)
-        torch.testing.assert_close(stage.student.get_parameter(name).double(), p, rtol=1e-5, atol=1e-7)
+    for prefix, repeats in TIMES.items():
+        key = next(k for k in before if k.startswith(prefix) and k.endswith("weight"))
+        p, rate = before[key].double(), 1e-2 * (5 if prefix == "layer5." else 1)
+        # The first step: each repetition starts its buffer anew.
+        for _ in range(1 if quirk == "none" else repeats):
+            p = p - rate * (gradients[key].double() + 2e-4 * p)
+        torch.testing.assert_close(stage.student.get_parameter(key).double(), p, rtol=1e-5, atol=1e-7)
 
 
 def self_labeling(quirks: Quirks) -> SelfLabelingStage:
@@ -76,10 +67,9 @@ def self_labeling(quirks: Quirks) -> SelfLabelingStage:
     )
 
 
-@pytest.mark.parametrize(
-    ("quirks", "train"), [(only("ema_train_mode"), True), (NONE, False)], ids=["on", "off"]
-)
-def test_ema_train_mode(quirks: Quirks, train: bool) -> None:
+@pytest.mark.parametrize("name", ["ema_train_mode", "none"])
+def test_ema_train_mode(name: str) -> None:
+    quirks, train = Quirks.parse(name), name != "none"
     source, target = inputs.batches()
     target = replace(target, soft_grid=torch.ones(inputs.B, inputs.K, 9, 17))
     stage, alone = self_labeling(quirks), without_dropout(network()).train(train)
@@ -92,10 +82,9 @@ def test_ema_train_mode(quirks: Quirks, train: bool) -> None:
     torch.testing.assert_close(outputs, [expected])
 
 
-@pytest.mark.parametrize(
-    ("quirks", "probs"), [(only("kd_probabilities"), True), (NONE, False)], ids=["on", "off"]
-)
-def test_kd_probabilities(quirks: Quirks, probs: bool) -> None:
+@pytest.mark.parametrize("name", ["kd_probabilities", "none"])
+def test_kd_probabilities(name: str) -> None:
+    quirks, probs = Quirks.parse(name), name != "none"
     source, target = inputs.batches()
     student, teacher = without_dropout(network(0)), network(1)
     stage = DistillationStage(student, teacher, OPTIMISATION, DistillationSettings(1.0), quirks)
@@ -119,24 +108,15 @@ def test_replay_switches_reach_the_replay(names: str, kind: str) -> None:
     records = [twice, inputs.STRONG_RECORDS[0]]
     flags = ("flat_replay" in names, "translate_by_height" in names)
     stage = SourceOnlyStage(network(), OPTIMISATION, Quirks.parse(names))
-    if kind == "labels":
-        maps = inputs.hard_label()[:, ::4, ::4]
-        outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in _all_flags()}
-    else:
-        maps = inputs.quarter_soft_label()
-        outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in _all_flags()}
+    maps = inputs.hard_label()[:, ::4, ::4] if kind == "labels" else inputs.quarter_soft_label()
+    outcomes = {f: replay_strong(maps, records, 4, 250, *f) for f in product((True, False), repeat=2)}
     replayed = stage.replay(maps, records)
     assert [f for f, outcome in outcomes.items() if torch.equal(replayed, outcome)] == [flags]
 
 
-def _all_flags() -> list[tuple[bool, bool]]:
-    return [(flat, height) for flat in (True, False) for height in (True, False)]
-
-
-@pytest.mark.parametrize(
-    ("quirks", "scale"), [(only("source_replay_scale"), 4), (NONE, 8)], ids=["on", "off"]
-)
-def test_source_replay_scale(quirks: Quirks, scale: int) -> None:
+@pytest.mark.parametrize("name", ["source_replay_scale", "none"])
+def test_source_replay_scale(name: str) -> None:
+    quirks, scale = Quirks.parse(name), 8 if name == "none" else 4
     source, target = inputs.batches()
     source = replace(source, strong=source.image.flip(3), strong_records=inputs.STRONG_RECORDS)
     student = without_dropout(network())

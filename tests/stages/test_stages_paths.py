@@ -16,6 +16,7 @@ from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings
 from stages.warm_up import SourceOnlyStage, WarmUpStage
+from tests.distributed.shared_cases import Unmixed
 from tests.golden import inputs
 from utils.quirks import Quirks
 
@@ -28,13 +29,6 @@ NONE = Quirks.parse("none")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Unmixed(BatchDraws):
-    """Never CutMix."""
-
-    def cutmix_box(self, height: int, width: int) -> None:
-        return None
 
 
 def network() -> DeepLabV2:
@@ -207,11 +201,6 @@ def test_distillation_views(strong: bool, quirks: Quirks, student_view: str, tea
     assert not stage.teacher.training
 
 
-def test_without_distillation_only_the_view_of_the_student_is_loaded() -> None:
-    stage = DistillationStage(network(), network(), OPTIMISATION, DistillationSettings(0.0, False), Quirks())
-    assert stage.target_parts == {"weak", "label"}
-
-
 @pytest.mark.parametrize("kind", ["MRKLD", "MRENT"])
 def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
     source, target = batches()
@@ -228,8 +217,10 @@ def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
 def test_without_distillation_there_is_no_teacher() -> None:
     """Its state goes on in a stage without one, and not in one that has a teacher."""
     first, second = (
-        DistillationStage(network(), None, OPTIMISATION, DistillationSettings(), NONE) for _ in range(2)
+        DistillationStage(network(), None, OPTIMISATION, DistillationSettings(0.0, False), NONE)
+        for _ in range(2)
     )
+    assert first.target_parts == {"weak", "label"}  # the student's view alone
     losses = first.step(*batches()).losses
     assert losses["distill"] == 0 and losses["total"] == losses["CTS"]
     second.load_state(first.state())
