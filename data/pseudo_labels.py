@@ -41,7 +41,7 @@ class PseudoLabels:
         """Refuse missing files before training starts. ending: ".npy" or ".png"; command: makes the files."""
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"{self.folder}: no such folder of pseudo labels; make it with: {command}"
+                f"{self.folder}: no such folder of pseudo labels; make them with: {command}"
             )
         folders = {(self.folder / name).parent for name in names}
         there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
