@@ -7,6 +7,7 @@ written, and new labels are written after it. So the record is true at every mom
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
