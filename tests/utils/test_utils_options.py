@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
+import sys
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
+from engine.log import get_logger
 from utils.errors import one_line, run_script
 from utils.options import default_values, option_words, parse
 
@@ -249,6 +253,62 @@ def test_run_script_turns_expected_errors_into_one_line():
             run_script(fail(error))
     with pytest.raises(SystemExit, match="--bs"):
         run_script(fail(RuntimeError("CUDA out of memory. Tried …\nmore")))
+
+
+MACHINE = [  # errors of a machine, and a word of the remedy
+    (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "shm-size"),
+    (
+        RuntimeError("unable to open shared memory object </torch_1_2_3>: Too many open files (24)"),
+        "ulimit -n",
+    ),
+    (OSError(24, "Too many open files"), "ulimit -n"),
+    (OSError(28, "No space left on device"), "room"),
+    (BlockingIOError(11, "Resource temporarily unavailable"), "ulimit -u"),
+    (RuntimeError("can't start new thread"), "ulimit -u"),
+    (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "TMPDIR"),
+    (MemoryError("Unable to allocate 8 PiB"), "--num_workers"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "--num_workers"),
+    (RuntimeError("CUDA out of memory. Tried to allocate"), "--bs"),
+]
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+@pytest.mark.parametrize(("error", "remedy"), MACHINE, ids=str)
+def test_errors_of_a_machine_keep_their_reason_and_have_a_remedy(error, remedy, in_worker):
+    said = str(error)
+    if in_worker:  # as torch brings it to the main process
+        try:
+            raise error
+        except Exception:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+        with pytest.raises(type(error)) as raised:
+            wrapped.reraise()
+        error = raised.value
+    line = one_line(error)
+    assert line.startswith(said) and remedy in line.removeprefix(said) and "\n" not in line
+
+
+def test_a_mistake_in_a_worker_keeps_its_traceback():
+    for error in (KeyError("x"), RuntimeError("the shapes do not fit")):
+        message = f"Caught {type(error).__name__} in DataLoader worker process 0.\nOriginal Traceback …"
+        assert one_line(type(error)(f'{message}\n  File "a.py", line 1\n{error!r}')) is None
+
+
+def test_an_ascii_terminal_gets_the_codes_of_other_signs(monkeypatch, tmp_path):
+    bytes_shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(bytes_shown, encoding="ascii"))
+    logger = get_logger(tmp_path)
+
+    def main() -> None:
+        print("2048×1024, η")
+        logger.info("mean ± deviation of \udcff")
+        sys.stdout.flush()
+
+    run_script(main)
+    shown = bytes_shown.getvalue().decode("ascii")
+    assert "2048\\xd71024, \\u03b7" in shown and "mean \\xb1 deviation" in shown
+    get_logger()  # closes the file
+    assert "mean ± deviation of \\udcff" in (tmp_path / "run.log").read_text(encoding="utf-8")
 
 
 def test_nothing_that_a_frame_held_outlives_an_error():
