@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import itertools
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from torch._utils import ExceptionWrapper
 
 from engine.log import get_logger
+from utils.distributed import environment_problem, started_apart
 from utils.errors import one_line, run_script
 from utils.options import default_values, option_words, parse
 
@@ -217,6 +219,49 @@ def test_combinations_that_work():
     assert parse("test", "", []).stage == "stage1"
     assert parse("train", "", [*STAGE1, "--bn_clr", "--ema_bn"]).bn_clr
     assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")
+
+
+# --- the environment --------------------------------------------------------------------------------------
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
+
+
+def test_every_part_of_a_distributed_environment_is_refused_by_the_names_that_are_missing():
+    subsets = [names for size in range(6) for names in itertools.combinations(WHOLE, size)]
+    assert len(subsets) == 32
+    for names in subsets:
+        problem = environment_problem({name: WHOLE[name] for name in names} | {"SLURM_NTASKS": "4"})
+        if len(names) == 5 or not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(names):
+            assert problem is None, names
+            continue
+        missing = problem.partition(" without ")[2].partition("; ")[0].split(", ")
+        assert sorted(missing) == sorted(WHOLE.keys() - set(names))
+        assert "torchrun" in problem and problem.endswith("unset " + " ".join(names))
+    one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    assert (
+        environment_problem(one) is None and environment_problem(one | {"MASTER_PORT": "tcp://h:1"}) is None
+    )
+
+
+WRONG = "RANK=x RANK=2 RANK=-1 RANK=1.0 WORLD_SIZE=0 WORLD_SIZE=two WORLD_SIZE=1 LOCAL_RANK=2 LOCAL_RANK=nan "
+WRONG += (
+    "LOCAL_WORLD_SIZE=1 LOCAL_WORLD_SIZE=0 LOCAL_WORLD_SIZE=x MASTER_PORT=a MASTER_PORT=0 MASTER_PORT=65536"
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG.split())
+def test_impossible_values_of_the_environment_are_named(wrong, monkeypatch, capsys):
+    name, _, value = wrong.partition("=")
+    for key, right in (WHOLE | {name: value}).items():
+        monkeypatch.setenv(key, right)
+    assert_refused(capsys, STAGE1, name, value, "torchrun")  # by every rank
+
+
+def test_processes_that_a_scheduler_started_without_ranks_are_warned_once():
+    for size, rank in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("PMI_SIZE", "PMI_RANK")):
+        assert "4 processes without a rank" in started_apart({size: "4", rank: "0"})
+        assert started_apart({size: "4", rank: "1"}) is None and started_apart({size: "1", rank: "0"}) is None
+    assert started_apart({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None  # sbatch -n 4, one process
 
 
 # --- after parsing ----------------------------------------------------------------------------------------
