@@ -43,6 +43,8 @@ def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
         count = _usable_gpus(o, batch)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
+    if o.without_effect and os.environ.get("RANK") in (None, "", "0"):
+        print(o.without_effect, flush=True)
     if alone or int(os.environ["WORLD_SIZE"]) == 1:
         yield Processes()
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from engine.log import get_logger
 from utils.distributed import environment_problem, started_apart
 from utils.errors import one_line, run_script
 from utils.options import default_values, option_words, parse
+from utils.options.declarations import COMPATIBLE, options_of
+from utils.options.uses import _NEEDS, _USES
+from utils.recipe import read_recipe
 
 SCRIPTS = ("train", "test", "prototypes", "pseudo_label", "distribution", "check")
 STAGE1 = ["--ema", "--proto_rectify"]
@@ -219,6 +223,84 @@ def test_combinations_that_work():
     assert parse("test", "", []).stage == "stage1"
     assert parse("train", "", [*STAGE1, "--bn_clr", "--ema_bn"]).bn_clr
     assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")
+
+
+# --- options that do nothing ------------------------------------------------------------------------------
+
+WARM, FILES = "--stage warm_up", "--images a --save_dir b"
+IDLE = [  # script, words, options of these that do nothing
+    ("train", "--stage source_only --rcrop 64,32 --fbs 32 --no_resume --jitter 0.1", "fbs no_resume jitter"),
+    ("train", f"{WARM} --gan LS --adv 0.1 --bs 2 --path_soft x --rce --finetune", "path_soft rce finetune"),
+    ("train", f"{WARM} --student_init simclr", "student_init"),
+    ("train", f"{WARM} --student_init simclr --no_resume", ""),
+    ("train", f"{WARM} --jitter 0.2", "jitter"),
+    ("train", f"{WARM} --jitter 0.2 --S_pseudo_src 1", ""),
+    ("train", "--ema --proto_rectify --adv 1 --rce_beta 1 --threshold 0.9", "threshold adv rce_beta"),
+    ("train", "--ema --proto_rectify --rce --rce_beta 1 --train_thred 0.9", ""),
+    ("train", "--stage stage2 --ema_bn --epsilon 0.1 --path_LP x", "ema_bn epsilon"),
+    ("train", "--stage stage3 --ema_bn --distillation 1 --noaug --hflip 0.1", "hflip"),
+    ("train", f"{WARM} --moving_prototype --used_save_pseudo", "used_save_pseudo moving_prototype"),
+    ("train", "--stage source_only --src_dataset folder --colour_transfer", "colour_transfer"),
+    ("train", f"{WARM} --nonfinite_limit 3 --cache_limit 3", "cache_limit nonfinite_limit"),
+    ("test", "--name x --lr 1 --infer_bs 2 --stage stage2", "name stage lr"),
+    ("test", f"{FILES} --infer_bs 2 --tgt_rootpath x --flip", "infer_bs tgt_rootpath"),
+    ("pseudo_label", "--soft --conf_dtype uint8 --flip --src_rootpath x", "src_rootpath conf_dtype flip"),
+    ("prototypes", "--src_rootpath x --save_interval 2", "src_rootpath save_interval"),
+    ("prototypes", "--source --src_rootpath x --tgt_rootpath y", "tgt_rootpath"),
+    ("distribution", "--soft --portion 1 --class_balance --save_path x", "class_balance soft portion"),
+    ("distribution", "--class_distribution x --save_path x", "save_path"),
+    ("check", "--stage source_only --fbs 32 --resume_path x --ema", ""),
+]
+
+
+def named(line: str) -> set[str]:
+    """The options that the line names."""
+    assert line.startswith("without effect here: ") or not line
+    return set(line.removeprefix("without effect here: ").split(", ")) - {""}
+
+
+@pytest.mark.parametrize(("script", "words", "idle"), IDLE)
+def test_given_options_that_do_nothing_are_named_in_one_line(tmp_path, script, words, idle):
+    expected = {f"--{name}" for name in idle.split()}
+    assert named(parse(script, "", words.split()).without_effect) == expected
+    pairs = [part.strip().partition(" ")[::2] for part in words.split("--") if part]
+    text = "".join(f"{name}: {value.strip() or 'true'}\n" for name, value in pairs)
+    assert named(parse(script, "", ["--config", config(tmp_path, text)]).without_effect) == expected
+
+
+def test_the_baseline_refuses_a_checkpoint_and_no_resume_names_it(capsys):
+    words = "--stage source_only --resume_path x.pkl"
+    assert_refused(capsys, words.split(), "--resume_path x.pkl", "leave it out")
+    for stage, idle in (("warm_up", True), ("stage2", True), ("stage2 --distillation 1", False)):
+        words = f"--stage {stage} --no_resume --resume_path x.pkl"
+        assert ("--resume_path" in parse("train", "", words.split()).without_effect) is idle
+        assert not parse("train", "", words.replace("--no_resume", "").split()).without_effect
+    assert not parse("train", "", [*STAGE1, "--resume_path", "x.pkl"]).without_effect
+
+
+def test_the_table_of_uses_has_every_option_that_does_something():
+    stages = {"source_only", "warm_up", "stage1", "stage2", "stage3"}
+    always_done = {"class_balance", "used_save_pseudo"}
+    for script in SCRIPTS[:-1]:
+        for option in options_of(script).values():
+            places = {place for place, name in _USES if name == option.dest}
+            here = places & (stages if script == "train" else {script})
+            nothing = option.help == COMPATIBLE or option.name in always_done
+            assert not (nothing and here), option.name
+            assert places or nothing, option.name
+    declared = {option.dest for script in SCRIPTS for option in options_of(script).values()}
+    assert {name for _, name in _USES} | _NEEDS.keys() <= declared
+
+
+@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "mini"])
+def test_no_recipe_gives_an_option_that_is_refused(name):
+    scripts = {"generate_pseudo_label": "pseudo_label", "calc_prototype": "prototypes"}
+    scripts |= {"generate_class_distribution": "distribution"}
+    recipe = read_recipe(Path(__file__).parents[2] / "configs" / f"{name}.yaml", None, {})
+    for step in recipe.steps:
+        if step.script:
+            words = shlex.split(step.shell())[2:]
+            assert parse(scripts.get(step.script, step.script), "", words).resume_path
 
 
 # --- the environment --------------------------------------------------------------------------------------

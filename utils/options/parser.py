@@ -16,6 +16,7 @@ from utils.errors import short
 from utils.files.yaml_file import is_scalar, load_yaml
 from utils.options.declarations import GROUPS, SWITCH, Option, options_of
 from utils.options.refused import problems
+from utils.options.uses import is_idle
 from utils.options.values import Options, plain
 from utils.quirks import Quirks
 
@@ -39,6 +40,9 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     problem = _take_classes(options) or next(problems(options, script), None)
     if problem:
         parser.error(problem)
+    idle = [f"--{option.name}" for option in table.values() if is_idle(option.dest, options, script)]
+    if idle:
+        options.without_effect = f"without effect here: {', '.join(idle)}"
     if script != "train":  # predictions need no randomness
         options.noaug = options.noshuffle = True
     if options.src_dataset == "synthia" and options.src_rootpath == table["src_rootpath"].default:
