@@ -18,7 +18,7 @@ from data.augment.weak import WeakRecord
 from data.samples import DOMAIN_SEEDS, SourceSamples, TargetSamples, WholeImages
 from data.sets.dataset import DataSet
 from utils.distributed import ALONE, Processes
-from utils.workers import set_up_worker
+from utils.workers import received, set_up_worker
 
 # --- batches ----------------------------------------------------------------------------------------------
 
@@ -170,13 +170,10 @@ def guarded_loader(samples: Dataset, workers: int, **options: Any) -> DataLoader
 
 def read(loader: DataLoader) -> Iterator[Any]:
     """Yield the loader's items; raise an error that a worker met, here in the main process."""
-    try:
-        for item in loader:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    except (ConnectionError, EOFError) as error:  # the worker ended while it handed a tensor over
-        raise RuntimeError(f"DataLoader worker was lost ({error})") from None
+    for item in received(loader):
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
 def batches(

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from engine.signals import ENDING_SIGNALS, passed_on, start_apart
-from utils.distributed import Processes
+from utils.distributed import Processes, is_started_alone, started_apart
 from utils.errors import one_line
 from utils.options import Options
 
@@ -36,11 +36,16 @@ def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
     most --gpus. With more than one GPU, this process only starts copies of itself and ends as they end.
     batch: number of images that the processes must divide evenly, if any.
     """
-    if "LOCAL_RANK" not in os.environ:
+    alone = is_started_alone(os.environ)
+    if alone:
+        if warning := started_apart(os.environ):
+            print(warning, file=sys.stderr, flush=True)
         count = _usable_gpus(o, batch)
         if count > 1:
             sys.exit(start_copies(count, sys.argv))
-    if "LOCAL_RANK" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+    if o.without_effect and os.environ.get("RANK") in (None, "", "0"):
+        print(o.without_effect, flush=True)
+    if alone or int(os.environ["WORLD_SIZE"]) == 1:
         yield Processes()
         return
     with _watched():
@@ -61,7 +66,8 @@ def prepare_device(o: Options) -> torch.device:
     torch.manual_seed(o.seed)
     # Measured once a shape: crops and whole images of stage 1 have one each (engine.inference: the others).
     torch.backends.cudnn.benchmark = True
-    cores = torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = None if is_started_alone(os.environ) else os.environ.get("LOCAL_WORLD_SIZE")
+    cores = torch.get_num_threads() // int(here or 1)
     torch.set_num_threads(o.threads or max(1, cores - o.num_workers))
     return torch.device("cuda", torch.cuda.current_device()) if o.on_gpu else torch.device("cpu")
 

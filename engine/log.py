@@ -49,7 +49,7 @@ def get_logger(folder: Path | None = None, file_name: str = "run.log") -> loggin
         handler.close()
     handlers: list[logging.Handler] = [_AboveTheBar()]
     if folder is not None:
-        handlers.append(_LogFile(folder / file_name, encoding="utf-8"))
+        handlers.append(_LogFile(folder / file_name, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)

@@ -23,7 +23,7 @@ from utils.distributed import ALONE, Processes
 from utils.errors import one_line
 from utils.files.whole import save_image
 from utils.render import save_prediction
-from utils.workers import BackgroundWriter
+from utils.workers import BackgroundWriter, received
 
 SHORTEST_SIDE = 8  # pixels, the network's stride
 
@@ -115,7 +115,8 @@ def predict_own_images(
     predictor.network.eval()
     failed = 0
     with BackgroundWriter() as writer:
-        for item in tqdm.tqdm(loader, "predicting", unit="img", leave=False, disable=processes.no_bar):
+        bar = {"total": len(loader), "unit": "img", "leave": False, "disable": processes.no_bar}
+        for item in tqdm.tqdm(received(loader), "predicting", **bar):
             try:
                 if isinstance(item, Exception):
                     raise item

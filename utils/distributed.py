@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -118,6 +118,60 @@ class Processes:
 
 
 ALONE = Processes()
+
+# --- how processes are started ----------------------------------------------------------------------------
+
+_RANKS, _MEETING = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("MASTER_ADDR", "MASTER_PORT")
+# Programs that start several processes, and their variables for the number of these and for the own one.
+_STARTERS = {
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "mpiexec": ("PMI_SIZE", "PMI_RANK"),
+}
+
+
+def is_started_alone(environment: Mapping[str, str]) -> bool:
+    """True if no launcher, such as torchrun, gives this process a rank."""
+    return not any(environment.get(name) for name in _RANKS)
+
+
+def environment_problem(environment: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the variables that torchrun sets, as one line; None if nothing is.
+
+    MASTER_ADDR and MASTER_PORT by themselves give no rank, and one process does not need them.
+    """
+    if is_started_alone(environment):
+        return None
+    found = [name for name in (*_RANKS, *_MEETING) if environment.get(name)]
+    needed = _RANKS if environment.get("WORLD_SIZE") == "1" else (*_RANKS, *_MEETING)
+    remedy = f"start with torchrun, which sets all of them, or alone after: unset {' '.join(found)}"
+    missing = [name for name in needed if name not in found]
+    if missing:
+        return f"the environment has {', '.join(found)} without {', '.join(missing)}; {remedy}"
+    for name in (*_RANKS, "LOCAL_WORLD_SIZE", "MASTER_PORT"):
+        value = environment.get(name)
+        if value and name in (*needed, "LOCAL_WORLD_SIZE") and not (value.isascii() and value.isdecimal()):
+            return f"{name}={value!r} is not a whole number; {remedy}"
+    limits = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE"), ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    for name, limit in limits:
+        if environment.get(limit) and int(environment[name]) >= int(environment[limit]):
+            values = f"{name}={environment[name]} of {limit}={environment[limit]}"
+            return f"{values}: counted from 0, it must be smaller; {remedy}"
+    if "MASTER_PORT" in needed and not 0 < int(environment["MASTER_PORT"]) < 2**16:
+        return f"MASTER_PORT={environment['MASTER_PORT']} is no port (1 to 65535); {remedy}"
+    return None
+
+
+def started_apart(environment: Mapping[str, str]) -> str | None:
+    """Return a warning, for the first of several processes that were started without ranks."""
+    for starter, (size, rank) in _STARTERS.items():
+        count = environment.get(size, "")
+        if count.isdecimal() and int(count) > 1 and environment.get(rank, "0") == "0":
+            return (
+                f"warning: {starter} started {count} processes without a rank, so each works alone; for one "
+                "run of all, start torchrun once on each node"
+            )
+    return None
 
 
 class BatchDraws:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from multiprocessing.queues import Queue
 from types import TracebackType
 from typing import Any
 
 import tqdm
 from torch.utils.data import DataLoader
+
+from utils.errors import one_line
 
 # Ask a program to end: Ctrl-C, a scheduler's stop, a scheduler's warning, a lost terminal.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -24,19 +28,49 @@ _THREADS, _WAITING = 2, 8  # of a `BackgroundWriter`
 def set_up_worker(_number: int = 0) -> None:
     """Set up a worker: ignore signals, which the main process handles; it ends its workers.
 
-    A thread of multiprocessing hands tensors to the main process. Its error is not printed when the main
-    process has ended.
+    Threads of multiprocessing hand tensors to the main process. Where one fails, the main process would wait
+    for ever: the error goes there instead of the tensors, or it ends the worker. It is not printed when the
+    main process has ended.
     """
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = _hand_over_error
     print_error = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not issubclass(kind, ConnectionError | EOFError):
-            print_error(kind, error, trace)
+            message = one_line(error)
+            print_error(kind, error, trace) if message is None else sys.stderr.write(f"error: {message}\n")
+            os._exit(1)
 
     sys.excepthook = hook
     reuse_freed_memory()
+
+
+class HandOverError(RuntimeError):
+    """Raised where a worker could not hand an item over."""
+
+
+def _hand_over_error(queue: Queue, error: Exception, item: tuple) -> None:
+    """Send why an item (index, value) cannot be sent; a method of the worker's queue."""
+    queue.put((item[0], HandOverError(f"DataLoader worker cannot hand over what it read ({error})")))
+
+
+def received(loader: DataLoader) -> Iterator[Any]:
+    """Yield the loader's items; an error of the machine, such as a lost worker, ends the iteration."""
+    try:
+        items = iter(loader)
+    except OSError as error:
+        raise OSError(f"processes that load data cannot start ({error})") from None
+    try:
+        for item in items:
+            if isinstance(item, HandOverError):
+                raise item
+            yield item
+    except (ConnectionError, EOFError) as error:  # the worker ended while it handed a tensor over
+        raise RuntimeError(f"DataLoader worker was lost ({error})") from None
+    finally:
+        del items  # ends the workers, even where a traceback keeps this frame
 
 
 def reuse_freed_memory() -> None:
@@ -62,7 +96,9 @@ def parallel_map(
     loader = DataLoader(
         items, batch_size=None, collate_fn=function, num_workers=workers, worker_init_fn=set_up_worker
     )
-    yield from tqdm.tqdm(loader, desc=title, unit="img", leave=False, disable=no_bar)
+    yield from tqdm.tqdm(
+        received(loader), desc=title, total=len(items), unit="img", leave=False, disable=no_bar
+    )
 
 
 class BackgroundWriter:

@@ -27,6 +27,7 @@ from data import labels
 from data.mini.canvas import Canvas
 from data.mini.paint import COMMON, GRAIN, STYLES, paint
 from data.mini.scene import LAYOUTS, draw_scene
+from utils.errors import print_on_any_terminal
 from utils.files.whole import clear_unfinished, replace_when_whole
 
 # Ids by train id 0 to 18, then by kind of void: static, dynamic, ego vehicle, out of roi
@@ -187,6 +188,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status: 0, or 2 after one line that says what is wrong."""
+    print_on_any_terminal()
     parser = argparse.ArgumentParser(prog="python -m data.mini", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("out", type=Path, help="folder to write: new, empty or of the same parameters")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import gc
+import io
+import itertools
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from torch._utils import ExceptionWrapper
 
+from engine.log import get_logger
+from utils.distributed import environment_problem, started_apart
 from utils.errors import one_line, run_script
 from utils.options import default_values, option_words, parse
+from utils.options.declarations import COMPATIBLE, options_of
+from utils.options.uses import _NEEDS, _USES
+from utils.recipe import read_recipe
 
 SCRIPTS = ("train", "test", "prototypes", "pseudo_label", "distribution", "check")
 STAGE1 = ["--ema", "--proto_rectify"]
@@ -215,6 +225,127 @@ def test_combinations_that_work():
     assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")
 
 
+# --- options that do nothing ------------------------------------------------------------------------------
+
+WARM, FILES = "--stage warm_up", "--images a --save_dir b"
+IDLE = [  # script, words, options of these that do nothing
+    ("train", "--stage source_only --rcrop 64,32 --fbs 32 --no_resume --jitter 0.1", "fbs no_resume jitter"),
+    ("train", f"{WARM} --gan LS --adv 0.1 --bs 2 --path_soft x --rce --finetune", "path_soft rce finetune"),
+    ("train", f"{WARM} --student_init simclr", "student_init"),
+    ("train", f"{WARM} --student_init simclr --no_resume", ""),
+    ("train", f"{WARM} --jitter 0.2", "jitter"),
+    ("train", f"{WARM} --jitter 0.2 --S_pseudo_src 1", ""),
+    ("train", "--ema --proto_rectify --adv 1 --rce_beta 1 --threshold 0.9", "threshold adv rce_beta"),
+    ("train", "--ema --proto_rectify --rce --rce_beta 1 --train_thred 0.9", ""),
+    ("train", "--stage stage2 --ema_bn --epsilon 0.1 --path_LP x", "ema_bn epsilon"),
+    ("train", "--stage stage3 --ema_bn --distillation 1 --noaug --hflip 0.1", "hflip"),
+    ("train", f"{WARM} --moving_prototype --used_save_pseudo", "used_save_pseudo moving_prototype"),
+    ("train", "--stage source_only --src_dataset folder --colour_transfer", "colour_transfer"),
+    ("train", f"{WARM} --nonfinite_limit 3 --cache_limit 3", "cache_limit nonfinite_limit"),
+    ("test", "--name x --lr 1 --infer_bs 2 --stage stage2", "name stage lr"),
+    ("test", f"{FILES} --infer_bs 2 --tgt_rootpath x --flip", "infer_bs tgt_rootpath"),
+    ("pseudo_label", "--soft --conf_dtype uint8 --flip --src_rootpath x", "src_rootpath conf_dtype flip"),
+    ("prototypes", "--src_rootpath x --save_interval 2", "src_rootpath save_interval"),
+    ("prototypes", "--source --src_rootpath x --tgt_rootpath y", "tgt_rootpath"),
+    ("distribution", "--soft --portion 1 --class_balance --save_path x", "class_balance soft portion"),
+    ("distribution", "--class_distribution x --save_path x", "save_path"),
+    ("check", "--stage source_only --fbs 32 --resume_path x --ema", ""),
+]
+
+
+def named(line: str) -> set[str]:
+    """The options that the line names."""
+    assert line.startswith("without effect here: ") or not line
+    return set(line.removeprefix("without effect here: ").split(", ")) - {""}
+
+
+@pytest.mark.parametrize(("script", "words", "idle"), IDLE)
+def test_given_options_that_do_nothing_are_named_in_one_line(tmp_path, script, words, idle):
+    expected = {f"--{name}" for name in idle.split()}
+    assert named(parse(script, "", words.split()).without_effect) == expected
+    pairs = [part.strip().partition(" ")[::2] for part in words.split("--") if part]
+    text = "".join(f"{name}: {value.strip() or 'true'}\n" for name, value in pairs)
+    assert named(parse(script, "", ["--config", config(tmp_path, text)]).without_effect) == expected
+
+
+def test_the_baseline_refuses_a_checkpoint_and_no_resume_names_it(capsys):
+    words = "--stage source_only --resume_path x.pkl"
+    assert_refused(capsys, words.split(), "--resume_path x.pkl", "leave it out")
+    for stage, idle in (("warm_up", True), ("stage2", True), ("stage2 --distillation 1", False)):
+        words = f"--stage {stage} --no_resume --resume_path x.pkl"
+        assert ("--resume_path" in parse("train", "", words.split()).without_effect) is idle
+        assert not parse("train", "", words.replace("--no_resume", "").split()).without_effect
+    assert not parse("train", "", [*STAGE1, "--resume_path", "x.pkl"]).without_effect
+
+
+def test_the_table_of_uses_has_every_option_that_does_something():
+    stages = {"source_only", "warm_up", "stage1", "stage2", "stage3"}
+    always_done = {"class_balance", "used_save_pseudo"}
+    for script in SCRIPTS[:-1]:
+        for option in options_of(script).values():
+            places = {place for place, name in _USES if name == option.dest}
+            here = places & (stages if script == "train" else {script})
+            nothing = option.help == COMPATIBLE or option.name in always_done
+            assert not (nothing and here), option.name
+            assert places or nothing, option.name
+    declared = {option.dest for script in SCRIPTS for option in options_of(script).values()}
+    assert {name for _, name in _USES} | _NEEDS.keys() <= declared
+
+
+@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "mini"])
+def test_no_recipe_gives_an_option_that_is_refused(name):
+    scripts = {"generate_pseudo_label": "pseudo_label", "calc_prototype": "prototypes"}
+    scripts |= {"generate_class_distribution": "distribution"}
+    recipe = read_recipe(Path(__file__).parents[2] / "configs" / f"{name}.yaml", None, {})
+    for step in recipe.steps:
+        if step.script:
+            words = shlex.split(step.shell())[2:]
+            assert parse(scripts.get(step.script, step.script), "", words).resume_path
+
+
+# --- the environment --------------------------------------------------------------------------------------
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "29500"}
+
+
+def test_every_part_of_a_distributed_environment_is_refused_by_the_names_that_are_missing():
+    subsets = [names for size in range(6) for names in itertools.combinations(WHOLE, size)]
+    assert len(subsets) == 32
+    for names in subsets:
+        problem = environment_problem({name: WHOLE[name] for name in names} | {"SLURM_NTASKS": "4"})
+        if len(names) == 5 or not {"RANK", "WORLD_SIZE", "LOCAL_RANK"} & set(names):
+            assert problem is None, names
+            continue
+        missing = problem.partition(" without ")[2].partition("; ")[0].split(", ")
+        assert sorted(missing) == sorted(WHOLE.keys() - set(names))
+        assert "torchrun" in problem and problem.endswith("unset " + " ".join(names))
+    one = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    assert (
+        environment_problem(one) is None and environment_problem(one | {"MASTER_PORT": "tcp://h:1"}) is None
+    )
+
+
+WRONG = "RANK=x RANK=2 RANK=-1 RANK=1.0 WORLD_SIZE=0 WORLD_SIZE=two WORLD_SIZE=1 LOCAL_RANK=2 LOCAL_RANK=nan "
+WRONG += (
+    "LOCAL_WORLD_SIZE=1 LOCAL_WORLD_SIZE=0 LOCAL_WORLD_SIZE=x MASTER_PORT=a MASTER_PORT=0 MASTER_PORT=65536"
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG.split())
+def test_impossible_values_of_the_environment_are_named(wrong, monkeypatch, capsys):
+    name, _, value = wrong.partition("=")
+    for key, right in (WHOLE | {name: value}).items():
+        monkeypatch.setenv(key, right)
+    assert_refused(capsys, STAGE1, name, value, "torchrun")  # by every rank
+
+
+def test_processes_that_a_scheduler_started_without_ranks_are_warned_once():
+    for size, rank in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("PMI_SIZE", "PMI_RANK")):
+        assert "4 processes without a rank" in started_apart({size: "4", rank: "0"})
+        assert started_apart({size: "4", rank: "1"}) is None and started_apart({size: "1", rank: "0"}) is None
+    assert started_apart({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None  # sbatch -n 4, one process
+
+
 # --- after parsing ----------------------------------------------------------------------------------------
 
 
@@ -249,6 +380,62 @@ def test_run_script_turns_expected_errors_into_one_line():
             run_script(fail(error))
     with pytest.raises(SystemExit, match="--bs"):
         run_script(fail(RuntimeError("CUDA out of memory. Tried …\nmore")))
+
+
+MACHINE = [  # errors of a machine, and a word of the remedy
+    (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "shm-size"),
+    (
+        RuntimeError("unable to open shared memory object </torch_1_2_3>: Too many open files (24)"),
+        "ulimit -n",
+    ),
+    (OSError(24, "Too many open files"), "ulimit -n"),
+    (OSError(28, "No space left on device"), "room"),
+    (BlockingIOError(11, "Resource temporarily unavailable"), "ulimit -u"),
+    (RuntimeError("can't start new thread"), "ulimit -u"),
+    (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "TMPDIR"),
+    (MemoryError("Unable to allocate 8 PiB"), "--num_workers"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "--num_workers"),
+    (RuntimeError("CUDA out of memory. Tried to allocate"), "--bs"),
+]
+
+
+@pytest.mark.parametrize("in_worker", [False, True])
+@pytest.mark.parametrize(("error", "remedy"), MACHINE, ids=str)
+def test_errors_of_a_machine_keep_their_reason_and_have_a_remedy(error, remedy, in_worker):
+    said = str(error)
+    if in_worker:  # as torch brings it to the main process
+        try:
+            raise error
+        except Exception:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+        with pytest.raises(type(error)) as raised:
+            wrapped.reraise()
+        error = raised.value
+    line = one_line(error)
+    assert line.startswith(said) and remedy in line.removeprefix(said) and "\n" not in line
+
+
+def test_a_mistake_in_a_worker_keeps_its_traceback():
+    for error in (KeyError("x"), RuntimeError("the shapes do not fit")):
+        message = f"Caught {type(error).__name__} in DataLoader worker process 0.\nOriginal Traceback …"
+        assert one_line(type(error)(f'{message}\n  File "a.py", line 1\n{error!r}')) is None
+
+
+def test_an_ascii_terminal_gets_the_codes_of_other_signs(monkeypatch, tmp_path):
+    bytes_shown = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(bytes_shown, encoding="ascii"))
+    logger = get_logger(tmp_path)
+
+    def main() -> None:
+        print("2048×1024, η")
+        logger.info("mean ± deviation of \udcff")
+        sys.stdout.flush()
+
+    run_script(main)
+    shown = bytes_shown.getvalue().decode("ascii")
+    assert "2048\\xd71024, \\u03b7" in shown and "mean \\xb1 deviation" in shown
+    get_logger()  # closes the file
+    assert "mean ± deviation of \\udcff" in (tmp_path / "run.log").read_text(encoding="utf-8")
 
 
 def test_nothing_that_a_frame_held_outlives_an_error():

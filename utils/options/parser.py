@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils.classes_file import read_classes_file
+from utils.distributed import environment_problem
 from utils.errors import short
 from utils.files.yaml_file import is_scalar, load_yaml
 from utils.options.declarations import GROUPS, SWITCH, Option, options_of
 from utils.options.refused import problems
+from utils.options.uses import is_idle
 from utils.options.values import Options, plain
 from utils.quirks import Quirks
 
@@ -22,10 +24,13 @@ from utils.quirks import Quirks
 def parse(script: str, description: str, argv: Sequence[str] | None = None) -> Options:
     """Options of one script: "train", "test", "pseudo_label", "prototypes", "distribution" or "check".
 
-    An impossible value or combination ends the program with one line and exit code 2.
+    An impossible value or combination ends the program with one line and exit code 2; so does half of the
+    environment by which a process knows the others.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser, table = _build_parser(script, description), options_of(script)
+    if problem := environment_problem(os.environ):  # each process says it: which is the first is not known
+        parser.exit(2, f"{parser.prog}: error: {problem}\n")
     given = vars(parser.parse_args(_spelled_out(argv, parser, table)))
     if "config" in given:
         argv = _read_config(given["config"], script, parser) + argv
@@ -35,6 +40,9 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
     problem = _take_classes(options) or next(problems(options, script), None)
     if problem:
         parser.error(problem)
+    idle = [f"--{option.name}" for option in table.values() if is_idle(option.dest, options, script)]
+    if idle:
+        options.without_effect = f"without effect here: {', '.join(idle)}"
     if script != "train":  # predictions need no randomness
         options.noaug = options.noshuffle = True
     if options.src_dataset == "synthia" and options.src_rootpath == table["src_rootpath"].default:
@@ -52,7 +60,7 @@ class _Parser(argparse.ArgumentParser):
         if self.config is not None and str(self.config) not in message:
             message += f"; options of {self.config} included"
         line = f"{self.prog}: error: {short(message)} (see --help)\n"
-        if os.environ.get("RANK", "0") == "0":
+        if os.environ.get("RANK") in (None, "", "0"):
             self.exit(2, line)
         time.sleep(5.0)  # if this process ended earlier, the main one would end before it has printed
         self.exit(2)

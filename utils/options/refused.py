@@ -39,6 +39,8 @@ def problems(o: Options, script: str) -> Iterator[str]:
         yield f"--fbs {o.fbs} rows do not fit --queue_length {o.queue_length}"
     if script in ("train", "check") and o.continue_run and o.overwrite:
         yield "--continue and --overwrite: give one or the other"
+    if script == "train" and o.stage == "source_only" and o.given("resume_path"):
+        yield f"--resume_path {o.resume_path}: --stage source_only starts from no checkpoint; leave it out"
     if script == "train" and o.stage == "stage1":
         yield from _problems_of_stage1(o)
     uint8 = script == "pseudo_label" and o.conf_dtype == "uint8"

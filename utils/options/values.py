@@ -13,9 +13,13 @@ DISTRIBUTIONS = ("uniform", "labels", "source_labels")  # --class_distribution w
 
 
 class Options(argparse.Namespace):
-    """Parsed options; frozen once checked. class_file: the content of --classes, None without it."""
+    """Parsed options; frozen once checked. class_file: the content of --classes, None without it.
+
+    without_effect: a line that names given options which do nothing here, "" if there are none.
+    """
 
     class_file: ClassesFile | None = None
+    without_effect: str = ""
 
     def __setattr__(self, name: str, value: object) -> None:
         if self.__dict__.get("_frozen"):
