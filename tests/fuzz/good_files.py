@@ -115,7 +115,7 @@ def mat(**options: object) -> bytes:
 
 def _saved(form: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture()).save(buffer, form, **({"compression": "tiff_lzw"} if form == "TIFF" else {}))
+    Image.fromarray(picture()).save(buffer, form)
     return buffer.getvalue()
 
 

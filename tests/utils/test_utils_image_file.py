@@ -91,3 +91,10 @@ def test_a_file_that_may_not_be_read_has_another_remedy(tmp_path, monkeypatch):
         opened(tmp_path / "x.png"),
     ):
         pass
+
+
+def test_a_tiff_has_no_compression(tmp_path):
+    """libtiff would print its own words about a damaged file."""
+    Image.new("RGB", (5, 4)).save(tmp_path / "x.tif", compression="tiff_lzw")
+    with pytest.raises(ValueError, match=r"x\.tif: .*TIFF with compression"), opened(tmp_path / "x.tif"):
+        pass

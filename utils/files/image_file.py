@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # Pillow knows more, some of which start other programs
 LABEL_FORMATS = ("PNG",)  # keeps ids as they are
@@ -24,6 +24,7 @@ _TURNS = {
     7: _TURN.TRANSVERSE,
     8: _TURN.ROTATE_90,
 }
+_PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # unless they are imported, Pillow imports all that it has
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # real profiles and texts exceed 1 MB
 
@@ -43,6 +44,9 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
             with Image.open(path, formats=formats) as image:
                 if max(image.size) > LONGEST_SIDE:
                     raise Image.DecompressionBombError
+                if image.format == "TIFF" and image.tile and image.tile[0].codec_name == "libtiff":
+                    # That library prints words of its own about a damaged file.
+                    raise ValueError("a TIFF with compression; save it without, or as PNG")
                 yield image
     except FileNotFoundError:
         raise FileNotFoundError(
