@@ -8,10 +8,10 @@ from torch.utils.data import DataLoader
 
 from data.augment.colour_transfer import KeptStatistics
 from data.batches import inference_loader, training_loader
-from data.check import check_sample
+from data.check import Part, check_sample, require_all_files, require_coding
 from data.inputs import require_pseudo_labels
 from data.samples import Augmentation, SourceSamples, TargetSamples
-from data.sets.choose import source_data, target_data, validation_data
+from data.sets.choose import classes_of, source_data, target_data, validation_data
 from data.sets.dataset import DataSet
 from utils.distributed import Processes
 from utils.grid import crop_problem
@@ -21,6 +21,7 @@ from utils.options import Options
 def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
     """The target domain's split; says where its images are read at another size than they have."""
     data = target_data(o, split)
+    require_all_files(Part(f"target {split}", data, classes_of(o), labelled=False))
     found = data.size_on_disk()
     if data.size is not None and found != data.size and not o.given("img_size"):
         own, wanted = (f"{width}×{height}" for width, height in (found, data.size))
@@ -31,7 +32,14 @@ def inference_data(o: Options, split: str, processes: Processes) -> DataSet:
 def whole_images(
     o: Options, data: DataSet, processes: Processes, with_labels: bool = False, again: bool = False
 ) -> DataLoader:
-    """This process's part of a split as whole images; see `inference_loader`."""
+    """This process's part of a split as whole images; see `inference_loader`.
+
+    Labels are looked at before, except those that are read `again`: training has done that.
+    """
+    if with_labels and not again:
+        part = Part("labels", data, classes_of(o), labelled=True)
+        require_all_files(part)
+        require_coding(part, processes)
     return inference_loader(data, with_labels, o.num_workers, processes, o.on_gpu, o.infer_bs, again)
 
 

@@ -21,12 +21,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.augment.weak import Size
+from data.classes import Classes
 from data.inputs import pseudo_labels
+from data.label_coding import Evidence, evidence, evidence_of, judge
+from data.labels import IGNORE
 from data.pseudo_labels import PseudoLabels
-from data.sets.choose import source_data, target_data, validation_data
-from data.sets.dataset import DataSet, intact_size
+from data.sets.choose import classes_of, source_data, target_data, validation_data
+from data.sets.dataset import DataSet, intact_size, same_shape
+from data.sets.files import count_hidden, require_files
 from utils.distributed import ALONE, Processes
 from utils.errors import run_script
+from utils.files.image_file import opened, turn_of
 from utils.grid import grid_size
 from utils.options import Options, parse
 from utils.workers import parallel_map
@@ -40,6 +45,7 @@ REMEDIES = {
     "damaged labels": _AGAIN,
     "labels with ids that do not exist": "take the files of label ids and the right --src_dataset, or name "
     "them in the file of --classes",
+    "labels of another coding": "take the files that hold the ids that this run reads",
     "labels of another shape than their image": "take image and label of one download",
     "labels without an image": "copy or download the images again, or remove the labels",
     "image names that occur twice": "rename one of each: pseudo labels are named after their image",
@@ -48,7 +54,6 @@ REMEDIES = {
     "pseudo labels of another shape than their image": _ANEW,
     "data sets that are not there": "give the right folders",
 }
-_ASPECT = 0.05  # relative difference of width / height that rounding to a grid may cause
 SAMPLE = 8  # images of each data set that training checks when it starts
 _NAMED = 5  # files that the report names for each kind of problem
 
@@ -62,10 +67,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A data set as a run reads it: with labels or not, with soft or hard pseudo labels or none."""
+    """A data set as a run reads it: with labels or not, with soft or hard pseudo labels or none.
+
+    classes: of the run.
+    """
 
     title: str
     data: DataSet
+    classes: Classes
     labelled: bool
     pseudo: PseudoLabels | None = None
     soft: bool = False
@@ -75,7 +84,7 @@ class Part:
 class Finding:
     """Result for one image. size: (W, H), None if it cannot be read; bytes: of image and label on disk;
 
-    pseudo_bytes: of the pseudo label; notes: remarks that are no problems.
+    pseudo_bytes: of the pseudo label; notes: remarks that are no problems; coding: of the label.
     """
 
     size: Size | None = None
@@ -83,6 +92,7 @@ class Finding:
     pseudo_bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    coding: Evidence | None = None
 
     def attempt(self, what: str, read: Callable[[], Any], wrong: str | None = None) -> Any:
         """Return what `read` returns; if it fails, add a problem and return None."""
@@ -96,7 +106,7 @@ class Finding:
 
     def compare(self, what: str, path: Path, found: Size, image: str, wanted: Size, note: str) -> None:
         """Add a problem, or a note if the two sizes have nearly the same width / height."""
-        if abs(found[0] * wanted[1] / (found[1] * wanted[0]) - 1) > _ASPECT:
+        if not same_shape(found, wanted):
             kind = f"{what} of another shape than their image"
             self.problems.append(Problem(kind, f"{path}: size {found}, {image} {wanted}"))
         elif found != wanted:
@@ -127,6 +137,10 @@ def check(o: Options) -> Report:
         found = list(parallel_map(partial(examine, part), images, o.num_workers, f"checking {part.title}"))
         problems += [problem for finding in found for problem in finding.problems]
         lines += _described(part, found)
+        coding = [finding.coding for finding in found if finding.coding is not None]
+        error, doubts = judge(coding)
+        problems += [Problem("labels of another coding", error)] if error else []
+        lines += [f"{part.title}: warning: {doubt}" for doubt in doubts]
         if o.max_images is None:
             problems += _labels_without_image(part)
     with suppress(OSError, ValueError):  # reported as a problem
@@ -141,15 +155,47 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
     ValueError for the first problem.
     """
     parts, problems = parts_of(o)
+    try:
+        for part in parts if not problems else []:
+            require_all_files(part)
+    except FileNotFoundError as error:
+        problems.append(Problem("missing images", str(error)))
     keys = [(part, index) for part in parts for index in _spread(len(part.data), SAMPLE)]
     for part, index in keys[processes.rank :: processes.size]:
         if problems:
             break
         problems += examine(part, index).problems
+    try:
+        for part in parts if not problems else []:
+            require_coding(part, processes)
+    except (OSError, ValueError) as error:
+        problems.append(Problem("labels of another coding", str(error)))
     if problems:
         kind, message = problems[0]
         problem = message if "; " in message else f"{message}; {REMEDIES[kind]}"
         raise ValueError(f"{problem}. To check all files: python -m data.check, with the same options")
+
+
+def require_all_files(part: Part) -> None:
+    """Refuse a data set of which images, or labels that are read, are not there."""
+    require_files(part.data.images, f"images of {part.data.name}")
+    if part.labelled:
+        require_files(part.data.labels, f"labels of {part.data.name}")
+
+
+def require_coding(part: Part, processes: Processes = ALONE) -> None:
+    """Refuse labels if a few of them hold another coding; print what is in doubt.
+
+    Each process reads the same few, so that all come to the same end.
+    """
+    if not part.labelled:
+        return
+    indices = _spread(len(part.data), SAMPLE)
+    error, doubts = judge([evidence_of(part.data, i, part.classes.palette) for i in indices])
+    if error:
+        raise ValueError(error)
+    for doubt in doubts:
+        processes.print_once(f"warning: {doubt}")
 
 
 def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
@@ -164,7 +210,7 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
         except (OSError, ValueError) as error:
             problems.append(Problem("data sets that are not there", str(error)))
         else:
-            parts.extend([Part(title, data, *about)] if data is not None else [])
+            parts.extend([Part(title, data, classes_of(o), *about)] if data is not None else [])
 
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
@@ -220,9 +266,25 @@ def _described(part: Part, found: Sequence[Finding]) -> Iterator[str]:
         there = sum(finding.pseudo_bytes > 0 for finding in found)
         amount = _megabytes(sum(finding.pseudo_bytes for finding in found))
         yield f"{'soft' if part.soft else 'hard'} pseudo labels in {part.pseudo.folder}: {there}, {amount}"
+    if part.labelled:
+        yield from _pixels_by_class(part, found)
+    if hidden := count_hidden([*part.data.images, *part.data.labels], part.data.root):
+        yield f"{part.title}: {hidden} hidden files passed over"
     notes = Counter(note for finding in found for note in finding.notes)
     for note, count in notes.items():
         yield f"{part.title}: {count} {note}"
+
+
+def _pixels_by_class(part: Part, found: Sequence[Finding]) -> Iterator[str]:
+    """Say which share of all labels' pixels each class has."""
+    pixels = sum((finding.coding.pixels for finding in found if finding.coding), np.zeros(256, np.int64))
+    total, names = max(1, pixels.sum()), part.classes.names
+    shares = [f"{name} {pixels[i] / total:.2%}" for i, name in enumerate(names) if pixels[i]]
+    absent = [name for i, name in enumerate(names) if not pixels[i]]
+    never = [f"never: {', '.join(absent)}"] if absent else []
+    yield "; ".join(
+        [f"{part.title}: pixels: {', '.join([*shares, f'no class {pixels[IGNORE] / total:.2%}'])}", *never]
+    )
 
 
 def _grouped(problems: Sequence[Problem]) -> Iterator[str]:
@@ -256,10 +318,10 @@ def examine(part: Part, index: int) -> Finding:
     """Read all files of an image, with every row and checksum."""
     data, found = replace(part.data, cache=None), Finding()
     name, files = data.image_name(index), [data.images[index]]
-    found.size = found.attempt("images", lambda: _image_size(data, index))
+    found.size = found.attempt("images", lambda: _image_size(data, index, found))
     if part.labelled:
         files.append(data.labels[index])
-        _examine_label(data, index, found)
+        _examine_label(part, index, found)
     if part.pseudo is not None:
         found.pseudo_bytes = _bytes(part.pseudo.files(name, part.soft))
         if data.size or found.size:
@@ -268,15 +330,19 @@ def examine(part: Part, index: int) -> Finding:
     return found
 
 
-def _image_size(data: DataSet, index: int) -> Size:
-    """(W, H) of an image, after decoding all of it."""
+def _image_size(data: DataSet, index: int, found: Finding) -> Size:
+    """(W, H) of an image, after decoding all of it; an orientation becomes a note."""
+    with opened(data.images[index]) as image:
+        # Pillow turns a TIFF itself; of a PNG it would decode all to look for data behind the pixels.
+        if image.format != "TIFF" and "exif" in image.info and turn_of(image) is not None:
+            found.notes.append("images with an EXIF orientation, which is not applied")
     size = intact_size(data.images[index])
     replace(data, size=size).read_image(index)
     return size
 
 
-def _examine_label(data: DataSet, index: int, found: Finding) -> None:
-    path = data.labels[index]
+def _examine_label(part: Part, index: int, found: Finding) -> None:
+    data, path = part.data, part.data.labels[index]
     if not path.is_file():
         message = f"{path}: missing; it is the label of {data.images[index]}"
         found.problems.append(Problem("missing labels", message))
@@ -284,7 +350,8 @@ def _examine_label(data: DataSet, index: int, found: Finding) -> None:
     stored = found.attempt("labels", lambda: _all_stored(data, path))
     if stored is not None:
         unknown = "labels with ids that do not exist"
-        found.attempt("labels", lambda: data.stored.encode(stored, path=path), unknown)
+        colours = part.classes.palette
+        found.coding = found.attempt("labels", lambda: evidence(stored, data.stored, path, colours), unknown)
         if found.size is not None:
             size = stored.shape[1], stored.shape[0]
             found.compare("labels", path, size, "its image", found.size, "their image, resized like it")

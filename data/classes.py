@@ -58,8 +58,7 @@ def own_classes(file: ClassesFile) -> Classes:
 def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> LabelFormat:
     """The format of labels in the user's own folders. domain: "source" or "target"."""
     layout = file.layouts[domain] if file else LAYOUTS[domain]
-    ignore = layout.ignore
-    values = layout.values
+    ignore, values, scheme = layout.ignore, layout.values, None
     if any(given is not None for given in values):
         if None in values:
             message = f"class {file.names[values.index(None)]!r} has no {domain!r} as others have"
@@ -69,12 +68,13 @@ def folder_format(file: ClassesFile | None, domain: str, classes: Classes) -> La
     elif file and file.names:  # train ids
         values = [[i] for i in range(len(file.names))]
     else:
-        values = [[i] for i in classes.cityscapes_ids().tolist()]
+        values, scheme = [[i] for i in classes.cityscapes_ids().tolist()], "cityscapes"
         ignore = None if ignore is None else (*ignore, *SCHEMES["cityscapes"][1])
     where = f"'ignore' of {domain!r} in {file.path if file else '--classes FILE'}"
     if twice := {value for each in values for value in each}.intersection(layout.ignore or ()):
         raise ValueError(f"label {min(twice)} belongs to a class and to {where}; take it out of one")
-    return value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
+    found = value_format(values, ignore, layout.kind, f"give them to a class or to {where}")
+    return replace(found, scheme=scheme)
 
 
 def named_format(
@@ -94,7 +94,7 @@ def named_format(
             raise ValueError(f"{file.path}: {message}; give its ids there as {domain!r}, [] for none")
         values.append((ids[name],) if given is None else given)
     found = value_format(values, SCHEMES[scheme][1], "ids", f"is the data set {data_set}?")
-    return replace(found, read=stored.read)
+    return replace(found, read=stored.read, scheme=scheme)
 
 
 def _ids_by_name(scheme: str) -> dict[str, int]:
@@ -108,7 +108,7 @@ def id_format(scheme: str, n_class: int, read: Callable[..., np.ndarray]) -> Lab
     """
     ids, existing = SCHEMES[scheme]
     found = value_format([[ids[i]] for i in CLASSES[n_class]], existing, "ids", _REMEDY)
-    return LabelFormat(f"{scheme} {n_class}", read, found.encode)
+    return LabelFormat(f"{scheme} {n_class}", read, found.encode, scheme)
 
 
 def value_format(

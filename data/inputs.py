@@ -108,7 +108,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
 
 def _read_numbers(path: Path) -> np.ndarray:
     """The numbers of a text file, without comments after #; ValueError if it holds anything else."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         text = file.read(_TEXT_LIMIT + 1)
     if len(text) > _TEXT_LIMIT:
         raise ValueError(f"a text of at most {_TEXT_LIMIT} characters is expected")

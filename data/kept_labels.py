@@ -18,8 +18,9 @@ from torch import Tensor
 
 from data.augment.weak import Size
 from data.pseudo_labels import PseudoLabels
-from data.sets.dataset import DataSet, intact_size, opened
+from data.sets.dataset import DataSet, intact_size
 from utils.distributed import Processes
+from utils.files.image_file import opened
 from utils.files.whole import clear_unfinished, load_array, save_json
 from utils.render import colourise
 from utils.workers import parallel_map

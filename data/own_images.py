@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from data.augment.weak import Size
 from data.batches import guarded_loader
-from data.sets.dataset import IMAGE_ENDINGS, listed, read_rgb
+from data.sets.files import IMAGE_ENDINGS, listed_images
 from utils.distributed import ALONE, Processes
-from utils.files.image_file import opened
+from utils.files.image_file import read_upright
 
 
 class OwnImage(NamedTuple):
-    """path of the file; name: path below the folder, without ending; pixels (H, W, 3) uint8 as stored.
+    """path of the file; name: path below the folder, without ending; pixels (H, W, 3) uint8, upright.
 
     resized (h, w, 3) uint8: for the network; None if the network gets the pixels as they are.
     """
@@ -49,9 +49,8 @@ class OwnImages(Dataset):
 
     def __getitem__(self, index: int) -> OwnImage:
         path = self.images[index]
-        with opened(path) as image:
-            own = image.size
-        pixels, resized = read_rgb(path, own, (0, 0, *own)), None
+        pixels, resized = np.array(read_upright(path)), None
+        own = pixels.shape[1], pixels.shape[0]
         if self.size not in (None, own):
             whole = Image.fromarray(pixels).resize(self.size, Image.Resampling.BILINEAR)  # as data sets do
             resized = torch.from_numpy(np.array(whole))
@@ -61,14 +60,13 @@ class OwnImages(Dataset):
 def own_images(path: Path, size: Size | None = None, count: int | None = None) -> OwnImages:
     """Find one image file, or the first `count` below a folder, sorted by path.
 
-    Only endings of IMAGE_ENDINGS; hidden files and folders are left out.
+    Only endings of IMAGE_ENDINGS; see `listed`.
     """
     if path.is_file():
         return OwnImages(path.parent, (path,), size)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder; give images of your own as --images")
-    found = listed(path, IMAGE_ENDINGS, hidden=False, links=False, any_case=True)
-    found = [file for file in found if file.is_file()]
+    found = listed_images(path)
     if not found:
         endings = ", ".join(IMAGE_ENDINGS)
         raise FileNotFoundError(f"{path}: no {endings} in it; give images of your own as --images")

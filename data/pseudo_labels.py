@@ -17,8 +17,10 @@ from PIL import Image
 
 from data.augment.weak import Size
 from data.labels import IGNORE
-from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, opened
+from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, same_shape
+from utils.files.image_file import LABEL_FORMATS, opened
 from utils.files.whole import load_array, save_array, save_image
+from utils.grid import grid_size
 from utils.render import save_prediction
 
 SOFT_ENDINGS = (".npy",)
@@ -69,11 +71,15 @@ class PseudoLabels:
     def hard(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Train ids (h, w) uint8 of the label read at `size`, at the crossings of rows and columns."""
         path = self.folder / f"{name}.png"
-        with opened(path) as image:
-            rows, columns = nearest_crossings(image.size, size, rows, columns)
+        with opened(path, LABEL_FORMATS) as image:
+            own, grid = image.size, grid_size(*size)
+            rows, columns = nearest_crossings(own, size, rows, columns)
             load_rows(image, int(rows.max()) + 1)
         if image.mode not in ("L", "P"):
             raise ValueError(f"{path}: a hard pseudo label has one 8-bit channel, this file is {image.mode}")
+        if own != grid and not same_shape(own, size):
+            message = "take labels of this run's images and --img_size"
+            raise ValueError(f"{path}: size {own}, its image is read at {size}; {message}")
         label = crossings(np.array(image), rows, columns)
         bad = label[(label >= self.n_class) & (label != IGNORE)]
         if bad.size:

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from data.classes import id_format
-from data.sets.dataset import DataSet, listed, read_label_image, require_folder
+from data.sets.dataset import DataSet, read_label_image, require_folder
+from data.sets.files import listed, located
 
 SIZE = (2048, 1024)
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -24,7 +25,7 @@ def cityscapes(root: Path, split: str, n_class: int, size: tuple[int, int] | Non
         "cityscapes",
         root,
         tuple(images),
-        tuple(labels / image.parent.name / f"{image.name.removesuffix(_IMAGE)}{_LABEL}" for image in images),
+        located(labels / image.parent.name / f"{image.name[: -len(_IMAGE)]}{_LABEL}" for image in images),
         id_format("cityscapes", n_class, read_label_image),
         size or SIZE,
         all_labels=partial(listed, labels, (_LABEL,), depth=1),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,10 @@ from PIL import Image
 
 from data.augment.weak import Box, Size, nearest_index, needed_box, resize_box
 from data.image_cache import ImageCache
-from utils.files.image_file import opened
+from utils.files.image_file import LABEL_FORMATS, as_rgb, opened
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 UNKNOWN = 251  # in look-up tables: no file of the data set may hold this value
+ASPECT = 0.05  # relative difference of width / height that rounding to a grid may cause
 _NAMED = 8  # at most this many values stand in a message
 
 
@@ -25,12 +24,13 @@ class LabelFormat:
 
     read: (path, size (W, H), rows (h,), columns (w,)) → stored ids (h, w) or colours (h, w, 3) of the label
     read at `size`; encode: (stored, path) → train ids (h, w) uint8, ValueError naming the file for
-    others; key: differs between formats, for a cache.
+    others; key: differs between formats, for a cache; scheme: of `data.labels`, if the ids are one's.
     """
 
     key: str
     read: Callable[[Path, Size, np.ndarray, np.ndarray], np.ndarray]
     encode: Callable[..., np.ndarray]
+    scheme: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,7 @@ class DataSet:
         size = self.size_of(index)
 
         def decode(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+            self._require_shape(index)
             return self.stored.encode(self.stored.read(path, size, rows, columns), path=path)
 
         top, bottom, shape = int(rows.min()), int(rows.max()) + 1, (size[1], size[0])
@@ -119,28 +120,18 @@ class DataSet:
         )
         return decode(rows, columns) if cached is None else crossings(cached, rows - top, columns)
 
+    def _require_shape(self, index: int) -> None:
+        """Refuse a label of another shape than its image; another size is resized."""
+        with opened(self.labels[index], LABEL_FORMATS) as label:
+            size, wanted = label.size, self.size_on_disk(index)
+        if not same_shape(size, wanted):
+            path = self.labels[index]
+            raise ValueError(f"{path}: size {size}, its image {wanted}; take image and label of one download")
 
-def listed(
-    folder: Path,
-    endings: tuple[str, ...],
-    depth: int | None = None,
-    hidden: bool = True,
-    links: bool = True,
-    any_case: bool = False,
-) -> list[Path]:
-    """Files below a folder whose names end in one of `endings`, in the order of their parts.
 
-    depth: folders between, None for any number. hidden: also names that begin with a dot. links: follow links
-    to folders; links to nothing are listed. any_case: "JPG" counts as "jpg".
-    """
-    found: list[tuple[str, ...]] = []
-    for place, folders, files in os.walk(folder, followlinks=links):
-        above = Path(place).relative_to(folder).parts
-        folders[:] = [n for n in folders if (hidden or n[0] != ".") and len(above) != depth]
-        if depth in (None, len(above)):
-            names = [name for name in files if hidden or name[0] != "."]
-            found += [(*above, n) for n in names if (n.lower() if any_case else n).endswith(endings)]
-    return [folder.joinpath(*parts) for parts in sorted(found)]
+def same_shape(size: Size, other: Size) -> bool:
+    """True if two sizes have nearly the same width / height."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) <= ASPECT
 
 
 def intact_size(path: Path) -> Size:
@@ -149,6 +140,12 @@ def intact_size(path: Path) -> Size:
         size = image.size
         image.verify()
     return size
+
+
+def stored_form(image: Image.Image) -> str:
+    """Mode and bits of an opened PNG, such as "L", "P;4" or "L;4", whose values Pillow multiplies."""
+    form = image.tile[0].args if image.tile else image.mode
+    return form if isinstance(form, str) else image.mode
 
 
 def load_rows(image: Image.Image, rows: int) -> None:
@@ -163,36 +160,34 @@ def read_rgb(path: Path, size: Size, box: Box) -> np.ndarray:
     with opened(path) as image:
         needed = needed_box(image.size, size, box)
         load_rows(image, needed[3])
-    if image.mode[0] in "IF":
-        raise ValueError(f"{path}: an image of 8 bits a channel is expected, this one is {image.mode}")
     file = image.size
     if needed != (0, 0, *file):
         image = image.crop(needed)
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.array(resize_box(image, needed[:2], file, size, box))
+    return np.array(resize_box(as_rgb(image, path), needed[:2], file, size, box))
 
 
 def read_label_image(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Ids of an 8-bit grey or palette PNG read at `size`, at the crossings of rows and columns."""
-    with opened(path) as image:
+    with opened(path, LABEL_FORMATS) as image:
         rows, columns = nearest_crossings(image.size, size, rows, columns)
+        form = stored_form(image)
         load_rows(image, int(rows.max()) + 1)
-    if image.mode not in ("L", "P"):
-        raise ValueError(f"{path}: a label PNG has one 8-bit channel of ids, this one is {image.mode}")
+    if form not in ("L", *(f"P{bits}" for bits in ("", ";1", ";2", ";4"))):
+        message = f"a label PNG has one 8-bit channel of ids, this one is {form}"
+        raise ValueError(f"{path}: {message}; save the ids as grey of 8 bits")
     return crossings(np.asarray(image), rows, columns)
 
 
 def read_colour_label(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3) uint8 of a label PNG read at `size`, at the crossings of rows and columns."""
-    with opened(path) as image:
+    with opened(path, LABEL_FORMATS) as image:
         rows, columns = nearest_crossings(image.size, size, rows, columns)
         load_rows(image, int(rows.max()) + 1)
     if image.mode not in ("RGB", "RGBA", "P", "L"):
         raise ValueError(f"{path}: a label of colours is a PNG of 8 bits a channel, this one is {image.mode}")
     left, top = int(columns.min()), int(rows.min())
-    part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1)).convert("RGB")
-    return crossings(np.asarray(part), rows - top, columns - left)
+    part = image.crop((left, top, int(columns.max()) + 1, int(rows.max()) + 1))
+    return crossings(np.asarray(as_rgb(part, path)), rows - top, columns - left)
 
 
 def encode(stored: np.ndarray, path: object, table: np.ndarray, remedy: str) -> np.ndarray:

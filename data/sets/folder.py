@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from data.augment.weak import Size
-from data.sets.dataset import IMAGE_ENDINGS, DataSet, LabelFormat, listed, require_folder
+from data.sets.dataset import DataSet, LabelFormat, require_folder
+from data.sets.files import IMAGE_ENDINGS, Files, in_any_case, listed, listed_images, located
 from utils.classes_file import Layout
 from utils.files.yaml_file import leads_out
 
@@ -29,12 +30,12 @@ def folder(
     else:
         found = _below(images, layout, labels)
         if ("{split}" in layout.images) == ("{split}" in layout.labels):
-            all_labels = partial(listed, labels, (layout.label_suffix,), links=False)
+            all_labels = partial(listed, labels, (layout.label_suffix,))
     return DataSet(
         "folder",
         root,
         tuple(images / f"{name}{ending}" for name, ending in found),
-        tuple(labels / f"{name}{layout.label_suffix}" for name, _ in found),
+        located(labels / f"{name}{layout.label_suffix}" for name, _ in found),
         stored,
         size,
         names=tuple(name for name, _ in found),
@@ -51,11 +52,11 @@ def _below(images: Path, layout: Layout, labels: Path) -> list[tuple[str, str]]:
     """(name, ending) of all images in a folder and those below it, where the labels may lie too."""
     suffix, found = layout.image_suffix, []
     endings = (suffix,) if suffix else IMAGE_ENDINGS
-    for path in listed(images, endings, hidden=False, any_case=suffix is None):
+    for path in listed(images, endings) if suffix else listed_images(images):
         relative = path.relative_to(images).as_posix()
         ending = _ending(relative, suffix)
-        is_label = relative.endswith(layout.label_suffix) and path.is_relative_to(labels)
-        if ending and not is_label and path.is_file():
+        is_label = _ends_in(relative, layout.label_suffix) and path.is_relative_to(labels)
+        if ending and not is_label:
             found.append((relative.removesuffix(ending), ending))
     if not found:
         wanted = ", ".join(endings)
@@ -68,23 +69,29 @@ def _ending(name: str, suffix: str | None) -> str:
     if suffix is None:
         ending = Path(name).suffix
         return ending if ending.lower() in IMAGE_ENDINGS else ""
-    return suffix if name.endswith(suffix) and name.rpartition("/")[2] != suffix else ""
+    ends = _ends_in(name, suffix) and len(name.rpartition("/")[2]) > len(suffix)
+    return name[-len(suffix) :] if ends else ""
+
+
+def _ends_in(name: str, suffix: str) -> bool:
+    """True if a name ends in a suffix, whose part after the last dot may be in any case."""
+    return in_any_case(name).endswith(in_any_case(suffix))
 
 
 def _listed(path: Path, images: Path, suffix: str | None) -> list[tuple[str, str]]:
     """(name, ending) of the images in a list; ValueError if one is missing or listed twice."""
     found: dict[str, str] = {}
-    lines, missing = read_list(path), []
+    lines, missing, files = read_list(path), [], Files()
     for line in lines:
         ending = _ending(line, suffix)
         name = line.removesuffix(ending)
         if name in found:
             raise ValueError(f"{path}: {name[:200]!r} is listed twice")
         tried = (ending,) if ending else (suffix,) if suffix else IMAGE_ENDINGS
-        there = [ending for ending in tried if (images / f"{name}{ending}").is_file()]
-        if not there:
+        there = next(filter(None, (files.find(images / f"{name}{ending}") for ending in tried)), None)
+        if there is None:
             missing.append(images / f"{name}{tried[0]}")
-        found[name] = there[0] if there else ""
+        found[name] = there.name[len(Path(name).name) :] if there else ""
     if missing:
         message = f"lists {len(missing)} of {len(lines)} images that are not there, such as {missing[0]}"
         raise ValueError(f"{path}: {message}; mend the list or copy them there")
@@ -96,7 +103,7 @@ def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a list of names is expected there (docs/own_data.md)")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             text = file.read(_LIST_LIMIT + 1)
     except ValueError:
         raise ValueError(f"{path}: not a text of names in UTF-8; write it anew") from None

@@ -11,6 +11,7 @@ from scipy.io import whosmat
 
 from data.classes import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
+from data.sets.files import located
 
 SIZE = (2048, 1024)
 _LISTS = {"trainIds", "valIds", "testIds"}
@@ -24,7 +25,7 @@ def gta5(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataS
     for part in ("images", "labels"):
         require_folder(root / part, f"the {part} of GTA5", "--src_rootpath")
     files = [f"{i:05d}.png" for i in range(1, _image_count(root / "split.mat") + 1)]
-    images, labels = (tuple(root / part / file for file in files) for part in ("images", "labels"))
+    images, labels = (located(root / part / file for file in files) for part in ("images", "labels"))
     stored = id_format("cityscapes", n_class, read_label_image)
     return DataSet("gta5", root, images, labels, stored, size or SIZE)
 

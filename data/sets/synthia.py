@@ -12,8 +12,9 @@ from torchvision.io import ImageReadMode, decode_image
 
 from data.augment.weak import Size
 from data.classes import id_format
-from data.sets.dataset import DataSet, crossings, listed, nearest_crossings, require_folder
-from utils.files.image_file import opened
+from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
+from data.sets.files import listed, located
+from utils.files.image_file import LABEL_FORMATS, opened
 
 SIZE = (1280, 760)
 
@@ -30,7 +31,7 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
         "synthia",
         root,
         tuple(images),
-        tuple(labels / image.name for image in images),
+        located(labels / image.name for image in images),
         id_format("synthia", n_class, read_synthia_ids),
         size or SIZE,
         all_labels=partial(listed, labels, (".png",), depth=0),
@@ -42,9 +43,9 @@ def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
 
     Pillow would cut the 16 bits to the upper 8, that is to zeros.
     """
-    with opened(path) as image:
-        if image.format != "PNG" or path.stat().st_size > 2**20 + 8 * math.prod(image.size):
-            raise ValueError("not a PNG, or longer than its pixels")
+    with opened(path, LABEL_FORMATS) as image:
+        if path.stat().st_size > 2**20 + 8 * math.prod(image.size):
+            raise ValueError("longer than its pixels")
         image.verify()  # checksums; the decoder below would print its own message
     try:
         encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))

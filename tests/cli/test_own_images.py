@@ -128,7 +128,7 @@ def test_one_image_beside_itself(place, three, monkeypatch):
 
 
 def test_what_is_not_an_image_of_the_user_is_passed_over(place, three, monkeypatch, capsys):
-    for name in ("notes.txt", ".hidden.png", ".cache/x.png", "x.bmp"):
+    for name in ("notes.txt", ".hidden.png", ".cache/x.png", "x.gif"):
         path = place / "in" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("no image")

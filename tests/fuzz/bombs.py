@@ -329,6 +329,9 @@ def _images() -> Iterator[tuple[str, dict[str, Make]]]:
         others = {"EPS": eps, SPARSE: good[:60], "a hundred thousand empty chunks": partial(png_of, many)}
         yield kind, others | {"a strip of 80 million rows": partial(_strip, good)}
 
+    for form in ("bmp", "tiff", "webp"):
+        yield f"image_{form}", {SPARSE: GOOD[f"image_{form}"][1]()}
+
 
 def _strip(good: bytes) -> bytes:
     """80 million rows of one pixel, which are all there."""

@@ -6,7 +6,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -113,9 +113,9 @@ def mat(**options: object) -> bytes:
     return buffer.getvalue()
 
 
-def _jpeg() -> bytes:
+def _saved(form: str) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture()).save(buffer, "JPEG")
+    Image.fromarray(picture()).save(buffer, form)
     return buffer.getvalue()
 
 
@@ -190,7 +190,10 @@ GOOD: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "hard_label": ("x.png", _hard),
     "image": ("x.png", lambda: encode_png(Image.fromarray(picture()))),
-    "image_jpeg": ("x.png", _jpeg),
+    "image_jpeg": ("x.png", partial(_saved, "JPEG")),
+    "image_bmp": ("bmp.png", partial(_saved, "BMP")),
+    "image_tiff": ("tiff.png", partial(_saved, "TIFF")),
+    "image_webp": ("webp.png", partial(_saved, "WEBP")),
     "label_ids": ("x.png", lambda: encode_png(Image.fromarray(cycling(IDS)))),
     "label_synthia": ("x.png", _synthia),
     "split_compressed": ("split.mat", lambda: mat(do_compression=True)),

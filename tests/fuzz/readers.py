@@ -203,7 +203,7 @@ _READER = {
     **dict.fromkeys(("confidence", "confidence_png", "hard_label"), "hard"),
     **dict.fromkeys(("split_compressed", "split_plain", "split_v4"), "split"),
     **dict.fromkeys(("run_about", "run_confusion", "run_lines", "run_sheet"), "run_folder"),
-    "image_jpeg": "image",
+    **dict.fromkeys(("image_jpeg", "image_bmp", "image_tiff", "image_webp"), "image"),
     "distribution_text": "distribution",
     "cache_entry": "cached",
     "colour_statistics": "statistics",
