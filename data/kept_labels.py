@@ -7,6 +7,7 @@ written, and new labels are written after it. So the record is true at every mom
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,10 @@ class KeptLabels:
         """
         files = {file for name in names for file in self.labels.files(name, self.soft)}
         clear_unfinished({file.parent for file in [*files, self.record]})
-        found = self._read_record()
+        try:
+            found = json.loads(self.record.read_text())
+        except (OSError, ValueError):
+            found = None
         if found == self.made_by:
             return None
         # The labels first: an interruption here leaves fewer of the old ones under their own record.
