@@ -40,6 +40,8 @@ def main() -> None:
             return
         centroids, counts = running_centroids(every_mean, every_present)
         path, absent = prototype_path(o), int((counts == 0).sum())
+        if not centroids.isfinite().all():
+            raise ValueError(f"{o.resume_path}: its features overflow when averaged; take another checkpoint")
         with replace_when_whole(path) as file:
             torch.save(centroids, file)
         note = f"; {absent} classes were never predicted and stay 0" if absent else ""

@@ -51,7 +51,7 @@ def score(o: Options, processes: Processes) -> None:
     with BackgroundWriter() as writer:
 
         def write(item: Prediction, prediction: Tensor) -> None:
-            ids = prediction.to(torch.uint8).cpu().numpy()
+            ids = item.on_host(prediction.to(torch.uint8))
             writer.do(save_prediction, o.save_pred, item.name, ids, classes.palette)
 
         loader = whole_images(o, data, processes, with_labels=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from data.batches import image_batch
 from data.own_images import OwnImage, OwnImages, clashes
-from engine.inference import mean_probabilities
+from engine.inference import mean_probabilities, on_host
 from models import Compute
 from stages.stage import PLAIN, resize_bilinear
 from utils.distributed import ALONE, Processes
@@ -44,7 +44,10 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, item: OwnImage) -> np.ndarray:
-        """Return train ids (H, W) uint8 at the image's own size; ValueError if a scale is too small."""
+        """Return train ids (H, W) uint8 at the image's own size.
+
+        ValueError if a scale is too small or a score is not finite.
+        """
         pixels, full = item.pixels if item.resized is None else item.resized, item.pixels.shape[:2]
         height, width = pixels.shape[:2]
         sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
@@ -59,7 +62,8 @@ class Predictor:
             scores = resize_bilinear(self.compute(self.network, image).logits, full)
         else:
             scores = mean_probabilities(self._views(image, sizes), full)
-        return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        label = scores[0].argmax(dim=0).to(torch.uint8)
+        return on_host(label, ~scores.isfinite().all(), item.path)
 
     def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
         """Yield the logits of each scale and True if mirrored, one by one to save memory."""

@@ -270,3 +270,22 @@ def test_a_record_that_says_something_else_or_nothing(tmp_path, content):
     assert "all are made anew" in labels.begin(NAMES)
     assert list(tmp_path.iterdir()) == [labels.record]
     assert json.loads(labels.record.read_text()) == {"model": "one"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_neither_read_nor_written(tmp_path, value):
+    """A confidence of NaN is not above a threshold; it once passed for a sure one."""
+    soft = np.full((2, 3, 4), 0.5)
+    soft[1, 2, 3] = value
+    np.save(tmp_path / "a.npy", soft)
+    with pytest.raises(ValueError, match=r"a\.npy: .*not finite"):
+        PseudoLabels(tmp_path, 2).soft("a")
+    write_hard(tmp_path, "b", np.zeros((3, 4), np.uint8), np.ones((3, 4)), np.zeros((2, 3), np.uint8))
+    confidence = np.ones((3, 4), np.float16)
+    confidence[2, 3] = value
+    np.save(tmp_path / "b_conf.npy", confidence)
+    with pytest.raises(ValueError, match=r"b_conf\.npy: .*not finite"):
+        PseudoLabels(tmp_path, 2, threshold=0.9).hard("b", (4, 3), np.arange(3), np.arange(4))
+    with pytest.raises(ValueError, match=r"c_conf\.npy: .*not finite"):
+        write_hard(tmp_path, "c", np.zeros((3, 4), np.uint8), confidence, np.zeros((2, 3), np.uint8))
+    assert not list(tmp_path.glob("c*"))
