@@ -77,7 +77,7 @@ class Predictor:
 @dataclass(frozen=True)
 class Products:
     """Files of each image in `folder`: NAME.png and NAME_color.png as in `save_prediction`, NAME_overlay.png
-    with `overlay`, and NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
+    with `overlay`, and labelIds/NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
 
     folder: Path
     colours: np.ndarray
@@ -95,8 +95,13 @@ class Products:
 
     def paths(self, name: str) -> list[Path]:
         """Return every file of one image."""
-        endings = ["", "_color", *["_overlay"] * self.overlay, *["_labelIds"] * (self.label_ids is not None)]
-        return [self.folder / f"{name}{ending}.png" for ending in endings]
+        endings = ("", "_color", *["_overlay"] * self.overlay)
+        paths = [self.folder / f"{name}{ending}.png" for ending in endings]
+        return paths if self.label_ids is None else [*paths, self._ids_path(name)]
+
+    def _ids_path(self, name: str) -> Path:
+        """Label ids are apart, because Cityscapes' evaluator takes every picture in a folder."""
+        return self.folder / "labelIds" / f"{name}_labelIds.png"
 
     def write(self, name: str, prediction: np.ndarray, pixels: np.ndarray) -> None:
         """Write the files of one image: prediction (H, W) train ids, pixels (H, W, 3), both uint8."""
@@ -106,7 +111,7 @@ class Products:
             half = Image.blend(Image.fromarray(pixels), coloured, 0.5)
             save_image(half, self.folder / f"{name}_overlay.png")
         if self.label_ids is not None:
-            save_image(Image.fromarray(self.label_ids[prediction]), self.folder / f"{name}_labelIds.png")
+            save_image(Image.fromarray(self.label_ids[prediction]), self._ids_path(name))
 
 
 def predict_own_images(
