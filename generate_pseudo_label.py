@@ -25,7 +25,7 @@ from utils.workers import BackgroundWriter
 
 def main() -> None:
     """Predict and write, each process its part of the images."""
-    with start("pseudo_label", __doc__) as trained:
+    with start("pseudo_label", __doc__, folder=lambda o: o.save_path / o.name) as trained:
         o, processes = trained.o, trained.processes
         data = inference_data(o, "train", processes)
         kept = kept_labels(trained, data)

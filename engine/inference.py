@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from data.batches import of_one_size, read
 from data.classes import Classes
 from data.labels import CLASSES, IGNORE, thirteen_of_sixteen
-from engine.launch import joined, prepare_device
+from engine.launch import claimed, joined, prepare_device
 from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
 from stages.build import RESUME_REMEDY, computing, require_same_classes
@@ -84,10 +85,19 @@ class Trained:
 
 
 @contextmanager
-def start(script: str, description: str) -> Iterator[Trained]:
-    """Parse an inference script's options, join its processes for the block, and load the network."""
+def start(
+    script: str,
+    description: str,
+    folder: Callable[[Options], Path] | None = None,
+    file: Callable[[Options], Path] | None = None,
+) -> Iterator[Trained]:
+    """Parse an inference script's options, join its processes for the block, and load the network.
+
+    folder or file: of the options, what the script writes; it is locked for the block.
+    """
     o = parse(script, description)
-    with joined(o) as processes:
+    folders, files = ([] if path is None else [path(o)] for path in (folder, file))
+    with joined(o) as processes, claimed(processes, folders, files):
         yield load_trained(o, processes)
 
 
