@@ -184,7 +184,13 @@ def predict(
             with shapes(one_size):
                 output = compute(network, batch.image)
                 mirrored = compute(network, batch.image.flip(3)) if mirror else None
-            broken = sum(~part.isfinite().flatten(1).all(dim=1) for part in (*output, *(mirrored or ()))) > 0
+            broken = (
+                sum(
+                    part.isfinite().flatten(1).all(dim=1).logical_not()
+                    for part in (*output, *(mirrored or ()))
+                )
+                > 0
+            )
             unchecked += zip(batch.names, broken, strict=True) if must_be_finite else ()
             if device.type == "cpu" or len(unchecked) >= _UNCHECKED:
                 _raise_if_broken(unchecked)
@@ -199,7 +205,9 @@ def predict(
 def _raise_if_broken(unchecked: list[tuple[str, Tensor]]) -> None:
     """Raise ValueError for the first broken image; forget them all if there is none."""
     if unchecked:
-        for (name, _), broken in zip(unchecked, torch.stack([b for _, b in unchecked]).tolist(), strict=True):
+        for (name, _), broken in zip(
+            unchecked, torch.stack([b for _, b in unchecked]).cpu().tolist(), strict=True
+        ):
             if broken:
                 raise ValueError(f"{name}: {NOT_FINITE}")
     unchecked.clear()
@@ -207,10 +215,10 @@ def _raise_if_broken(unchecked: list[tuple[str, Tensor]]) -> None:
 
 def on_host(values: Tensor, broken: Tensor, name: str) -> np.ndarray:
     """Copy values of an image to the host; ValueError if it is broken. One copy brings both."""
-    mark = float("nan") if values.is_floating_point() else IGNORE
-    copied = values.masked_fill(broken, mark).cpu().numpy()
-    first = copied.flat[0]
-    if first != first or (not values.is_floating_point() and first == IGNORE):
+    is_float = values.is_floating_point()
+    marked = values / ~broken if is_float else values | (broken.to(values.dtype) * IGNORE)
+    copied = marked.cpu().numpy()
+    if not np.isfinite(copied.flat[0]) if is_float else copied.flat[0] == IGNORE:
         raise ValueError(f"{name}: {NOT_FINITE}")
     return copied
 
