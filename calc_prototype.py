@@ -26,7 +26,7 @@ PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
 
 def main() -> None:
     """Average each image's features by class, each process its part; the main one joins and writes them."""
-    with start("prototypes", __doc__) as trained:
+    with start("prototypes", __doc__, file=prototype_path) as trained:
         o, processes, device = trained.o, trained.processes, trained.device
         data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
         loader = whole_images(o, data, processes, with_labels=o.source)
@@ -40,6 +40,8 @@ def main() -> None:
             return
         centroids, counts = running_centroids(every_mean, every_present)
         path, absent = prototype_path(o), int((counts == 0).sum())
+        if not centroids.isfinite().all():
+            raise ValueError(f"{o.resume_path}: its features overflow when averaged; take another checkpoint")
         with replace_when_whole(path) as file:
             torch.save(centroids, file)
         note = f"; {absent} classes were never predicted and stay 0" if absent else ""

@@ -17,7 +17,7 @@ from utils.errors import run_script
 
 def main() -> None:
     """Predict, each process its part of the images; the main one counts, writes and prints."""
-    with start("distribution", __doc__) as trained:
+    with start("distribution", __doc__, file=distribution_path) as trained:
         o, processes = trained.o, trained.processes
         data = inference_data(o, "train", processes)
         counter = ClassCounter(o.n_class).to(trained.device)

@@ -25,7 +25,7 @@ from utils.workers import BackgroundWriter
 
 def main() -> None:
     """Predict and write, each process its part of the images."""
-    with start("pseudo_label", __doc__) as trained:
+    with start("pseudo_label", __doc__, folder=lambda o: o.save_path / o.name) as trained:
         o, processes = trained.o, trained.processes
         data = inference_data(o, "train", processes)
         kept = kept_labels(trained, data)
@@ -36,11 +36,11 @@ def main() -> None:
         with BackgroundWriter() as writer:
             for item in trained.predict(whole_images(o, data, processes), "pseudo labels", mirror):
                 if o.soft:
-                    probs = item.output.logits.softmax(dim=1)[0].cpu().numpy()
+                    probs = item.on_host(item.output.logits.softmax(dim=1)[0])
                     writer.do(write_soft, folder, item.name, probs, o.soft_dtype)
                 else:
                     confidence, label = hard_scores(item, o.quirks_on.grid_hard_labels)[0].max(dim=0)
-                    label, confidence = label.to(torch.uint8).cpu().numpy(), confidence.half().cpu().numpy()
+                    label, confidence = item.on_host(label.to(torch.uint8)), confidence.half().cpu().numpy()
                     writer.do(write_hard, folder, item.name, label, confidence, colours, o.conf_dtype)
         processes.wait()
         processes.print_once(

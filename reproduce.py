@@ -10,12 +10,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 from data.sets.choose import classes_of, target_data
-from engine.resume import RunStates, locked
+from engine.resume import RunStates
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
 from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.errors import run_script
+from utils.files.lock import locked
 from utils.options import parse
 from utils.recipe import Done, Recipe, Step, assignment, read_recipes, recipe_parser
 from utils.report.recipe import write_report, write_tables
@@ -38,11 +40,14 @@ def main() -> None:
     began = time.time()
     for recipe, steps in zip(recipes, chosen, strict=True):
         require_files(recipe, steps)
-    for recipe, steps in zip(recipes, chosen, strict=True):
-        run(recipe, steps, force=args.only is not None or args.start is not None)
-        report(recipe)
-    if len(recipes) > 1:
-        print(*write_tables(recipes), sep="\n")
+    with ExitStack() as locks:
+        for recipe in recipes:
+            locks.enter_context(locked(recipe.folder))
+        for recipe, steps in zip(recipes, chosen, strict=True):
+            run(recipe, steps, force=args.only is not None or args.start is not None)
+            report(recipe)
+        if len(recipes) > 1:
+            print(*write_tables(recipes), sep="\n")
     print(f"{time.time() - began:.0f} s")
 
 

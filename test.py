@@ -19,7 +19,7 @@ from data.sets.choose import classes_of
 from data.sets.folder import has_labels
 from engine.about import scored_as_published
 from engine.inference import Prediction, add_mean_over_13, load_trained, shapes
-from engine.launch import joined
+from engine.launch import claimed, joined
 from engine.own_images import Predictor, Products, predict_own_images
 from utils.distributed import Processes
 from utils.errors import run_script
@@ -34,8 +34,12 @@ def main() -> None:
     """Parse, predict, print."""
     o = parse("test", __doc__)
     with joined(o) as processes:
-        work = predict_files if o.images else score
-        work(o, processes)
+        if o.images:
+            predict_files(o, processes)
+            return
+        files = [file for file in (o.result, o.table) if file]
+        with claimed(processes, [o.save_pred] if o.save_pred else [], files):
+            score(o, processes)
 
 
 def score(o: Options, processes: Processes) -> None:
@@ -51,7 +55,7 @@ def score(o: Options, processes: Processes) -> None:
     with BackgroundWriter() as writer:
 
         def write(item: Prediction, prediction: Tensor) -> None:
-            ids = prediction.to(torch.uint8).cpu().numpy()
+            ids = item.on_host(prediction.to(torch.uint8))
             writer.do(save_prediction, o.save_pred, item.name, ids, classes.palette)
 
         loader = whole_images(o, data, processes, with_labels=True)
@@ -78,7 +82,7 @@ def predict_files(o: Options, processes: Processes) -> None:
     products.require_room(images, o.images)
     predictor = Predictor(trained.network, trained.device, o.scales, o.flip, trained.compute)
     loader = own_loader(images, o.num_workers, processes, o.on_gpu)
-    with shapes(one=o.img_size is not None):
+    with claimed(processes, [o.save_dir]), shapes(one=o.img_size is not None):
         failed = predict_own_images(predictor, loader, products, processes)
     processes.print_once(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
     if failed:

@@ -65,9 +65,10 @@ def load_prototypes(o: Options, feat_channels: int) -> tuple[Tensor, Path]:
     if shape != (o.n_class, feat_channels):
         found = "no tensor" if shape is None else f"a tensor of shape {shape}"
         raise ValueError(f"{path}: holds {found}, expected ({o.n_class}, {feat_channels}); {how}")
+    content = content.float()
     if not torch.isfinite(content).all():
         raise ValueError(f"{path}: holds values that are not finite; {how}")
-    return content.float(), path
+    return content, path
 
 
 def distribution_path(o: Options) -> Path:
@@ -97,6 +98,8 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     with np.errstate(all="ignore"):
         values = np.asarray(values, dtype=np.float64)
         total = values.sum()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: holds values that are not finite; {how}")
     if values.shape != (o.n_class,) or not 0 < total < np.inf or (values < 0).any():
         raise ValueError(f"{path}: not {o.n_class} parts of classes (shape {values.shape}); {how}")
     if absent := int((values == 0).sum()):

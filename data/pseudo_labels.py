@@ -66,7 +66,10 @@ class PseudoLabels:
         if soft.ndim != 3 or soft.shape[0] != self.n_class:
             wanted = f"({self.n_class}, h, w)"
             raise ValueError(f"{path}: shape {soft.shape}, expected {wanted}; another --n_class?")
-        return soft.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            soft = soft.astype(np.float32, copy=False)
+        _require_finite(soft, path)
+        return soft
 
     def hard(self, name: str, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Train ids (h, w) uint8 of the label read at `size`, at the crossings of rows and columns."""
@@ -103,7 +106,9 @@ class PseudoLabels:
             confidence, found = np.asarray(image), image.size
         if found != size or confidence.ndim != 2:
             raise ValueError(f"{path}: size {found}, label {size}; write both anew")
-        return crossings(confidence, rows, columns) <= limit
+        confidence = crossings(confidence, rows, columns)
+        _require_finite(confidence, path)
+        return confidence <= limit
 
     def verify_soft(self, name: str, grid: Size) -> None:
         """Refuse a soft label that is not probabilities at a grid of size (w, h).
@@ -150,6 +155,11 @@ class PseudoLabels:
             raise ValueError(f"{path}: size {confidence.shape[::-1]}, label {size}; write both anew")
         if not right:
             raise ValueError(f"{path}: holds numbers that are no confidences; write it anew")
+
+
+def _require_finite(values: np.ndarray, path: Path) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path}: holds numbers that are not finite; write it anew")
 
 
 def _present(path: Path) -> Path:
@@ -200,6 +210,7 @@ def write_hard(
     dtype: float16 as released, or uint8 for confidences in [0, 1] in steps, a fraction of the size.
     """
     kept, other = folder / f"{name}_conf.npy", folder / f"{name}_conf.png"
+    _require_finite(confidence, kept)
     if dtype == "uint8":
         kept, other = other, kept
         save_image(Image.fromarray(in_steps(confidence)), kept)

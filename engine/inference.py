@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import tqdm
 from torch import Tensor, nn
@@ -14,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from data.batches import of_one_size, read
 from data.classes import Classes
-from data.labels import CLASSES, thirteen_of_sixteen
-from engine.launch import joined, prepare_device
+from data.labels import CLASSES, IGNORE, thirteen_of_sixteen
+from engine.launch import claimed, joined, prepare_device
 from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
 from stages.build import RESUME_REMEDY, computing, require_same_classes
@@ -30,7 +32,8 @@ from utils.quirks import recorded_quirks
 class Prediction(NamedTuple):
     """One image (1, 3, H, W) in [0, 1], its name, its label (H, W) int64 or None, and the output.
 
-    mirrored: the output for the mirrored image, or None.
+    mirrored: the output for the mirrored image, or None. broken: a bool on the device, True if the outputs
+    have a number that is not finite.
     """
 
     name: str
@@ -38,9 +41,19 @@ class Prediction(NamedTuple):
     label: Tensor | None
     output: SegmentationOutput
     mirrored: SegmentationOutput | None
+    broken: Tensor
+
+    def on_host(self, values: Tensor) -> np.ndarray:
+        """Copy probabilities or labels of this image to the host; ValueError if it is broken."""
+        return on_host(values, self.broken, self.name)
 
 
 OnPrediction = Callable[[Prediction, Tensor], None]
+NOT_FINITE = (
+    "the network's scores are not finite (NaN or infinite), so nothing is written for this image; "
+    "take another checkpoint, or leave out --precision"
+)
+_UNCHECKED = 100  # images
 
 
 @dataclass(frozen=True)
@@ -61,19 +74,30 @@ class Trained:
 
     def predict(self, loader: DataLoader, title: str, mirror: bool = False) -> Iterator[Prediction]:
         """Yield the outputs for an `inference_loader`; see `predict`."""
-        return predict(self.network, loader, self.device, title, mirror, self.processes, self.compute)
+        return predict(self.network, loader, self.device, title, mirror, self.processes, self.compute, True)
 
     def evaluate(self, loader: DataLoader, on_prediction: OnPrediction | None = None) -> dict:
         """Score the network on labelled images; see `evaluate`."""
         k, compute = self.o.n_class, self.compute
-        return evaluate(self.network, loader, k, self.device, on_prediction, self.processes, compute)
+        return evaluate(
+            self.network, loader, k, self.device, on_prediction, self.processes, compute, must_be_finite=True
+        )
 
 
 @contextmanager
-def start(script: str, description: str) -> Iterator[Trained]:
-    """Parse an inference script's options, join its processes for the block, and load the network."""
+def start(
+    script: str,
+    description: str,
+    folder: Callable[[Options], Path] | None = None,
+    file: Callable[[Options], Path] | None = None,
+) -> Iterator[Trained]:
+    """Parse an inference script's options, join its processes for the block, and load the network.
+
+    folder or file: of the options, what the script writes; it is locked for the block.
+    """
     o = parse(script, description)
-    with joined(o) as processes:
+    folders, files = ([] if path is None else [path(o)] for path in (folder, file))
+    with joined(o) as processes, claimed(processes, folders, files):
         yield load_trained(o, processes)
 
 
@@ -144,9 +168,15 @@ def predict(
     mirror: bool = False,
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
+    must_be_finite: bool = False,
 ) -> Iterator[Prediction]:
-    """Yield the network's output for each image of an `inference_loader`, in order, in eval mode."""
+    """Yield the network's output for each image of an `inference_loader`, in order, in eval mode.
+
+    must_be_finite: ValueError if an output is not. A GPU is asked for that once in many images, because it
+    makes the host wait; `Prediction.on_host` finds it at the image.
+    """
     network.eval()
+    unchecked: list[tuple[str, Tensor]] = []
     total, one_size = len(loader.dataset), of_one_size(loader)
     with tqdm.tqdm(desc=title, total=total, unit="img", leave=False, disable=processes.no_bar) as bar:
         for batch in read(loader):
@@ -154,10 +184,43 @@ def predict(
             with shapes(one_size):
                 output = compute(network, batch.image)
                 mirrored = compute(network, batch.image.flip(3)) if mirror else None
+            broken = (
+                sum(
+                    part.isfinite().flatten(1).all(dim=1).logical_not()
+                    for part in (*output, *(mirrored or ()))
+                )
+                > 0
+            )
+            unchecked += zip(batch.names, broken, strict=True) if must_be_finite else ()
+            if device.type == "cpu" or len(unchecked) >= _UNCHECKED:
+                _raise_if_broken(unchecked)
             for i, name in enumerate(batch.names):
                 label = None if batch.label is None else batch.label[i]
-                yield Prediction(name, batch.image[i : i + 1], label, _one(output, i), _one(mirrored, i))
+                outputs = _one(output, i), _one(mirrored, i)
+                yield Prediction(name, batch.image[i : i + 1], label, *outputs, broken[i])
             bar.update(len(batch.names))
+    _raise_if_broken(unchecked)
+
+
+def _raise_if_broken(unchecked: list[tuple[str, Tensor]]) -> None:
+    """Raise ValueError for the first broken image; forget them all if there is none."""
+    if unchecked:
+        for (name, _), broken in zip(
+            unchecked, torch.stack([b for _, b in unchecked]).cpu().tolist(), strict=True
+        ):
+            if broken:
+                raise ValueError(f"{name}: {NOT_FINITE}")
+    unchecked.clear()
+
+
+def on_host(values: Tensor, broken: Tensor, name: str) -> np.ndarray:
+    """Copy values of an image to the host; ValueError if it is broken. One copy brings both."""
+    is_float = values.is_floating_point()
+    marked = values / ~broken if is_float else values | (broken.to(values.dtype) * IGNORE)
+    copied = marked.cpu().numpy()
+    if not np.isfinite(copied.flat[0]) if is_float else copied.flat[0] == IGNORE:
+        raise ValueError(f"{name}: {NOT_FINITE}")
+    return copied
 
 
 def _one(output: SegmentationOutput | None, i: int) -> SegmentationOutput | None:
@@ -187,8 +250,9 @@ def evaluate(
     processes: Processes = ALONE,
     compute: Compute = PLAIN,
     after_each: Callable[[], None] | None = None,
+    must_be_finite: bool = False,
 ) -> dict:
-    """Score the network on labelled images.
+    """Score the network on labelled images. must_be_finite: as in `predict`.
 
     on_prediction(item, train ids (H, W)) receives each prediction. after_each() is called after every image,
     equally often by all processes; it may raise.
@@ -197,7 +261,7 @@ def evaluate(
     own = len(loader.dataset)
     total = int(processes.sum(torch.tensor(own)))
     spare = -(-total // processes.size) - own if after_each is not None else 0  # some have an image less
-    for item in predict(network, loader, device, "evaluating", processes=processes, compute=compute):
+    for item in predict(network, loader, device, "evaluating", False, processes, compute, must_be_finite):
         logits = resize_bilinear(item.output.logits, item.label.shape)  # (1, K, H, W)
         prediction = logits.argmax(dim=1)
         matrix.update(item.label[None], prediction)

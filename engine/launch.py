@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from engine.signals import ENDING_SIGNALS, passed_on, start_apart
 from utils.distributed import Processes, is_started_alone, started_apart
 from utils.errors import one_line
+from utils.files.lock import locked
 from utils.options import Options
 
 GPU_TIMEOUT = timedelta(minutes=30)  # for a message between GPUs
@@ -53,6 +55,23 @@ def joined(o: Options, batch: int | None = None) -> Iterator[Processes]:
         yield processes
         processes.wait()  # no process leaves before all have written their files
     dist.destroy_process_group()
+
+
+@contextmanager
+def claimed(processes: Processes, folders: Sequence[Path] = (), files: Sequence[Path] = ()) -> Iterator[None]:
+    """Lock what a run writes: no process enters the block before, or leaves it while another one writes.
+
+    Only the main process locks, for all of the run.
+    """
+    with ExitStack() as locks:
+        if processes.is_main:
+            for folder in folders:
+                locks.enter_context(locked(folder))
+            for file in files:
+                locks.enter_context(locked(file.parent, file.name))
+        processes.wait()
+        yield
+        processes.wait()
 
 
 def prepare_device(o: Options) -> torch.device:

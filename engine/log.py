@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ import tqdm
 from torch import Tensor
 
 from utils.distributed import ALONE, Processes
-from utils.files.whole import save_text, writing
+from utils.files.whole import plain_json, save_text, writing
 from utils.render import Sheet, contact_sheet, save_sheet
 
 
@@ -240,8 +241,11 @@ class RunLog:
 
     def write_scores(self, iteration: int, scores: dict, best: float, names: Sequence[str]) -> None:
         """Write validation scores; best: the highest mIoU so far."""
-        now = 100 * scores["miou"]
-        self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
+        if math.isnan(scores["miou"]):
+            self._logger.info("%s  no mIoU: no pixel of the labels has a class", self._position(iteration))
+        else:
+            now = 100 * scores["miou"]
+            self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
         scalars = {"val/miou": scores["miou"]}
         scalars |= {"val/miou_13": scores["miou_13"]} if "miou_13" in scores else {}
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
@@ -286,7 +290,8 @@ class RunLog:
             return
         self._lines_written += 1
         with writing(self._path):
-            self._lines.write(json.dumps({"iteration": iteration, **scalars}) + "\n")
+            line = plain_json({"iteration": iteration, **scalars})
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
             self._lines.flush()
         with self._drawing():
             for name, value in scalars.items() if self._curves is not None else ():

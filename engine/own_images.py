@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from data.batches import image_batch
 from data.own_images import OwnImage, OwnImages, clashes
-from engine.inference import mean_probabilities
+from engine.inference import mean_probabilities, on_host
 from models import Compute
 from stages.stage import PLAIN, resize_bilinear
 from utils.distributed import ALONE, Processes
@@ -44,7 +44,10 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(self, item: OwnImage) -> np.ndarray:
-        """Return train ids (H, W) uint8 at the image's own size; ValueError if a scale is too small."""
+        """Return train ids (H, W) uint8 at the image's own size.
+
+        ValueError if a scale is too small or a score is not finite.
+        """
         pixels, full = item.pixels if item.resized is None else item.resized, item.pixels.shape[:2]
         height, width = pixels.shape[:2]
         sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
@@ -59,7 +62,8 @@ class Predictor:
             scores = resize_bilinear(self.compute(self.network, image).logits, full)
         else:
             scores = mean_probabilities(self._views(image, sizes), full)
-        return scores[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        label = scores[0].argmax(dim=0).to(torch.uint8)
+        return on_host(label, ~scores.isfinite().all(), item.path)
 
     def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
         """Yield the logits of each scale and True if mirrored, one by one to save memory."""
@@ -73,7 +77,7 @@ class Predictor:
 @dataclass(frozen=True)
 class Products:
     """Files of each image in `folder`: NAME.png and NAME_color.png as in `save_prediction`, NAME_overlay.png
-    with `overlay`, and NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
+    with `overlay`, and labelIds/NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
 
     folder: Path
     colours: np.ndarray
@@ -91,8 +95,13 @@ class Products:
 
     def paths(self, name: str) -> list[Path]:
         """Return every file of one image."""
-        endings = ["", "_color", *["_overlay"] * self.overlay, *["_labelIds"] * (self.label_ids is not None)]
-        return [self.folder / f"{name}{ending}.png" for ending in endings]
+        endings = ("", "_color", *["_overlay"] * self.overlay)
+        paths = [self.folder / f"{name}{ending}.png" for ending in endings]
+        return paths if self.label_ids is None else [*paths, self._ids_path(name)]
+
+    def _ids_path(self, name: str) -> Path:
+        """Label ids are apart, because Cityscapes' evaluator takes every picture in a folder."""
+        return self.folder / "labelIds" / f"{name}_labelIds.png"
 
     def write(self, name: str, prediction: np.ndarray, pixels: np.ndarray) -> None:
         """Write the files of one image: prediction (H, W) train ids, pixels (H, W, 3), both uint8."""
@@ -102,7 +111,7 @@ class Products:
             half = Image.blend(Image.fromarray(pixels), coloured, 0.5)
             save_image(half, self.folder / f"{name}_overlay.png")
         if self.label_ids is not None:
-            save_image(Image.fromarray(self.label_ids[prediction]), self.folder / f"{name}_labelIds.png")
+            save_image(Image.fromarray(self.label_ids[prediction]), self._ids_path(name))
 
 
 def predict_own_images(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 import zlib
@@ -21,8 +20,9 @@ from engine.validation import Validation
 from stages.stage import Stage
 from utils.checkpoint import checkpoint_path, load_file, save_checkpoint
 from utils.distributed import Processes
+from utils.files.lock import locked
 from utils.files.torch_file import check_torch_file
-from utils.files.whole import clear_unfinished, writing
+from utils.files.whole import clear_unfinished
 from utils.options import Options
 from utils.render import SHEETS
 
@@ -71,25 +71,6 @@ class RunStates:
         """Delete all states."""
         for iteration in self.iterations():
             self.path(iteration).unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder, made if it is missing, against a second run until the block ends."""
-    path = folder / ".lock"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    with open(path, "wb") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it
-        except (BlockingIOError, PermissionError):
-            raise ValueError(
-                f"{folder}: another process is training there; end it, or give another --name"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        yield
 
 
 def run_files(o: Options, which: str) -> tuple[Path, Path]:

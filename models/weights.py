@@ -46,14 +46,28 @@ def network_shape(state: Mapping[str, Tensor], source: str) -> NetworkShape:
 def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Fill every tensor of `network` from `state`; anything missing, extra or of another shape is an error.
 
+    Counters of batches may be missing, because older versions of torch did not save them.
     source: the file's name, for the message, which names the option that fits where one does.
     """
     own = network.state_dict()
+    counters = {k: own[k] for k in own.keys() - state.keys() if k.endswith("num_batches_tracked")}
+    state = {**counters, **state}
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or wrong:
         raise ValueError(f"{source}: {_difference(own, state, missing, extra, sorted(wrong))}")
+    _require_finite(own, state, source)
     network.load_state_dict(state)
+
+
+def _require_finite(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Raise ValueError if a tensor that `own` takes from `state` has a number that is not finite there."""
+    for name in own.keys() & state.keys():
+        values = state[name].to(own[name].dtype)  # a number may be too large for it
+        if not values.isfinite().all():
+            count = int((~values.isfinite()).sum())
+            what = f"{count} of {values.numel()} numbers of {name} are not finite (NaN or infinite)"
+            raise ValueError(f"{source}: {what}; take an earlier or another checkpoint")
 
 
 def _difference(
@@ -90,7 +104,9 @@ def load_backbone(network: nn.Module, state: Mapping[str, Tensor], source: str) 
             f"{source}: {len(unfit)} of {len(wanted)} backbone tensors are missing or of another shape "
             f"(e.g. {unfit[0]}); is it a ResNet-101 with torchvision's key names?"
         )
-    network.load_state_dict({k: state[k] for k in wanted}, strict=False)
+    taken = {k: state[k] for k in wanted}
+    _require_finite(own, taken, source)
+    network.load_state_dict(taken, strict=False)
     unused = [k for k in state if k not in own]
     return f"loaded {len(wanted)} backbone tensors from {source}; the head starts anew; unused: {len(unused)}"
 

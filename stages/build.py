@@ -19,7 +19,7 @@ from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage
 from stages.warm_up import SourceOnlyStage, WarmUpStage
-from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_module
+from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_wrappers
 from utils.distributed import ALONE, Processes
 from utils.options import Options
 
@@ -71,9 +71,8 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
         content = load_file(SIMCLR_FILE, SIMCLR_REMEDY)
         if not isinstance(content, dict) or not is_state(content.get("state_dict")):
             raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict' of tensors; download it again")
-        logger.info(
-            "student: %s", load_backbone(network, without_module(content["state_dict"]), str(SIMCLR_FILE))
-        )
+        state = without_wrappers(content["state_dict"], SIMCLR_FILE)
+        logger.info("student: %s", load_backbone(network, state, str(SIMCLR_FILE)))
     elif o.backbone == "mini":
         logger.info("student: random weights (there are none for --backbone mini)")
     else:

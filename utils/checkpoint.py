@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from pathlib import Path
 from typing import IO
@@ -71,7 +72,7 @@ def load_file(path: Path, remedy: str) -> object:
 
 
 def load_checkpoint(path: Path, remedy: str) -> dict:
-    """Open a checkpoint of the released layout; keys of DataParallel lose their `module.`."""
+    """Open a checkpoint of the released layout; keys lose the prefixes of wrappers."""
     content = load_file(path, remedy)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
@@ -81,7 +82,7 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
             if not is_state(state):
                 what = f"entry {part!r} has no 'model_state' of tensors"
                 raise ValueError(f"{path}: its {what}; is this a CPSL checkpoint?")
-            content[part]["model_state"] = without_module(state)
+            content[part]["model_state"] = without_wrappers(state, path)
     if NETWORK not in content:
         found = ", ".join(map(reprlib.repr, list(content)[:5]))
         raise ValueError(f"{path}: has no entry {NETWORK!r} (found {found}); is this a CPSL checkpoint?")
@@ -95,9 +96,18 @@ def is_state(content: object) -> bool:
     )
 
 
-def without_module(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with DataParallel's prefix taken off."""
-    return {key.removeprefix("module."): value.detach() for key, value in state.items()}
+def without_wrappers(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict without the prefixes of DataParallel (at the start) and torch.compile (anywhere).
+
+    ValueError if two names become one.
+    """
+    bare: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = re.sub(r"^(module\.)+", "", re.sub(r"(?<![^.])_orig_mod\.", "", key))
+        if name in bare:
+            raise ValueError(f"{path}: holds {name} twice, also as {key}; write it anew without one")
+        bare[name] = value.detach()
+    return bare
 
 
 def _to_cpu(value: object) -> object:

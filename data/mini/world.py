@@ -28,6 +28,7 @@ from data.mini.canvas import Canvas
 from data.mini.paint import COMMON, GRAIN, STYLES, paint
 from data.mini.scene import LAYOUTS, draw_scene
 from utils.errors import print_on_any_terminal
+from utils.files.lock import LOCK, locked
 from utils.files.whole import clear_unfinished, replace_when_whole
 
 # Ids by train id 0 to 18, then by kind of void: static, dynamic, ego vehicle, out of roi
@@ -61,10 +62,17 @@ def write_mini(
     check_numbers(size, seed, n_source, n_target, n_val)
     wanted = {"size": list(size), "seed": seed, "source": n_source, "target": n_target, "val": n_val}
     wanted["drawing"] = zlib.crc32(repr((LAYOUTS, STYLES, COMMON, GRAIN)).encode())  # decide about all pixels
-    if is_complete(out, wanted):
+    if is_complete(out, wanted):  # even where nothing may be written
         return False
+    with locked(out):
+        return not is_complete(out, wanted) and draw_all(out, size, seed, n_source, n_target, n_val, wanted)
+
+
+def draw_all(
+    out: Path, size: tuple[int, int], seed: int, n_source: int, n_target: int, n_val: int, wanted: dict
+) -> bool:
+    """Draw and write the three trees; wanted: the content of their record."""
     record, started = out / "mini.json", out / "mini.json.part"
-    out.mkdir(parents=True, exist_ok=True)
     started.write_text(json.dumps(wanted) + "\n")
     jobs = all_jobs(out, n_source, n_target, n_val)
     clear_unfinished({path.parent for job in jobs for path in (job.image, job.label)})
@@ -87,7 +95,7 @@ def check_numbers(size: tuple[int, int], seed: int, *counts: int) -> None:
 
 def is_complete(out: Path, wanted: dict) -> bool:
     """True if `out` was finished with these parameters; ValueError if it holds anything else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not out.exists() or (out.is_dir() and {file.name for file in out.iterdir()} <= {LOCK}):
         return False
     record = next((out / n for n in ("mini.json", "mini.json.part") if (out / n).is_file()), None)
     try:

@@ -103,6 +103,13 @@ def claims(desk: Path, count: int, size: int) -> None:
     (desk / "x.pkl").write_bytes(bombs.zipped(bombs.model(bombs.tensor(count, (size,), (1,)))))
 
 
+def not_finite(path: Path) -> Path:
+    content = torch.load(path, weights_only=False)
+    content["ResNet101"]["model_state"]["layer3.0.conv1.weight"][1] = torch.nan
+    torch.save(content, path)
+    return path
+
+
 def torn(desk: Path, part: float) -> None:
     content = (desk / MODEL).read_bytes()
     (desk / "x.pkl").write_bytes(content[: int(part * len(content))])
@@ -131,6 +138,9 @@ SPOILT = {
     "a network of 16": lambda d: shutil.copy(d / "models/k16.pkl", d / MODEL) and None,
     "a network's norm": lambda d: shutil.copy(d / "models/bn.pkl", d / MODEL) and None,
     "shares of 16": lambda d: np.save(d / "shares.npy", np.full(16, 1 / 16)),
+    "shares not finite": lambda d: np.save(d / "shares.npy", np.array([*[1 / 19] * 18, np.inf])),
+    "a network not finite": lambda d: not_finite(d / MODEL),
+    "prototypes not finite": lambda d: torch.save(torch.full((19, 64), 1e39, dtype=float), d / PROTOTYPES),
     "a tensor": lambda d: torch.save(torch.zeros(19, 64), d / "x.pkl"),
     "no bytes": lambda d: torn(d, 0.0),
     "half a checkpoint": lambda d: torn(d, 0.5),
@@ -156,6 +166,9 @@ soft of a terabyte  | stage1 --path_soft soft                         | soft/\S+
 hard of 19          | stage2 --path_LP hard --n_class 16              | hard/\S+\.png --n_class
 prototypes of 256   | stage1                                          | \(19,.256\) \(19,.64\) calc_proto
 shares of 16        | stage1 --class_distribution shares.npy          | shares.npy generate_class_dis
+shares not finite   | stage1 --class_distribution shares.npy          | shares.npy not.finite
+prototypes not finite | stage1                                        | prototypes_on not.finite
+a network not finite | score                                          | layer3.0.conv1.weight not.finite
                     | test logs/nothing/here.pkl                      | logs/nothing/here.pkl --resume_path
                     | test models/k16.pkl --n_class 19                | models/k16.pkl --n_class.16
 a network of 16     | stage2                                          | {MODEL} --n_class.16
@@ -180,6 +193,29 @@ def test_one_line_names_what_is_wrong(stage1_desk, monkeypatch, case):
     line = refused_here(" ".join([COMMANDS[name], *words]), stage1_desk, monkeypatch)
     wanted = patterns.split() + ([str(named.relative_to(stage1_desk))] if named else [])
     assert wanted and [pattern for pattern in wanted if not re.search(pattern, line)] == [], line
+
+
+WRITERS = {
+    "generate_pseudo_label.py --name out --save_path . --soft": 1,
+    "generate_pseudo_label.py --name out --save_path . --flip": 1,
+    "generate_pseudo_label.py --name out --save_path .": 1,  # the record of the folder, but no label
+    "calc_prototype.py --prototypes out/p": 0,
+    "generate_class_distribution.py --save_path out": 0,
+    "test.py --save_pred out --result out/s.json --table out/s.md": 0,
+    "test.py --images dataset/cityscapes/leftImg8bit/val --save_dir out": 0,
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_scores_that_are_not_finite_are_named_before_anything_is_written(desk, monkeypatch, capsys, command):
+    """A finite checkpoint, but the root of a negative variance is no number."""
+    content = torch.load(desk / MODEL, weights_only=False)
+    content["ResNet101"]["model_state"]["bn1.running_var"][:] = -1.0
+    torch.save(content, desk / MODEL)
+    line = refused_here(f"python {command} --resume_path {MODEL} {SMALL}", desk, monkeypatch)
+    said = line if "--images" not in command else capsys.readouterr().err
+    assert re.search(r"[a-z]+_0{6}_000019_leftImg8bit.*: the network's scores are not finite", said), said
+    assert sum(path.is_file() for path in (desk / "out").rglob("*")) == WRITERS[command]
 
 
 def test_a_missing_class_distribution_is_made_by_the_command_in_the_error(stage1_desk, monkeypatch):

@@ -326,7 +326,7 @@ def test_a_folder_has_one_run_at_a_time(desk):
     try:
         wait_for("options", child)  # it has the folder
         second = ended(words("warm_up", "--continue", iterations=2000), desk)
-        assert second.returncode == 1 and "another process is training there" in second.stderr
+        assert second.returncode == 1 and f"process {child.pid} on " in second.stderr
     finally:
         child.kill()
         child.communicate()

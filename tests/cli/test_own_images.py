@@ -97,8 +97,8 @@ def test_three_images_in_folders(place, three, monkeypatch, capsys):
     run_here(f"{RUN} --images in --save_dir out --overlay --format cityscapes", place, monkeypatch)
     assert "wrote predictions of 3 images to out\n" in capsys.readouterr().out
     written = {str(p.relative_to(place / "out")) for p in (place / "out").rglob("*") if p.is_file()}
-    endings = ("", "_color", "_overlay", "_labelIds")
-    assert written == {f"{name}{ending}.png" for name in three for ending in endings}
+    names = {f"{name}{ending}.png" for name in three for ending in ("", "_color", "_overlay")}
+    assert written == names | {f"labelIds/{name}_labelIds.png" for name in three}
     for name, image in three.items():
         label = pixels(place / "out" / f"{name}.png")
         agree(label, at(logits_of(image), *image.shape[:2]))
@@ -109,7 +109,7 @@ def test_three_images_in_folders(place, three, monkeypatch, capsys):
             ids[label == train_id] = label_id
         assert np.isin(label, list(CITYSCAPES)).all()
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_color.png"), colours)
-        np.testing.assert_array_equal(pixels(place / "out" / f"{name}_labelIds.png"), ids)
+        np.testing.assert_array_equal(pixels(place / "out" / "labelIds" / f"{name}_labelIds.png"), ids)
         half = (image.astype(int) + colours) // 2
         np.testing.assert_array_equal(pixels(place / "out" / f"{name}_overlay.png"), half)
 
@@ -308,4 +308,4 @@ def test_every_command_of_the_page(tmp_path, networks, monkeypatch):
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")}
     assert {"predictions/sub/X.png", "predictions/sub/X_color.png", "predictions/sub/X_overlay.png"} <= made
     assert {"resized/sub/X.png", "averaged/street.png"} <= made
-    assert "submission/berlin/berlin_0_0_leftImg8bit_labelIds.png" in made
+    assert "submission/labelIds/berlin/berlin_0_0_leftImg8bit_labelIds.png" in made

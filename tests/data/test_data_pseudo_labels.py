@@ -120,7 +120,7 @@ def test_missing_files_are_counted_and_named_with_the_command(folder):
     labels = PseudoLabels(folder, K)
     labels.require(["a_leftImg8bit"], ".png", "make them so")
     refuses(labels, ["a_leftImg8bit", "b", "c"], folder / "b.png", r"2 of 3.*make them so")
-    refuses(PseudoLabels(folder / "none", K), ["a"], folder / "none", "make it with: make them so")
+    refuses(PseudoLabels(folder / "none", K), ["a"], folder / "none", "make them with: make them so")
     (folder / CONFIDENCE).unlink()  # needed with a threshold only
     labels.require(["a_leftImg8bit"], ".png", "make them so")
     refuses(PseudoLabels(folder, K, 0.5), ["a_leftImg8bit"], folder / CONFIDENCE, "1 of 2")
@@ -270,3 +270,22 @@ def test_a_record_that_says_something_else_or_nothing(tmp_path, content):
     assert "all are made anew" in labels.begin(NAMES)
     assert list(tmp_path.iterdir()) == [labels.record]
     assert json.loads(labels.record.read_text()) == {"model": "one"}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_neither_read_nor_written(tmp_path, value):
+    """A confidence of NaN is not above a threshold; it once passed for a sure one."""
+    soft = np.full((2, 3, 4), 0.5)
+    soft[1, 2, 3] = value
+    np.save(tmp_path / "a.npy", soft)
+    with pytest.raises(ValueError, match=r"a\.npy: .*not finite"):
+        PseudoLabels(tmp_path, 2).soft("a")
+    write_hard(tmp_path, "b", np.zeros((3, 4), np.uint8), np.ones((3, 4)), np.zeros((2, 3), np.uint8))
+    confidence = np.ones((3, 4), np.float16)
+    confidence[2, 3] = value
+    np.save(tmp_path / "b_conf.npy", confidence)
+    with pytest.raises(ValueError, match=r"b_conf\.npy: .*not finite"):
+        PseudoLabels(tmp_path, 2, threshold=0.9).hard("b", (4, 3), np.arange(3), np.arange(4))
+    with pytest.raises(ValueError, match=r"c_conf\.npy: .*not finite"):
+        write_hard(tmp_path, "c", np.zeros((3, 4), np.uint8), confidence, np.zeros((2, 3), np.uint8))
+    assert not list(tmp_path.glob("c*"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,6 +55,48 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(norm, given, c
     assert_unchanged(built, before)
     message = str(raised.value)
     assert "\n" not in message and all(word in message for word in words.split())
+
+
+def put(value: float, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A weight of layer 3 with one number replaced."""
+    spoilt = state()["layer3.0.conv2.weight"].to(dtype).clone()
+    spoilt[1, 2] = value
+    return {"layer3.0.conv2.weight": spoilt}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put(math.nan),
+        put(math.inf),
+        put(-math.inf, torch.float16),
+        put(1e39, torch.float64),  # infinite in the network
+        {"bn1.running_var": torch.full((16,), math.nan)},
+        {"layer5.head.1.weight": torch.full((19, 64, 1, 1), math.nan)},
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_and_changes_nothing(change):
+    built = network()
+    before = {k: v.clone() for k, v in built.state_dict().items()}
+    (name,) = change
+    with pytest.raises(ValueError, match=f"^some/file.pkl: .*{re.escape(name)} are not finite"):
+        load_network(built, state() | change, "some/file.pkl")
+    assert_unchanged(built, before)
+    if name.startswith("layer5"):  # the head starts anew
+        load_backbone(built, state() | change, "some/file.pkl")
+    else:
+        with pytest.raises(ValueError, match=re.escape(name)):
+            load_backbone(built, state() | change, "some/file.pkl")
+        assert_unchanged(built, before)
+
+
+def test_counters_of_batches_may_be_missing():
+    given = state(norm=True)
+    old = {k: v for k, v in given.items() if not k.endswith("num_batches_tracked")}
+    assert len(old) < len(given)
+    built = network(norm=True)
+    load_network(built, old, "x")
+    assert_unchanged(built, given)  # nothing has counted yet
 
 
 def torchvision_like() -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.checkpoint import checkpoint_path, load_checkpoint, load_file, save_checkpoint, without_module
+from utils.checkpoint import checkpoint_path, load_checkpoint, load_file, save_checkpoint, without_wrappers
 
 
 def released(prefix: str = "") -> dict:
@@ -81,14 +81,25 @@ def test_scores_under_numpys_old_module_name_open(tmp_path):
     assert_released(load_checkpoint(old, "…"))
 
 
-def test_parameters_and_the_prefix_of_data_parallel_are_taken_off(tmp_path):
-    content = released("module.")
+@pytest.mark.parametrize(
+    "prefix", ["module.", "module.module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.module."]
+)
+def test_parameters_and_the_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
+    content = released(prefix)
     content["ResNet101"]["prototypes_ema"] = nn.Parameter(torch.ones(2, 3))
-    content["ResNet101"]["model_state"]["module.conv1.weight"].requires_grad_()
+    content["ResNet101"]["model_state"][f"{prefix}conv1.weight"].requires_grad_()
     read = load_checkpoint(saved(content, tmp_path / "c.pkl"), "…")
     assert_released(read)
     assert not read["ResNet101"]["model_state"]["conv1.weight"].requires_grad
-    assert list(without_module({"b.module.c": torch.ones(1)})) == ["b.module.c"]
+
+
+def test_only_wrappers_lose_their_name_and_no_tensor_is_lost():
+    one, path = torch.ones(1), Path("some/file.pkl")
+    state = {"b.module.c": one, "layer1._orig_mod.0": one, "x_orig_mod.y": one, "modules.z": one}
+    names = ["b.module.c", "layer1.0", "x_orig_mod.y", "modules.z"]
+    assert list(without_wrappers(state, path)) == names
+    with pytest.raises(ValueError, match=r"some/file\.pkl.* a twice.*module\.a"):
+        without_wrappers({"a": one, "module.a": one}, path)
 
 
 class Payload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -89,6 +90,11 @@ def test_pictures_text_and_json(tmp_path):
     save_text("größer\n", tmp_path / "t.txt")
     assert (tmp_path / "t.txt").read_text(encoding="utf-8") == "größer\n"
     save_json({"a": [1, 2.5, None]}, tmp_path / "j.json")
+    save_json(
+        {"a": (math.nan, [math.inf, 2]), "b": {"c": np.float64("-inf"), "d": "NaN"}}, tmp_path / "n.json"
+    )
+    strict = json.loads((tmp_path / "n.json").read_text(), parse_constant=pytest.fail)
+    assert strict == {"a": [None, [None, 2]], "b": {"c": None, "d": "NaN"}}
     assert json.loads((tmp_path / "j.json").read_text()) == {"a": [1, 2.5, None]}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from engine.log import RunLog, get_logger
 from utils.render import Sheet, load_sheet, save_sheet
 from utils.report.curves import (
     BOTTOM,
@@ -24,7 +27,7 @@ from utils.report.curves import (
     thinned,
 )
 from utils.report.page import page
-from utils.report.run import About, Run
+from utils.report.run import About, Run, read_log
 
 
 def test_numbers_are_short():
@@ -108,3 +111,14 @@ def test_published_figures_stand_beside_what_they_are_of(tmp_path, stage, as_pub
     (road,) = [row for row in rows if "class 0<" in row and "25.0" in row]
     (mean,) = [row for row in rows if "mean over 19" in row]
     assert re.findall(r"<td>([\d.]+)<", road) + re.findall(r"<td>([\d.]+)<", mean)[1:] == figures
+
+
+def test_scores_of_labels_without_a_class_are_said_so_and_logged_as_null(tmp_path):
+    with RunLog(tmp_path, get_logger(tmp_path), total=9, per_epoch=3, epochs=3) as log:
+        log.write_scores(3, {"miou": math.nan, "iou": [math.nan, 0.5]}, -1.0, ["road", "sky"])
+    said = (tmp_path / "run.log").read_text()
+    assert "no pixel of the labels has a class" in said and "nan" not in said and "best" not in said
+    line = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert line == {"iteration": 3, "val/miou": None, "val/iou/road": None, "val/iou/sky": 0.5}
+    (read,) = read_log(tmp_path / "log.jsonl")
+    assert math.isnan(read["val/miou"]) and read["val/iou/sky"] == 0.5

@@ -94,6 +94,9 @@ def test_a_name_with_a_line_break_stays_in_its_row(tmp_path, ending, lines):
 def test_plain_text():
     lines = plain_table(scores(16)).splitlines()
     assert [line.split()[0] for line in lines[:16]] == NAMES_16
+    assert not any("no pixel" in line for line in lines)
+    nothing = plain_table(scores(16) | {"miou": math.nan})
+    assert "no mIoU: no pixel of the labels has a class" in nothing.splitlines()
     assert lines[1] == "sidewalk        1.25" and lines[15].split() == ["bicycle", "nan"]
     assert lines[16] == "mIoU over 16              8.75" and lines[17] == "mIoU over 13              9.11"
     assert lines[18] == "overall accuracy         50.00"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -120,5 +121,14 @@ def save_text(text: str, path: Path) -> None:
 
 
 def save_json(value: object, path: Path) -> None:
-    """Write JSON, indented."""
-    save_text(json.dumps(value, indent=2) + "\n", path)
+    """Write JSON, indented; null for a number that is not finite."""
+    save_text(json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n", path)
+
+
+def plain_json(value: object) -> object:
+    """The same nest of dicts and lists, with None for numbers that are not finite: JSON has none."""
+    if isinstance(value, dict):
+        return {key: plain_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,7 @@ from utils.files.whole import save_image, save_json, save_text
 from utils.recipe import CHECKPOINTS, Recipe
 from utils.render import colourise, contact_sheet
 from utils.report.curves import plot, png_axes
-from utils.report.run import Run, read_json, read_log
+from utils.report.run import Run, number, read_json, read_log
 from utils.report.tables import (
     columns,
     comma_separated,
@@ -72,6 +72,8 @@ def read_result(path: Path) -> dict:
 
 
 def _checked(result: dict) -> dict:
+    averages = {key: number(result[key]) for key in ("miou", "miou_13") if key in result}
+    result = result | averages | {"iou": [number(value) for value in result["iou"]]}
     values = [result["miou"], *result["iou"], result.get("miou_13", 0.0), result["images"]]
     texts = [result["quirks"], result["torch"], *result["classes"]]
     if (

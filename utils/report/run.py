@@ -109,15 +109,20 @@ def read_log(path: Path) -> list[Line]:
         with open(path, encoding="utf-8") as file:
             while (line := file.readline(_LONGEST_LINE)).endswith("\n"):
                 content = json.loads(line)
-                if not all(isinstance(value, float | int) for value in content.values()):
+                if not all(isinstance(value, float | int | None) for value in content.values()):
                     raise ValueError("not numbers")
-                lines.append({name: float(value) for name, value in content.items()})
+                lines.append({name: float(number(value)) for name, value in content.items()})
                 lines[-1]["iteration"] = int(content["iteration"])
         if len(line) < _LONGEST_LINE:
             return lines
     except _DAMAGED:
         pass
     raise ValueError(f"{path}: not the log of a training; remove it and do that step again")
+
+
+def number(value: float | None) -> float:
+    """The number of a JSON file that this project wrote: null is one that is not finite."""
+    return math.nan if value is None else value
 
 
 def read_json(path: Path, parse: Callable[[dict], Any], problem: str) -> Any:

@@ -125,6 +125,8 @@ def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
         (line.ljust(_WIDTH) + "".join(f"{cell:>9}" for cell in cells)).rstrip()
         for line, *cells in zip(["IoU in percent; published:", *own], *beside, strict=True)
     ]
+    if math.isnan(scores["miou"]):
+        lines.append("no mIoU: no pixel of the labels has a class")
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
     lines += [printable(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
     return "\n".join(lines if published else lines[1:])
