@@ -100,7 +100,7 @@ WRITERS = {
     f"test.py {MODEL} --result scores/a.json": ("scores", "a.json"),
     f"test.py {MODEL} --table scores/a.md": ("scores", "a.md"),
     f"test.py {MODEL} --images dataset/cityscapes --save_dir out": ("out", ""),
-    f"train.py --stage source_only --name x --backbone mini {MODEL}": ("logs/x/state", ""),
+    "train.py --stage source_only --name x --backbone mini": ("logs/x/state", ""),
 }
 
 

@@ -154,7 +154,7 @@ SPOILT: list[tuple[str, str, Callable[[Path], object], str, str]] = [
     ("stage1", SOFT, cut, PSEUDO, "not a readable .npy"),
     ("stage1", SOFT, fill((16, *GRID[::-1]), 1 / 16, float), PSEUDO, "expected (19, h, w)"),
     ("stage1", SOFT, fill((K, 5, 8), 1 / K, float), PSEUDO, "(19, 5, 8), expected (19, 5, 9)"),
-    ("stage1", SOFT, lambda p: change(p, np.nan), PSEUDO, "not probabilities"),
+    ("stage1", SOFT, lambda p: change(p, np.nan), PSEUDO, "not finite"),
     ("stage1", SOFT, fill((K, *GRID[::-1]), 0, float), PSEUDO, "sums differ from 1 by 1"),
     ("stage1", SOFT, lambda p: np.save(p, 2 / K - np.load(p)), PSEUDO, "lowest -"),
     ("stage2", HARD, Path.unlink, "missing pseudo labels", "missing"),
