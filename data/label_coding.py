@@ -22,7 +22,7 @@ _WHY = {
 
 
 class Evidence(NamedTuple):
-    """What one label file shows. pixels: (256,) int64, by train id; doubt: "", or a key of _WHY;
+    """Findings on one label file. pixels: (256,) int64, by train id; doubt: "", or a key of _WHY;
 
     constant: all pixels have one value.
     """

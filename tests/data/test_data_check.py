@@ -38,14 +38,6 @@ def drawn(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
-def tree(drawn, tmp_path, monkeypatch) -> Path:
-    """A copy that the test may spoil, in the working directory."""
-    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def options(stage: str, words: str = "") -> Options:
     common = f"--stage {stage} --img_size {W},{H} --num_workers 0 {STAGES[stage]}"
     return parse("check", "", f"{common} {words}".split())

@@ -36,20 +36,12 @@ def drawn(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
-def tree(drawn, tmp_path, monkeypatch) -> Path:
-    """A copy that the test may spoil, in the working directory."""
-    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def options(script: str = "check", words: str = "--stage warm_up") -> Options:
     return parse(script, "", f"{words} --img_size {W},{H} --num_workers 0".split())
 
 
 def score() -> None:
-    """What test.py does before it predicts."""
+    """Do what test.py does before it predicts."""
     o = options("test", "--resume_path x")
     whole_images(o, inference_data(o, "val", ALONE), ALONE, with_labels=True)
 

@@ -89,7 +89,7 @@ LEVELS = np.array([3, 29, 61, 97, 167, 211, 251], dtype=np.uint8)  # far from th
 
 @pytest.mark.parametrize("record", RECORDS, ids=str)
 def test_labels_follow_the_pixels(record):
-    """Those of Pillow; and ids as grey levels through the augmentation itself, where no levels were mixed."""
+    """Pillow moves labels alike; so does the augmentation move ids as grey levels, where it mixed none."""
     record = StrongRecord(record.flip, operations=record.geometry, cutout=record.cutout)
     expected = moved_by_pillow(blocks(), record)
     assert (expected != blocks()).mean() > 0.05  # a replay that does nothing would fail
