@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -161,13 +161,17 @@ def check_sample(o: Options, processes: Processes = ALONE) -> None:
     except FileNotFoundError as error:
         problems.append(Problem("missing images", str(error)))
     keys = [(part, index) for part in parts for index in _spread(len(part.data), SAMPLE)]
+    known: dict[str, dict[int, Evidence]] = {part.title: {} for part in parts}
     for part, index in keys[processes.rank :: processes.size]:
         if problems:
             break
-        problems += examine(part, index).problems
+        found = examine(part, index)
+        problems += found.problems
+        if found.coding is not None:
+            known[part.title][index] = found.coding
     try:
         for part in parts if not problems else []:
-            require_coding(part, processes)
+            require_coding(part, processes, known[part.title])
     except (OSError, ValueError) as error:
         problems.append(Problem("labels of another coding", str(error)))
     if problems:
@@ -183,15 +187,19 @@ def require_all_files(part: Part) -> None:
         require_files(part.data.labels, f"labels of {part.data.name}")
 
 
-def require_coding(part: Part, processes: Processes = ALONE) -> None:
+def require_coding(
+    part: Part, processes: Processes = ALONE, known: Mapping[int, Evidence] | None = None
+) -> None:
     """Refuse labels if a few of them hold another coding; print what is in doubt.
 
-    Each process reads the same few, so that all come to the same end.
+    Each process judges the same few, so that all come to the same end. known: those that it has read already.
     """
     if not part.labelled:
         return
     indices = _spread(len(part.data), SAMPLE)
-    error, doubts = judge([evidence_of(part.data, i, part.classes.palette) for i in indices])
+    known, colours = known or {}, part.classes.palette
+    found = [known[i] if i in known else evidence_of(part.data, i, colours) for i in indices]
+    error, doubts = judge(found)
     if error:
         raise ValueError(error)
     for doubt in doubts:
