@@ -25,6 +25,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _THREADS, _WAITING = 2, 8  # of a `BackgroundWriter`
 
 
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_up_worker(_number: int = 0) -> None:
     """Set up a worker: ignore signals, which the main process handles; it ends its workers.
 

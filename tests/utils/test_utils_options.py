@@ -43,7 +43,8 @@ RELEASED = {  # the released code's defaults that differ from what its README's 
 )
 
 
-def test_defaults_are_the_released_ones():
+def test_defaults_are_the_released_ones(monkeypatch):
+    monkeypatch.setattr("utils.options.parser.cores", lambda: 6)
     options = parse("train", "", STAGE1)
     assert {name: getattr(options, name) for name in RELEASED} == RELEASED
     assert (
@@ -466,3 +467,9 @@ def test_nothing_that_a_frame_held_outlives_an_error():
 def test_messages_are_one_line_whatever_they_cite():
     message = one_line(ValueError("x.yaml: a\nb\x1b[2J" + "c" * 10**6))
     assert message.startswith("x.yaml: a b") and message.isprintable() and len(message) < 5000
+
+
+def test_no_more_loading_processes_than_cores_unless_asked_for(monkeypatch):
+    monkeypatch.setattr("utils.options.parser.cores", lambda: 3)
+    assert parse("train", "", STAGE1).num_workers == 3
+    assert parse("train", "", [*STAGE1, "--num_workers", "5"]).num_workers == 5

@@ -25,8 +25,6 @@ _TURNS = {
     8: _TURN.ROTATE_90,
 }
 _PLUGINS = (TiffImagePlugin, WebPImagePlugin)  # unless they are imported, Pillow imports all that it has
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # real profiles and texts exceed 1 MB
 
 
 @contextmanager
@@ -36,7 +34,7 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
     Only the header has been read. Errors, also those of the block, name the file.
     """
     try:
-        with warnings.catch_warnings():
+        with _limits(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parts that are not needed
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if path.stat().st_size > 8 * MAX_PIXELS:  # some decoders read all of a file at once
@@ -66,6 +64,17 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
         if isinstance(error, OSError) and error.errno is not None:
             remedy = "see to the rights of the file and to the disk"
         raise ValueError(f"{path}: not a readable image ({error}); {remedy}") from None
+
+
+@contextmanager
+def _limits() -> Iterator[None]:
+    """Set Pillow's limits within the block: our number of pixels, and texts of a PNG above its 1 MB."""
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = MAX_PIXELS, PngImagePlugin.MAX_TEXT_MEMORY
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
