@@ -7,12 +7,12 @@ import os
 import platform
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 from torch.utils.data import DataLoader
 
 from data.batches import image_names
@@ -73,7 +73,6 @@ def _start(stage: Stage) -> dict:
     """Describe where and on which machine a run begins or goes on."""
     device = next(stage.student.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    modules = {"torch": torch, "torchvision": torchvision, "numpy": np, "pillow": PIL}
     return {
         "after": stage.iteration,
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -82,7 +81,10 @@ def _start(stage: Stage) -> dict:
         "cores": os.cpu_count(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        **{name: module.__version__ for name, module in modules.items()},
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),  # to import it takes two seconds
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
     }
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet101_Weights
 
 from models.deeplabv2 import BACKBONES
 
@@ -113,6 +112,8 @@ def load_backbone(network: nn.Module, state: Mapping[str, Tensor], source: str) 
 
 def imagenet_state() -> dict[str, Tensor]:
     """torchvision's ImageNet ResNet-101, fetched once into torch's cache."""
+    from torchvision.models import ResNet101_Weights  # two seconds that no other start needs
+
     url = ResNet101_Weights.IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.io import ImageReadMode, decode_image
 
 from data.augment.weak import Size
 from data.classes import id_format
@@ -43,18 +41,20 @@ def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
 
     Pillow would cut the 16 bits to the upper 8, that is to zeros.
     """
+    import cv2  # of all scripts only this needs it, and it takes a while to import
+
     with opened(path, LABEL_FORMATS) as image:
         if path.stat().st_size > 2**20 + 8 * math.prod(image.size):
             raise ValueError("longer than its pixels")
         image.verify()  # checksums; the decoder below would print its own message
     try:
-        encoded = torch.from_numpy(np.fromfile(path, dtype=np.uint8))
-        pixels = decode_image(encoded, ImageReadMode.UNCHANGED)  # (3, H, W)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "empty file"
-        raise ValueError(f"{path}: not a readable PNG ({reason}); copy or download it again") from None
-    if pixels.dtype != torch.uint16 or pixels.shape[0] != 3:
-        found = f"{pixels.shape[0]} channels of {pixels.dtype}"
+        pixels = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)  # (H, W, 3), BGR
+    except cv2.error as error:
+        raise ValueError(f"{path}: not a readable PNG ({error.err}); copy or download it again") from None
+    if pixels is None:
+        raise ValueError(f"{path}: not a readable PNG; copy or download it again")
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        found = f"{pixels.shape[2] if pixels.ndim == 3 else 1} channels of {pixels.dtype}"
         raise ValueError(f"{path}: a SYNTHIA label is a 16-bit RGB PNG, this one has {found}")
-    file = pixels.shape[2], pixels.shape[1]
-    return crossings(pixels[0].numpy(), *nearest_crossings(file, size, rows, columns))
+    file = pixels.shape[1], pixels.shape[0]
+    return crossings(pixels[..., 2], *nearest_crossings(file, size, rows, columns))

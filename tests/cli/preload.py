@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import scipy.io  # noqa: F401  imported once here, not in each script
+import cv2  # noqa: F401  imported once here, not in each script
+import scipy.io  # noqa: F401
 import torch.utils.data
-import torchvision  # noqa: F401
 
 import stages.build  # noqa: F401
 

@@ -25,7 +25,7 @@ from utils.report.curves import chart
 MEMORY = 4 * 2**30  # bytes that reading one file may take
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.", "pty.")
 _OTHERS = ("pickle.find_class", "socket.connect", "ctypes.dlopen", "os.kill", "shutil.")
-_KNOWN_MODULES = {"PIL", "numpy", "scipy", "torch", "torchvision", "yaml"} | set(sys.stdlib_module_names)
+_KNOWN_MODULES = {"PIL", "cv2", "numpy", "scipy", "torch", "yaml"} | set(sys.stdlib_module_names)
 
 
 class Audit:

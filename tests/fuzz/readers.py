@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2  # noqa: F401  before the audit begins
 import numpy as np
 import torch
 from PIL import Image
