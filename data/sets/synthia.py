@@ -47,10 +47,13 @@ def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarr
         if path.stat().st_size > 2**20 + 8 * math.prod(image.size):
             raise ValueError("longer than its pixels")
         image.verify()  # checksums; the decoder below would print its own message
+    level = cv2.utils.logging.setLogLevel(0)  # it prints messages of its own about damaged files
     try:
         pixels = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)  # (H, W, 3), BGR
     except cv2.error as error:
         raise ValueError(f"{path}: not a readable PNG ({error.err}); copy or download it again") from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if pixels is None:
         raise ValueError(f"{path}: not a readable PNG; copy or download it again")
     if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] != 3:

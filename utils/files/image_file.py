@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,13 +69,18 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
 
 @contextmanager
 def _limits() -> Iterator[None]:
-    """Set Pillow's limits within the block: our number of pixels, and texts of a PNG above its 1 MB."""
-    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    """Set Pillow's limits within the block: our number of pixels, and texts of a PNG above its 1 MB.
+
+    What it logs about a damaged TIFF is not printed beside our own message.
+    """
+    log = logging.getLogger(TiffImagePlugin.__name__)
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, log.disabled
     Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = MAX_PIXELS, PngImagePlugin.MAX_TEXT_MEMORY
+    log.disabled = True
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, log.disabled = before
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
