@@ -7,6 +7,7 @@ python reproduce.py --config configs/mini.yaml --seeds 0,1,2 --table     # of wh
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +20,8 @@ from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
 from utils.errors import run_script
 from utils.files.lock import locked
 from utils.options import parse
-from utils.recipe import Done, Recipe, Step, assignment, read_recipes, recipe_parser
+from utils.recipe import Recipe, Step, assignment, read_recipes, recipe_parser
+from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
 from utils.report.recipe import write_report, write_tables
 
 
@@ -35,16 +37,26 @@ def main() -> None:
         return
     chosen = [recipe.chosen(args.start, args.only) for recipe in recipes]
     if args.dry_run:
-        print("\n".join(f"{step.shell()}  # {step.name}" for steps in chosen for step in steps))
+        print(*(step.shown() for steps in chosen for step in steps), sep="\n")
         return
-    began = time.time()
+    began, forced = time.time(), args.only is not None or args.start is not None
     for recipe, steps in zip(recipes, chosen, strict=True):
         require_files(recipe, steps)
+        if not forced:
+            require_permission(recipe, args.redo)
     with ExitStack() as locks:
         for recipe in recipes:
             locks.enter_context(locked(recipe.folder))
         for recipe, steps in zip(recipes, chosen, strict=True):
-            run(recipe, steps, force=args.only is not None or args.start is not None)
+            notes = Notes(recipe)
+            if args.start is not None:
+                notes.take(recipe.steps[: recipe.steps.index(steps[0])])
+            if forced:
+                notes.ask(steps)
+        if args.start is not None:
+            print(f"if this is interrupted, go on with: {command_to_go_on()}", flush=True)
+        for recipe, steps in zip(recipes, chosen, strict=True):
+            run(recipe, steps)
             report(recipe)
         if len(recipes) > 1:
             print(*write_tables(recipes), sep="\n")
@@ -53,46 +65,73 @@ def main() -> None:
 
 def require_files(recipe: Recipe, steps: list[Step]) -> None:
     """Raise FileNotFoundError before the first step if a later one lacks a file that no step makes."""
-    done = Done(recipe.folder)
-    for step in steps:
+    for step, status in zip(steps, Notes(recipe).statuses(steps), strict=True):
         simclr = step.options.get("student_init") == "simclr" and step.options.get("no_resume")
-        if step.script == "train" and simclr and not done.read(step) and not SIMCLR_FILE.is_file():
+        if step.script == "train" and simclr and status.kind != DONE and not SIMCLR_FILE.is_file():
             raise FileNotFoundError(
                 f"{SIMCLR_FILE}: no such file, but step {step.name} needs it; {SIMCLR_REMEDY}"
             )
 
 
-def run(recipe: Recipe, steps: list[Step], force: bool) -> None:
-    """Run the steps in order, without `force` only those that are not done; exit if one of them fails."""
-    done = Done(recipe.folder)
+def require_permission(recipe: Recipe, redo: str | None) -> None:
+    """Raise ValueError if steps would be done again that --redo does not name."""
+    permitted = [] if redo is None else recipe.chosen(redo, None)
+    statuses = zip(recipe.steps, Notes(recipe).statuses(recipe.steps), strict=True)
+    again = [(step, status.why) for step, status in statuses if status.kind == AGAIN]
+    refused = [(step, why) for step, why in again if why != ASKED and step not in permitted]
+    if refused:
+        listed = ", ".join(f"{step.name} ({why})" for step, why in refused)
+        raise ValueError(
+            f"{recipe.folder}: these steps would be done again: {listed}; nothing has been changed. "
+            f"Add --redo {refused[0][0].name} to do so, or take the options back"
+        )
+
+
+def command_to_go_on() -> str:
+    """The command that goes on after an interruption: this one without --from."""
+    words = sys.argv[1:]
+    if "--from" in words:
+        del words[words.index("--from") : words.index("--from") + 2]
+    words = [word for word in words if not word.startswith("--from=")]
+    return shlex.join(["python", "reproduce.py", *words])
+
+
+def run(recipe: Recipe, steps: list[Step]) -> None:
+    """Run the steps in order, but those that are done; exit if one of them fails."""
+    notes = Notes(recipe)
     for step in steps:
-        previous, place = recipe.previous(step), f"[{recipe.steps.index(step) + 1}/{len(recipe.steps)}]"
-        if not force and done.holds(step, previous):
-            print(f"{place} {step.name}: done ({done.read(step)['seconds']} s)")
+        (status,), place = notes.statuses([step]), f"[{recipe.steps.index(step) + 1}/{len(recipe.steps)}]"
+        if status.kind == DONE:
+            print(f"{place} {step.name}: {describe_done(step, notes)}")
             continue
-        print(f"{place} {step.name}: {step.shell()}", flush=True)
         started = time.time()
-        if step.script == "train" and (force or not done.begun(step, previous)):
-            clear_run(step, force or done.knows(step))
-        done.write_begun(step, previous)
-        execute(step, force)
-        done.write(step, previous, started, time.time())
+        if step.script == "train" and status.kind != GOES_ON:
+            clear_run(step, ours=status.kind == AGAIN)
+        notes.write_begun(step)
+        execute(step, place)
+        notes.write_done(step, started, time.time())
 
 
-def execute(step: Step, force: bool) -> None:
-    """Run the step's command, pass signals on to it, and exit if it does not end well."""
+def describe_done(step: Step, notes: Notes) -> str:
+    """Say why a step is not run."""
+    if step.released is not None:
+        return f"done (the released checkpoint {step.released} takes its place)"
+    note = notes.read(step)
+    return f"done ({'taken as it is' if 'given' in note['start'] else str(note['seconds']) + ' s'})"
+
+
+def execute(step: Step, place: str) -> None:
+    """Run and print the step's command, pass signals on to it, and exit if it does not end well."""
     children: list[subprocess.Popen] = []
     with passed_on(children) as signals:
         children.append(start_apart(*step.process()))
+        print(f"{place} {step.name}: {step.shell()}", flush=True)
         code = children[0].wait()
     if code == CAN_CONTINUE or (code and signals):
-        same = "the same command, without --from and --only," if force else "the same command"
-        print(f"step {step.name} was interrupted; {same} goes on", file=sys.stderr)
+        print(f"step {step.name} was interrupted; to go on: {command_to_go_on()}", file=sys.stderr)
         sys.exit(CAN_CONTINUE)
     if code:
-        sys.exit(
-            f"error: step {step.name} ended with exit code {code}; mend it and run the same command again"
-        )
+        sys.exit(f"error: step {step.name} ended with exit code {code}; mend it, then: {command_to_go_on()}")
 
 
 def clear_run(step: Step, ours: bool) -> None:
@@ -103,7 +142,7 @@ def clear_run(step: Step, ours: bool) -> None:
     if not ours:
         raise ValueError(
             f"{step.run_folder}: holds a run that this recipe has not begun; "
-            f"--from {step.name} begins it anew"
+            f"--from {step.name} begins it anew, and the step after it with --from takes it as it is"
         )
     with locked(states.folder):
         states.clear()

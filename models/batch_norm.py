@@ -133,7 +133,8 @@ def _dense(x: Tensor) -> Tensor:
 def _gathered(x: Tensor) -> Tensor:
     """x of each process → (processes, …)."""
     every = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-    dist.all_gather_into_tensor(every, x)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # until torch 2.13
+    gather(every, x)
     return every.unflatten(0, (-1, len(x)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -288,6 +289,8 @@ def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
 def _synchronised(network: nn.Module) -> nn.Module:
     """Adds up gradients over the processes, in buckets, while the rest is still being computed."""
     device = next(network.parameters()).device
-    ids = [device.index] if device.type == "cuda" else None
+    ids, parallel = [device.index] if device.type == "cuda" else None, nn.parallel.DistributedDataParallel
     # Buffers are equal everywhere already: statistics are over the whole batch.
-    return nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    known = inspect.signature(parallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # until 2.13
+    return parallel(network, device_ids=ids, **{option: False})

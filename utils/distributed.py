@@ -84,7 +84,10 @@ class Processes:
             return x
         every = x.new_empty(self.size * len(x), *x.shape[1:])
         if every.numel():
-            dist.all_gather_into_tensor(every, x.detach().contiguous(), group=self._channel(x))
+            gather = (
+                getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+            )  # until torch 2.13
+            gather(every, x.detach().contiguous(), group=self._channel(x))
         return every
 
     def gather_dealt(self, x: Tensor, count: int) -> Tensor:

@@ -5,15 +5,16 @@
     steps:
       - {name: warm_up, script: train, options: {…}, test: last}
 
-`{folder}` and `{seed}` in any text are filled in. A training step with `test: last` or `test: best` is
-followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints. The one that
-`test` names also saves its predictions.
+In any text `{folder}` and `{seed}` are filled in, `{of_seed}` is _seedN for another seed than the recipe's
+own, and `{NAME}` is the checkpoint of an earlier training step. A training step with `test: last` or `test:
+best` is followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints. The one
+that `test` names also saves its predictions, and `{NAME}` means it. `released: FILE` names a checkpoint that
+takes the place of the training where it is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import reprlib
@@ -25,11 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.checkpoint import checkpoint_path
-from utils.classes_file import read_classes_file
-from utils.files.whole import save_json
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
-from utils.options.declarations import MACHINE_OPTIONS
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {
@@ -42,24 +40,32 @@ _PARSER_OF = {
 CHECKPOINTS = {"last": "current", "best": "best"}  # kind of checkpoint → the word in its file name
 _MODULES = ("data.mini", "data.check")  # a recipe runs no others
 _MOST_STEPS, _LONGEST_FOLDER = 100, 500
-_NOTE = {"command", "after", "finished", "seconds"}  # keys of the note on a finished step
 _WORD = re.compile(r"\{([^{}]*)\}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command. words: as a list; options: of a script, else empty; product: a file that it writes."""
+    """One command. words: as a list; options: of a script, else empty; product: a file that it writes.
+
+    released: a file that is there and takes the place of what the command makes.
+    """
 
     name: str
     words: tuple[str, ...]
     script: str
     options: dict[str, Any]
     product: Path | None = None
+    released: Path | None = None
 
     def shell(self) -> str:
         """Return the command as a user types it."""
         return shlex.join(self.words)
+
+    def shown(self) -> str:
+        """Return the command and the step's name as --dry_run prints them."""
+        command = self.shell() if self.released is None else f"# {self.released} takes the place of:"
+        return f"{command}  # {self.name}"
 
     def process(self) -> tuple[list[str], dict[str, str]]:
         """Return words and environment that run the command from any working directory."""
@@ -68,6 +74,13 @@ class Step:
         more = ["--continue"] if self.script == "train" else []
         paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         return [sys.executable, first, *words, *more], os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+    @property
+    def products(self) -> list[Path]:
+        """Files any of which shows that the step's work is there; a training has two checkpoints."""
+        if self.script != "train":
+            return [] if self.product is None else [self.product]
+        return [_checkpoint(self.options, word) for word in ("best", "current")]
 
     @property
     def run_folder(self) -> Path:
@@ -119,24 +132,27 @@ def read_recipes(path: Path, seeds: Sequence[int | None], overrides: dict[str, A
     products = [{step.product for step in recipe.steps if step.product is not None} for recipe in recipes]
     if len(folders) < len(recipes) or len(set().union(*products)) < sum(map(len, products)):
         raise ValueError(
-            f"{path}: its folders are the same for every seed; write {{seed}} into folder, log_dir and "
-            "save_path, as in configs/mini.yaml"
+            f"{path}: its folders are the same for every seed; write {{seed}} or {{of_seed}} into folder, "
+            "names and save_path, as the recipes in configs/ do"
         )
     return recipes
 
 
 def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Recipe:
-    """Read a recipe. seed: None for the recipe's own; overrides: options that win over the recipe's."""
+    """Read a recipe. seed: None for the recipe's own.
+
+    overrides: options that win over the recipe's, for every step as OPTION or for one as STEP.OPTION.
+    """
     content = load_yaml(path)
     try:
-        return _recipe(content, path.stem, {} if seed is None else {"seed": seed}, overrides)
+        return _recipe(content, path.stem, seed, overrides)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: it lacks or misspells {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _recipe(content: Any, name: str, seed: dict[str, int], overrides: dict[str, Any]) -> Recipe:
+def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[str, Any]) -> Recipe:
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise ValueError("a recipe has 'folder', 'options' and a list of 'steps'; see configs/mini.yaml")
     common, folder = content.get("options") or {}, content.get("folder")
@@ -144,16 +160,23 @@ def _recipe(content: Any, name: str, seed: dict[str, int], overrides: dict[str, 
         raise ValueError("'folder' is a path and 'options' a mapping; see configs/mini.yaml")
     if len(content["steps"]) > _MOST_STEPS:
         raise ValueError(f"more than {_MOST_STEPS} steps")
-    common = common | overrides | seed
-    title, seed = content.get("title", name), common.get("seed", 6523)
-    if not isinstance(title, str) or not isinstance(seed, int):
+    title, own_seed = content.get("title", name), common.get("seed", 6523)
+    if not isinstance(title, str) or not isinstance(own_seed, int):
         raise ValueError("'title' is a text, 'seed' is a whole number")
-    names = {"seed": str(seed)}
+    seed = overrides.get("seed", own_seed) if wanted_seed is None else wanted_seed
+    names = {"seed": str(seed), "of_seed": "" if seed == own_seed else f"_seed{seed}"}
     names["folder"] = _substitute(folder, names)
+    overrides = _substitute(overrides if seed == own_seed else overrides | {"seed": seed}, names)
     common = _substitute(common, names)
-    recipe = Recipe(title, Path(names["folder"]), seed, ())
-    entries = (_substitute(entry, names) for entry in content["steps"])
-    steps = [step for entry in entries for step in _steps_of(entry, common, recipe, overrides)]
+    recipe, steps = Recipe(title, Path(names["folder"]), seed, ()), []
+    for entry in content["steps"]:
+        steps += (made := _steps_of(_substitute(entry, names), common, recipe, overrides))
+        if made[0].script == "train":
+            which = CHECKPOINTS[entry.get("test", "best")]
+            trained = made[0].released or _checkpoint(made[0].options, which)
+            names[made[0].name] = os.path.join("" if trained.is_absolute() else ".", trained)
+    if unknown := {key.rpartition(".")[0] for key in overrides} - {"", *(step.name for step in steps)}:
+        raise ValueError(f"no step is called {reprlib.repr(unknown.pop())}")
     return replace(recipe, steps=tuple(steps))
 
 
@@ -181,21 +204,35 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
         if not isinstance(words, list) or not all(map(is_scalar, words)):
             raise ValueError(f"the words of {module} are a list of values")
         return [Step(name, ("python", "-m", module, *map(str, words)), "", {})]
-    options = common | (entry.get("options") or {}) | overrides
+    options = common | (entry.get("options") or {}) | _overrides_of(name, overrides)
     for option in ("name", "model_name"):
         if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
             raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
-    steps = [_script_step(name, entry["script"], options)]
-    if "test" in entry:
-        test = common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
-        if entry["test"] not in CHECKPOINTS:
-            raise ValueError(f"step {name}: test is 'last' or 'best', not {reprlib.repr(entry['test'])}")
-        for which, word in CHECKPOINTS.items():
-            test["resume_path"] = str(_checkpoint(options, word))
-            test["result"] = str(recipe.result_path(name, which))
-            kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
-            steps.append(_script_step(f"test_{name}_{which}", "test", test | kept))
+    first = _script_step(name, entry["script"], options)
+    released = Path(entry["released"]) if first.script == "train" and "released" in entry else None
+    if released and released.is_file() and not (recipe.folder / "begun" / f"{name}.json").is_file():
+        first = replace(first, released=released, product=released)
+    if "test" not in entry:
+        return [first]
+    if entry["test"] not in CHECKPOINTS:
+        raise ValueError(f"step {name}: test is 'last' or 'best', not {reprlib.repr(entry['test'])}")
+    steps, test = [first], common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
+    for which, word in CHECKPOINTS.items():
+        if first.released and which != entry["test"]:
+            continue
+        test["resume_path"] = str(first.released or _checkpoint(options, word))
+        test["result"] = str(recipe.result_path(name, which))
+        kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
+        own = _overrides_of(f"test_{name}_{which}", overrides)
+        steps.append(_script_step(f"test_{name}_{which}", "test", test | kept | own))
     return steps
+
+
+def _overrides_of(step: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides for every step, then those for this one."""
+    of_all = {key: value for key, value in overrides.items() if "." not in key}
+    own = [(key.rpartition("."), value) for key, value in overrides.items()]
+    return of_all | {option: value for (name, _, option), value in own if name == step}
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:
@@ -227,71 +264,6 @@ def _checkpoint(options: dict, which: str) -> Path:
     return checkpoint_path(folder, source, target, options.get("model_name", "deeplabv2"), which)
 
 
-class Done:
-    """Notes on the steps that were begun and done, as begun/STEP.json and done/STEP.json in a folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def read(self, step: Step) -> dict | None:
-        """Return the note on a finished step."""
-        note = _read_json(self.path("done", step))
-        return note if isinstance(note, dict) and note.keys() >= _NOTE else None
-
-    def holds(self, step: Step, previous: Step | None) -> bool:
-        """Tell if this same command finished the step after the previous one was last done."""
-        note = self.read(step)
-        if note is None or (step.product is not None and not step.product.exists()):
-            return False
-        return {key: note.get(key) for key in ("command", "classes", "after")} == self._origin(step, previous)
-
-    def begun(self, step: Step, previous: Step | None) -> bool:
-        """Tell if the step was begun after the previous one was last done.
-
-        Options of the machine may have changed since, so that a user can try a remedy.
-        """
-        return _read_json(self.path("begun", step)) == self._start(step, previous)
-
-    def knows(self, step: Step) -> bool:
-        """Tell if the step was ever begun or done here."""
-        return _read_json(self.path("begun", step)) is not None or self.read(step) is not None
-
-    def write_begun(self, step: Step, previous: Step | None) -> None:
-        """Note that a step has begun, and so is no longer done."""
-        save_json(self._start(step, previous), self.path("begun", step))
-        self.path("done", step).unlink(missing_ok=True)
-
-    def write(self, step: Step, previous: Step | None, started: float, finished: float) -> None:
-        """Note that a step is done."""
-        times = {"finished": finished, "seconds": round(finished - started, 1)}
-        save_json(self._origin(step, previous) | times, self.path("done", step))
-
-    def path(self, kind: str, step: Step) -> Path:
-        """Return the file of a note; kind: "begun" or "done"."""
-        return self.folder / kind / f"{step.name}.json"
-
-    def _origin(self, step: Step, previous: Step | None) -> dict:
-        """Return the command, the content of its file of classes, and when the previous step was done."""
-        before = self.read(previous) if previous else None
-        path = step.options.get("classes")
-        classes = read_classes_file(Path(path)).digest if path else None
-        return {"command": step.shell(), "classes": classes, "after": before and before["finished"]}
-
-    def _start(self, step: Step, previous: Step | None) -> dict:
-        start = self._origin(step, previous)
-        del start["command"]
-        options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
-        return start | {"options": options}
-
-
-def _read_json(path: Path) -> Any:
-    """Return the content of a note, None for a missing or damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
 # --- options of reproduce.py --------------------------------------------------------------------------------
 
 
@@ -302,8 +274,19 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="FILE", help="the recipe")
-    add("--from", dest="start", metavar="STEP", help="do this step and all after it, done or not")
-    add("--only", metavar="STEP", help="do only this step, done or not")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--from",
+        dest="start",
+        metavar="STEP",
+        help="do this step and all after it, done or not; what the steps before it make is taken as it is",
+    )
+    chosen.add_argument("--only", metavar="STEP", help="do only this step, done or not")
+    chosen.add_argument(
+        "--redo",
+        metavar="STEP",
+        help="this step and those after it may be done again where their options, or what they read, changed",
+    )
     add("--dry_run", action="store_true", help="print the commands and do nothing")
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, help="instead of the recipe's own")
@@ -311,7 +294,13 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         "--seeds", type=_seed_list, metavar="A,B,…", help="once with each, then mean ± deviation"
     )
     add("--table", action="store_true", help="only write the tables of what has been tested so far")
-    add("--set", action="append", default=[], metavar="OPTION=VALUE", help="an option for every step")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[STEP.]OPTION=VALUE",
+        help="an option for every step, or for one",
+    )
     return parser
 
 

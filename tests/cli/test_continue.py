@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -188,28 +189,51 @@ def test_two_processes_end_together_when_one_is_asked(desk):
     assert "continues after iteration" in finish(words("stage2", "--continue"), desk, 2)
 
 
-def test_a_recipe_goes_on_within_a_step(world, desk):
-    common = COMMON.replace("--", "").split()
-    options = {"name": "run", "stage": "warm_up", "no_resume": True, "resume_path": START, "num_workers": 0}
-    options |= {"train_iters": ITERATIONS} | dict(zip(common[::2], common[1::2], strict=True))
-    step = {"name": "run", "script": "train", "options": options}
-    recipe = {"title": "small", "folder": "recipe", "options": {}, "steps": [step]}
-    (desk / "small.yaml").write_text(yaml.safe_dump(recipe))
-    typed = ["reproduce.py", "--config", "small.yaml"]
-    child = begin(typed, desk, **PIPES)
-    wait_for("Iter [3/", child)
-    child.send_signal(signal.SIGTERM)
-    told, complaints = child.communicate(timeout=60)
-    assert child.returncode == CAN_CONTINUE and "the same command goes on" in complaints, told
-    assert "continues after iteration" in finish(typed, desk)
-    assert_whole(desk, world)
-    assert "run: done" in finish(typed, desk)
-    child = begin([*typed, "--from", "run"], desk, **PIPES)  # anew, and what was done is so no longer
-    wait_for("Iter [3/", child)
-    child.send_signal(signal.SIGTERM)
-    assert "without --from and --only, goes on" in child.communicate(timeout=60)[1]
-    assert "continues after iteration" in finish([*typed, "--set", "num_workers=1"], desk)
-    assert_whole(desk, world)
+def recipe_of_two_stages(released: bool) -> dict:
+    """Warm-up → hard labels → student → its labels; the warm-up is only there as a checkpoint."""
+    words = COMMON.replace("--", "").split()
+    common = dict(zip(words[::2], words[1::2], strict=True)) | {"num_workers": 0, "max_images": 2}
+    labels = {"script": "generate_pseudo_label"}
+    training = {"stage": "stage2", "path_LP": "Pseudo/hard", "no_resume": True, "train_iters": ITERATIONS}
+    steps = [
+        {"name": "warm_up", "script": "train", "options": {"name": "start", "stage": "warm_up"}},
+        {"name": "labels", "options": {"name": "hard", "resume_path": "{warm_up}"}} | labels,
+        {"name": "student", "script": "train", "options": {"name": "run"} | training},
+        {"name": "its_labels", "options": {"name": "its", "resume_path": "{student}"}} | labels,
+    ]
+    steps[0] |= {"released": START} if released else {}
+    return {"title": "small", "folder": "recipe", "options": common, "steps": steps}
+
+
+@pytest.mark.parametrize("released", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_recipe_goes_on_by_the_command_that_it_prints(world, desk, released):
+    """Interrupted in three steps; the warm-up, of which there is only a checkpoint, is never trained."""
+    (desk / "small.yaml").write_text(yaml.safe_dump(recipe_of_two_stages(released)))
+    shutil.copy(desk / START, desk / START.replace("current", "best"))
+    typed = ["reproduce.py", "--config", "small.yaml", *([] if released else ["--from", "labels"])]
+    told = ""
+    for place in ("labels", "Iter [3/", "its_labels"):
+        child = begin(typed, desk, **PIPES)
+        told += wait_for(place if "Iter" in place else f" {place}: python", child)
+        child.send_signal(signal.SIGTERM)
+        rest, complaints = child.communicate(timeout=60)
+        told += rest
+        assert child.returncode == CAN_CONTINUE, complaints
+        typed = shlex.split(complaints.splitlines()[-1].partition("to go on: ")[2])[1:]
+        assert typed == ["reproduce.py", "--config", "small.yaml"]
+    told += finish(typed, desk)
+    trained = [line for line in told.splitlines() if "train.py" in line]
+    assert len(trained) == 2 and all(" student: " in line for line in trained)  # begun, and gone on with
+    assert "continues after iteration" in told
+    kept = {path: path.stat().st_mtime_ns for path in desk.rglob("*.pkl")}
+
+    machine = ["num_workers=1", "precision=fp32", "infer_bs=2", "student.save_interval=9"]
+    words = [word for option in machine for word in ("--set", option)]
+    assert finish([*typed, *words], desk).count(": done (") == 4
+    refused = ended([*typed, "--set", "student.lr=1e-3"], desk)
+    assert refused.returncode == 1 and "student (lr" in refused.stderr and "--redo student" in refused.stderr
+    assert "its_labels (follows student)" in refused.stderr and refused.stdout == ""
+    assert {path: path.stat().st_mtime_ns for path in desk.rglob("*.pkl")} == kept
 
 
 def environment_of(pid: int) -> list[str]:

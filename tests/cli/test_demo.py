@@ -9,47 +9,48 @@ import pytest
 import yaml
 from cli_tools import PROJECT, finish
 
-ITERATIONS = {"source_only": 40, "warm_up": 60, "stage1": 40, "stage2": 60, "stage3": 4}
+STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
+ENOUGH = {"source_only": 40, "warm_up": 60, "stage1": 40, "stage2": 60, "stage3": 4}  # to see an improvement
 TESTED = ("warm_up", "stage2")  # by test.py; the others are scored while they train
+RUN = ["reproduce.py", "--config", "short.yaml"]
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's recipe, shortened, in an empty working directory."""
+def shorten(folder: Path, images: int, val: int, iterations: dict[str, int]) -> Path:
+    """Write the demo's recipe with fewer images and iterations; where its results will be."""
     content = yaml.safe_load((PROJECT / "configs" / "mini.yaml").read_text())
     content["options"] |= {"num_workers": 0, "threads": 1}
     for step in content["steps"]:
         if step["name"] == "data":
             words = step["words"]
-            for option, count in {"--source": 60, "--target": 60, "--val": 16}.items():
+            for option, count in {"--source": images, "--target": images, "--val": val}.items():
                 words[words.index(option) + 1] = count
-        if step["name"] in ITERATIONS:
-            iterations = ITERATIONS[step["name"]]
-            step["options"] |= {"train_iters": iterations, "val_interval": iterations}
+        if step["name"] in iterations:
+            count = iterations[step["name"]]
+            step["options"] |= {"train_iters": count, "val_interval": count}
             if step["name"] not in TESTED:
                 del step["test"]
-    path = tmp_path_factory.mktemp("demo") / "short.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
+    (folder / "short.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return folder / "runs" / "mini" / "seed0"
 
 
-def test_the_method_improves_and_a_second_run_continues(recipe: Path) -> None:
-    command = ["reproduce.py", "--config", recipe.name]
-    finish(command, recipe.parent)
-    folder = recipe.parent / "runs" / "mini" / "seed0"
-    miou = {
-        name: json.loads((folder / "logs" / name / "scores_current.json").read_text())["miou"]
-        for name in ITERATIONS
-    }
-    assert miou["stage1"] > miou["warm_up"], miou
-    assert miou["stage2"] > 1.5 * miou["source_only"], miou
-
-    table = (folder / "table.md").read_text()
+def test_every_step_runs_and_a_second_run_has_nothing_to_do(tmp_path: Path) -> None:
+    results = shorten(tmp_path, 8, 2, dict.fromkeys(STAGES, 2))
+    finish(RUN, tmp_path)
+    table = (results / "table.md").read_text()
     assert all(f"| {name} | {which} |" in table for name in TESTED for which in ("last", "best"))
     for picture in ("pictures.png", "curves.png"):
-        assert (folder / picture).stat().st_size > 10_000
-    log = [json.loads(line) for line in (folder / "logs" / "stage1" / "log.jsonl").read_text().splitlines()]
-    assert {"loss/CTS", "loss/SL", "loss/contrast", "loss/consist"} <= log[0].keys()
-
-    second = finish(command, recipe.parent)
+        assert (results / picture).stat().st_size > 10_000
+    line = json.loads((results / "logs" / "stage1" / "log.jsonl").read_text().splitlines()[0])
+    assert {"loss/CTS", "loss/SL", "loss/contrast", "loss/consist"} <= line.keys()
+    second = finish(RUN, tmp_path)
     assert second.count(": done (") == 15 and "train.py" not in second
+
+
+@pytest.mark.slow
+def test_the_method_improves(tmp_path: Path) -> None:
+    results = shorten(tmp_path, 60, 16, ENOUGH)
+    finish(RUN, tmp_path)
+    scores = {name: results / "logs" / name / "scores_current.json" for name in STAGES}
+    miou = {name: json.loads(path.read_text())["miou"] for name, path in scores.items()}
+    assert miou["stage1"] > miou["warm_up"], miou
+    assert miou["stage2"] > 1.5 * miou["source_only"], miou

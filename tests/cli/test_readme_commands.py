@@ -325,7 +325,8 @@ def test_command_means_what_the_readme_says(name):
     assert parse(SCRIPTS[script], "", words).changed() == expected
 
 
-def test_defaults_are_the_papers_settings():
+def test_defaults_are_the_papers_settings(monkeypatch):
+    monkeypatch.setattr("utils.options.declarations.cores", lambda: 6)
     options = parse("train", "", ["--ema", "--proto_rectify", *DEFAULTS.split()])
     assert options.changed() == {"ema": True, "proto_rectify": True}
     assert (

@@ -419,7 +419,9 @@ def test_what_is_done_is_skipped_until_its_command_changes(reproduced):
     (place / "tiny.yaml").write_text(
         RECIPE.replace("      save_path:", "      n_class: 19\n      save_path:")
     )
-    assert steps_run(succeed(RUN, place)) == ["shares"]
+    line = refused(RUN, place)
+    assert "shares (n_class not set → 19)" in line and "--redo shares" in line
+    assert steps_run(succeed(f"{RUN} --redo shares", place)) == ["shares"]
     assert steps_run(succeed(f"{RUN} --only test_baseline_best", place)) == ["test_baseline_best"]
     assert steps_run(succeed(RUN, place)) == []
     assert steps_run(succeed(f"{RUN} --from test_baseline_best", place)) == ["test_baseline_best", "shares"]

@@ -15,6 +15,9 @@ from utils.distributed import Processes
 
 QUEUED: list[str] = []  # names of messages between GPUs
 
+MESSAGES = ("all_reduce", "all_gather_into_tensor", "all_gather_single", "all_gather", "broadcast")
+MESSAGES = tuple(name for name in MESSAGES if hasattr(dist, name))  # one of them is new in torch 2.14
+
 
 def queue(name: str) -> None:
     """Make a collective return at once where it is given no group, and so goes between GPUs."""
@@ -57,7 +60,7 @@ def others_wait(processes: Processes) -> None:
 def empty(processes: Processes) -> dict:
     """Nothing is sent of tensors without a number."""
     sent = len(QUEUED)
-    for name in ("all_reduce", "all_gather_into_tensor", "all_gather", "broadcast"):
+    for name in MESSAGES:
         setattr(dist, name, lambda *_, **__: QUEUED.append("empty"))
     x = torch.zeros(1, 0)
     result = {"gather": processes.gather(x), "sum": processes.sum(x)}
@@ -69,7 +72,7 @@ def empty(processes: Processes) -> dict:
 
 def results(rank: int, size: int, out: Path) -> dict:
     """The outcome of each message, and of messages without a number."""
-    for name in ("all_reduce", "all_gather_into_tensor", "all_gather", "broadcast"):
+    for name in MESSAGES:
         queue(name)
     processes = Processes(rank, size, host=dist.new_group(backend="gloo"))
     return {"found": found(processes, out), "empty": empty(processes)}

@@ -29,7 +29,8 @@ from utils.checkpoint import load_checkpoint
 from utils.classes_file import read_classes_file
 from utils.milestones import read_log
 from utils.options import Options, parse
-from utils.recipe import Done, read_recipe
+from utils.recipe import read_recipe
+from utils.recipe_notes import Notes
 from utils.report.page import page
 from utils.report.recipe import read_result
 from utils.report.run import read_run
@@ -165,9 +166,9 @@ class Readers:
         for step in recipe.steps:
             assert all(type(word) is str for word in step.words) and len(step.shell()) < 10**6
             assert step.words[:3] == ("python", "-m", "data.mini") or step.words[1] == f"{step.script}.py"
-            for made in (Done(recipe.folder).path("done", step), recipe.result_path(step.name, "last")):
+            for made in (Notes(recipe).path("done", step), recipe.result_path(step.name, "last")):
                 assert made.parent.parent == recipe.folder and ".." not in made.name
-            Done(recipe.folder).read(step)
+        Notes(recipe).statuses(recipe.steps)
 
     def _distribution(self, path: Path) -> None:
         prior, line = load_distribution(self.options.replaced(class_distribution=path))

@@ -44,7 +44,7 @@ RELEASED = {  # the released code's defaults that differ from what its README's 
 
 
 def test_defaults_are_the_released_ones(monkeypatch):
-    monkeypatch.setattr("utils.options.parser.cores", lambda: 6)
+    monkeypatch.setattr("utils.options.declarations.cores", lambda: 6)
     options = parse("train", "", STAGE1)
     assert {name: getattr(options, name) for name in RELEASED} == RELEASED
     assert (
@@ -470,6 +470,6 @@ def test_messages_are_one_line_whatever_they_cite():
 
 
 def test_no_more_loading_processes_than_cores_unless_asked_for(monkeypatch):
-    monkeypatch.setattr("utils.options.parser.cores", lambda: 3)
+    monkeypatch.setattr("utils.options.declarations.cores", lambda: 3)
     assert parse("train", "", STAGE1).num_workers == 3
     assert parse("train", "", [*STAGE1, "--num_workers", "5"]).num_workers == 5

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from utils.options import parse
-from utils.recipe import PROJECT, Done, Recipe, read_recipe
+from utils.recipe import PROJECT, Recipe, Step, read_recipe, read_recipes
+from utils.recipe_notes import AGAIN, DONE, GOES_ON, NEW, Notes
 
 TEXT = """
 title: small
@@ -108,22 +109,126 @@ def test_recipes_of_the_project_can_be_read():
             assert all(("--device cpu" in step.shell()) == bool(step.script) for step in recipe.steps)
 
 
-def test_a_step_is_done_while_its_command_and_what_came_before_stay(path, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data, first, *_ = read_recipe(path, None, {}).steps
-    done = Done(tmp_path / "state")
-    assert not done.holds(data, None)
-    done.write(data, None, 10.0, 20.0)
-    done.write(first, data, 20.0, 50.0)
-    assert not done.holds(first, data)  # its checkpoint is not there
-    first.product.parent.mkdir(parents=True)
+def finished(notes: Notes, step: Step, at: float = 1.0) -> None:
+    """The step's product is there, and the note on it."""
+    if step.product is not None:
+        step.product.parent.mkdir(parents=True, exist_ok=True)
+        step.product.touch()
+    notes.write_begun(step)
+    notes.write_done(step, at, at + 30)
+
+
+def kinds(notes: Notes, **more: bool) -> list[str]:
+    return [status.kind for status in notes.statuses(notes.recipe.steps, **more)]
+
+
+def test_a_step_is_done_while_what_decides_it_and_what_came_before_stay(path, tmp_path):
+    recipe = read_recipe(path, None, {})
+    notes, (data, first, _, _, labels) = Notes(recipe), recipe.steps
+    assert kinds(notes) == [NEW] * 5
+    for number, step in enumerate(recipe.steps):
+        finished(notes, step, 100.0 * number)
+    assert kinds(notes) == [DONE] * 5 and notes.read(first)["seconds"] == 30.0
+
+    notes.write_begun(labels)
+    assert kinds(notes) == [DONE] * 4 + [GOES_ON]
+    finished(notes, labels, 900.0)
+    first.product.unlink()
+    statuses = notes.statuses(recipe.steps)
+    assert [status.kind for status in statuses] == [DONE, AGAIN, AGAIN, AGAIN, AGAIN]
+    assert str(first.product) in statuses[1].why and statuses[4].why == "follows first"
     first.product.touch()
-    assert done.holds(data, None) and done.holds(first, data)
-    assert done.read(first)["seconds"] == 30.0
-    other = read_recipe(path, None, {"lr": 0.5}).steps[1]
-    assert not done.holds(other, data)  # another command
-    done.write(data, None, 60.0, 70.0)
-    assert done.holds(data, None) and not done.holds(first, data)  # what came before was done again
+    finished(notes, data, 1000.0)
+    assert notes.statuses([first])[0] == (AGAIN, "what it reads was made again")
+
+
+MACHINE = {"num_workers": 4, "precision": "bf16", "gpus": 2, "infer_bs": 3, "threads": 1, "compile": True}
+MACHINE |= {"device": "cpu", "save_interval": 7, "val_interval": 9, "recompute": True, "cache_dir": "x"}
+
+
+def test_options_of_the_machine_leave_what_is_done_and_others_name_what_they_change(path):
+    notes = Notes(read_recipe(path, None, {}))
+    for step in notes.recipe.steps:
+        finished(notes, step)
+    for name, value in MACHINE.items():
+        assert kinds(Notes(read_recipe(path, None, {name: value}))) == [DONE] * 5, name
+    other = Notes(read_recipe(path, None, {"first.lr": 0.5}))
+    statuses = other.statuses(other.recipe.steps)
+    assert [status.kind for status in statuses] == [DONE, AGAIN, AGAIN, AGAIN, AGAIN]
+    assert statuses[1].why == "lr 0.0025 → 0.5"
+    begun = other.recipe.steps[1]
+    other.write_begun(begun)  # and not done any more
+    assert kinds(other)[:2] == [DONE, GOES_ON] and kinds(notes)[1] == AGAIN
+
+
+def test_an_option_of_one_step(path):
+    found = steps(read_recipe(path, None, {"first.lr": 0.5, "test_first_best.infer_bs": 3, "lr": 0.25}))
+    assert "--lr 0.5" in found["first"].shell() and "--lr 0.25" in found["labels"].shell()
+    assert "infer_bs" in found["test_first_best"].shell()
+    assert "infer_bs" not in found["test_first_last"].shell()
+    with pytest.raises(ValueError, match="no step is called 'frist'"):
+        read_recipe(path, None, {"frist.lr": 0.5})
+
+
+def test_what_is_asked_for_stays_asked_for(path):
+    notes = Notes(read_recipe(path, None, {}))
+    for step in notes.recipe.steps:
+        finished(notes, step)
+    _, first, *tests, labels = notes.recipe.steps
+    notes.ask([first, *tests, labels])
+    assert kinds(notes) == [DONE, AGAIN, AGAIN, AGAIN, AGAIN]
+    finished(notes, first, 500.0)  # interrupted after it
+    assert kinds(notes)[1] == DONE and kinds(notes)[4] == AGAIN
+    notes.write_begun(labels)
+    notes.ask([labels])  # what was interrupted goes on even where it is named
+    assert kinds(notes)[4] == GOES_ON
+
+
+def test_what_the_user_made_is_taken_as_it_is(path):
+    notes = Notes(read_recipe(path, None, {}))
+    data, first, *_ = notes.recipe.steps
+    notes.take([data, first])
+    assert kinds(notes)[:2] == [DONE, NEW]  # a module's files are not known, and there is no checkpoint
+    best = first.products[0]
+    best.parent.mkdir(parents=True)
+    best.touch()
+    notes.take([data, first])
+    assert kinds(notes)[:2] == [DONE, DONE]
+    best.unlink()
+    assert kinds(notes)[1] == NEW
+
+
+def test_a_released_checkpoint_takes_the_place_of_a_training(path, tmp_path):
+    released = tmp_path / "released.pkl"
+    text = path.read_text().replace("    test: last\n", f"    test: best\n    released: {released}\n")
+    path.write_text(text.replace("soft: true", 'soft: true, resume_path: "{first}"'))
+    own = steps(read_recipe(path, None, {}))
+    assert "first" in own and "test_first_last" in own and "_best_model.pkl" in own["labels"].shell()
+    released.touch()
+    taken = read_recipe(path, None, {})
+    assert [step.name for step in taken.steps] == ["data", "first", "test_first_best", "labels"]
+    assert str(released) in steps(taken)["labels"].shell()
+    assert str(released) in steps(taken)["test_first_best"].shell()
+    assert kinds(Notes(taken)) == [NEW, DONE, NEW, NEW]
+    released.unlink()
+    Notes(read_recipe(path, None, {})).write_begun(own["first"])  # once begun, the own training is meant
+    released.touch()
+    assert "test_first_last" in steps(read_recipe(path, None, {}))
+
+
+@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes"])
+def test_full_size_recipes_take_seeds(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = PROJECT / "configs" / f"{name}.yaml"
+    own, same, other = read_recipes(file, [None], {}), *read_recipes(file, [6523, 7], {})
+    assert [step.words for step in own[0].steps] == [step.words for step in same.steps]
+    written = ("name", "save_path")
+    for ours, theirs in zip(same.steps, other.steps, strict=True):
+        for option in written:
+            if option in ours.options:
+                assert theirs.options[option] != ours.options[option]
+        assert "seed 7" in theirs.shell()
+    assert "_seed7/from_" in steps(other)["stage2"].shell()
 
 
 def refusal(path: Path) -> str:
@@ -185,27 +290,23 @@ def test_other_files_are_named(path, text, word):
 
 
 def test_a_note_of_another_kind_is_none(path):
-    recipe = read_recipe(path, None, {})
-    step, done = recipe.steps[0], Done(recipe.folder)
-    done.path("done", step).parent.mkdir(parents=True)
+    notes = Notes(read_recipe(path, None, {}))
+    step = notes.recipe.steps[0]
+    notes.path("done", step).parent.mkdir(parents=True)
     for content in ("[1]", "3", '{"command": "x"}', "[" * 10**5, "\xff"):
-        done.path("done", step).write_text(content, encoding="latin1")
-        assert done.read(step) is None and not done.holds(step, None)
+        notes.path("done", step).write_text(content, encoding="latin1")
+        assert notes.read(step) is None and kinds(notes)[0] == NEW
 
 
 def test_a_step_is_done_only_with_the_classes_it_was_done_with(path, tmp_path):
     classes = tmp_path / "my.yaml"
     classes.write_text("classes: [a, b]")
     path.write_text(path.read_text().replace("  n_class: 16\n", f"  classes: {classes}\n"))
-    recipe = read_recipe(path, None, {})
-    done, step = Done(recipe.folder), steps(recipe)["test_first_last"]
-    step.product.parent.mkdir(parents=True)
-    step.product.write_text("{}")
-    done.write_begun(step, None)
-    done.write(step, None, 0.0, 1.0)
-    assert done.holds(step, None)
+    notes = Notes(read_recipe(path, None, {}))
+    step = steps(notes.recipe)["test_first_last"]
+    finished(notes, step)
+    assert notes.statuses([step])[0].kind == DONE
     classes.write_text("classes: [b, a]")
-    assert not done.holds(step, None)
-    done.write_begun(step, None)
-    classes.write_text("classes: [a, b]")
-    assert not done.begun(step, None)
+    assert notes.statuses([step])[0] == (AGAIN, "its classes changed")
+    notes.write_begun(step)
+    assert notes.statuses([step])[0].kind == GOES_ON

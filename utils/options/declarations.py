@@ -7,8 +7,10 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from utils.workers import cores
 
 SCRIPTS = ("train", "test", "pseudo_label", "prototypes", "distribution", "check")
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
@@ -93,7 +95,7 @@ GROUPS["run"] = (
            "use at most N GPUs (training: that divide --bs); default: all", MACHINE, "N"),
     Option("seed", NATURAL, 6523, "the same seed gives the same run (on GPUs up to rounding)"),
     Option("num_workers", NATURAL, 6,
-           "processes that load data; no result depends on it; without it at most one a core", MACHINE),
+           "processes that load data; no result depends on it; 6, or the cores if fewer", MACHINE),
     Option("infer_bs", COUNT, 1, "whole images at once in scripts and validation", MACHINE),
     Option("threads", COUNT, None,
            "CPU threads for computing; default: the cores less those that load data", MACHINE),
@@ -267,8 +269,10 @@ GROUPS["this script"] = (
 
 
 def options_of(script: str) -> dict[str, Option]:
-    """Name → option of one script."""
-    return {option.name: option for group in GROUPS.values() for option in group if script in option.scripts}
+    """Name → option of one script; by default it has no more loading processes than cores."""
+    table = {option.name: option for group in GROUPS.values() for option in group if script in option.scripts}
+    workers = table["num_workers"]
+    return table | {"num_workers": replace(workers, default=min(workers.default, cores()))}
 
 
 MACHINE_OPTIONS = frozenset(

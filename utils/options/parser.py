@@ -19,7 +19,6 @@ from utils.options.refused import problems
 from utils.options.uses import is_idle
 from utils.options.values import Options, plain
 from utils.quirks import Quirks
-from utils.workers import cores
 
 
 def parse(script: str, description: str, argv: Sequence[str] | None = None) -> Options:
@@ -48,8 +47,6 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
         options.noaug = options.noshuffle = True
     if options.src_dataset == "synthia" and options.src_rootpath == table["src_rootpath"].default:
         options.src_rootpath = Path("./dataset/SYNTHIA")
-    if not options.given("num_workers"):
-        options.num_workers = min(options.num_workers, cores())
     options.quirks_on = Quirks.parse(options.quirks)
     options._frozen = True
     return options
