@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from data.augment.colour_transfer import KeptStatistics
 from data.batches import inference_loader, training_loader
 from data.check import Part, check_sample, require_all_files, require_coding
-from data.inputs import require_pseudo_labels
+from data.inputs import pseudo_labels, require_pseudo_labels
 from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.choose import classes_of, source_data, target_data, validation_data
 from data.sets.dataset import DataSet
@@ -53,24 +53,29 @@ def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
     return data
 
 
-def training_loaders(
-    o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
-) -> tuple[DataLoader, DataLoader | None]:
-    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
-
-    start: iterations that have been done.
-    """
-    augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
-    # The baseline knows nothing of the target, not even its colours.
+def require_training_data(o: Options, processes: Processes) -> None:
+    """Refuse data and pseudo labels that are missing or do not fit, before a network is built or fetched."""
     target = None if o.stage == "source_only" else target_data(o, "train")
     names = [target.image_name(i) for i in range(len(target))] if target is not None else []
-    pseudo = require_pseudo_labels(o, names)
+    require_pseudo_labels(o, names)
     check_sample(o, processes)
     if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
         absent = "SYNTHIA has no labels of terrain, truck and train"
         processes.print_once(f"{absent}; --n_class 16 leaves them out")
     if o.stage == "stage1" and (problem := crop_problem(o.rcrop, target.common_size)):
         raise ValueError(problem)
+
+
+def training_loaders(
+    o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
+) -> tuple[DataLoader, DataLoader | None]:
+    """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
+
+    The data must be as `require_training_data` wants it. start: iterations that have been done.
+    """
+    augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
+    # The baseline knows nothing of the target, not even its colours.
+    target = None if o.stage == "source_only" else target_data(o, "train")
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
@@ -88,5 +93,5 @@ def training_loaders(
     source_loader = training_loader(source, **shared)
     if target is None:
         return source_loader, None
-    samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo)
+    samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo_labels(o))
     return source_loader, training_loader(samples, **shared)

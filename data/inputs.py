@@ -5,6 +5,7 @@ Prototypes, pseudo labels, and class distributions (docs/class_distribution.md).
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
 from utils.checkpoint import load_file
 from utils.distributed import Processes
-from utils.files.whole import load_array, save_array
+from utils.files.whole import load_array, save_array, save_json
 from utils.options import Options
 from utils.workers import parallel_map
 
@@ -119,9 +120,27 @@ def _read_numbers(path: Path) -> np.ndarray:
     return np.array([float(word) for line in lines for word in line.split()])
 
 
-def save_distribution(counts: np.ndarray, path: Path) -> None:
-    """Counts (K,) of predicted classes → shares."""
+def save_distribution(counts: np.ndarray, o: Options) -> Path:
+    """Counts (K,) of predicted classes → shares; beside them a record of whose they are."""
+    path = distribution_path(o)
     save_array(counts / counts.sum(), path)
+    save_json({"name": o.name, "classes": len(counts)}, path.with_suffix(".json"))
+    return path
+
+
+def require_own_distribution(o: Options) -> None:
+    """Raise ValueError where the file would replace that of another --name or number of classes."""
+    path = distribution_path(o)
+    try:
+        made = json.loads(path.with_suffix(".json").read_text())
+        name, classes = made["name"], made["classes"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return
+    if path.is_file() and (name, classes) != (o.name, o.n_class):
+        raise ValueError(
+            f"{path}: is that of --name {name} with {classes} classes, and another run may read it; "
+            "give this one a --save_path of its own, or remove the file"
+        )
 
 
 def pseudo_labels(o: Options) -> PseudoLabels | None:
@@ -131,15 +150,15 @@ def pseudo_labels(o: Options) -> PseudoLabels | None:
     return PseudoLabels(o.path_LP, o.n_class, o.threshold) if o.stage in ("stage2", "stage3") else None
 
 
-def require_pseudo_labels(o: Options, names: list[str]) -> PseudoLabels | None:
-    """The pseudo labels that the stage trains on, all there; None if it needs none."""
+def require_pseudo_labels(o: Options, names: list[str]) -> None:
+    """Raise FileNotFoundError unless all pseudo labels that the stage trains on are there."""
     pseudo = pseudo_labels(o)
-    if pseudo is not None:
-        ending, words = (".npy", "--soft") if o.stage == "stage1" else (".png", "--flip")
-        command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)} {words}"
-        folder = pseudo.folder
-        pseudo.require(names, ending, f"{command} --name {folder.name} --save_path {folder.parent}")
-    return pseudo
+    if pseudo is None:
+        return
+    ending, words = (".npy", "--soft") if o.stage == "stage1" else (".png", "--flip")
+    command = f"python generate_pseudo_label.py --resume_path {o.resume_path}{_model_words(o)} {words}"
+    folder = pseudo.folder
+    pseudo.require(names, ending, f"{command} --name {folder.name} --save_path {folder.parent}")
 
 
 def count_labels(data: DataSet, n_class: int, workers: int, processes: Processes) -> Tensor:

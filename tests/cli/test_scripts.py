@@ -250,6 +250,28 @@ def test_images_read_at_another_size_than_they_have_are_told(desk):
     assert "images of 256×128 are read at 2048×1024; --img_size" in output
 
 
+def test_class_distributions_of_two_runs_do_not_replace_each_other(desk, monkeypatch, capsys):
+    command = f"python generate_class_distribution.py {MODEL} {MINI} {SMALL} --name one"
+    run_here(command, desk, monkeypatch)
+    written = (desk / "Pseudo" / "class_distribution.npy").read_bytes()
+    run_here(command, desk, monkeypatch)  # its own may be made again
+    capsys.readouterr()
+    line = refused_here(command.replace("--name one", "--name two"), desk, monkeypatch)
+    assert "Pseudo/class_distribution.npy" in line and "--name one" in line and "--save_path" in line
+    assert (desk / "Pseudo" / "class_distribution.npy").read_bytes() == written
+    run_here(f"{command.replace('--name one', '--name two')} --save_path Other", desk, monkeypatch)
+    assert (desk / "Other" / "class_distribution.npy").is_file()
+
+
+def test_data_are_looked_for_before_weights_are_fetched(tmp_path, monkeypatch):
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("the weights came first")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    line = refused_here("python train.py --stage warm_up --no_resume --device cpu", tmp_path, monkeypatch)
+    assert "dataset/cityscapes" in line and "--tgt_rootpath" in line
+
+
 # --- calc_prototype.py, generate_class_distribution.py ----------------------------------------------------
 
 

@@ -25,6 +25,7 @@ _TABLE = (
     (_TRAIN, "val_interval picture_interval save_interval on_nonfinite nonfinite_limit"),
     (_TRAIN, "continue_run overwrite"),
     (f"{_TRAIN} pseudo_label", "name quirks"),
+    ("distribution", "name"),
     (f"warm_up {_SELF}", "no_resume jitter colour_transfer"),
     ("warm_up", "gan adv disc_lr S_pseudo_src"),
     (_SELF, "S_pseudo rce rce_alpha rce_beta regular_w regular_type finetune ema_bn"),
