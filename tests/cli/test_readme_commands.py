@@ -1,4 +1,4 @@
-"""Every command of the README does its work, and the next one reads what it wrote."""
+"""Every command of docs/commands.md does its work, and the next one reads what it wrote."""
 
 # ruff: noqa: E501 — the lines of the README are as long as they are
 
