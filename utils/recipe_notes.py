@@ -73,9 +73,9 @@ class Notes:
         return note if isinstance(note, dict) and note.keys() >= _DONE else None
 
     def ask(self, steps: Sequence[Step]) -> None:
-        """Note that the user wants these steps done again, whatever interrupts that."""
+        """Note that the user wants these steps done anew, even after an interruption; a begun one goes on."""
         for step, status in zip(steps, self.statuses(steps, forced=True), strict=True):
-            if status.kind == AGAIN:
+            if status.kind in (AGAIN, NEW):
                 save_json({"asked": True}, self.path("begun", step))
                 self.path("done", step).unlink(missing_ok=True)
 

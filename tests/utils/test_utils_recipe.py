@@ -9,7 +9,7 @@ import pytest
 
 from utils.options import parse
 from utils.recipe import PROJECT, Recipe, Step, read_recipe, read_recipes
-from utils.recipe_notes import AGAIN, DONE, GOES_ON, NEW, Notes
+from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, NEW, Notes
 
 TEXT = """
 title: small
@@ -180,6 +180,11 @@ def test_what_is_asked_for_stays_asked_for(path):
     finished(notes, first, 500.0)  # interrupted after it
     assert kinds(notes)[1] == DONE and kinds(notes)[4] == AGAIN
     notes.write_begun(labels)
+    notes.path("begun", first).unlink()
+    notes.path("done", first).unlink()  # the recipe knows nothing of it, but --from names it
+    notes.ask([first])
+    assert notes.statuses([first])[0] == (AGAIN, ASKED)
+    finished(notes, first, 500.0)
     notes.ask([labels])  # what was interrupted goes on even where it is named
     assert kinds(notes)[4] == GOES_ON
 
