@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loss.prototypes import cosines_to_prototypes, rectified_label
+from loss.prototypes import cosines_to_prototypes, label_with_confidence
 from loss.queue import RingQueue, take_pixels
 from loss.sinkhorn import sinkhorn
 
@@ -159,13 +159,22 @@ class ClassBalancedSelfLabeling(nn.Module):
             cosines = cosines_to_prototypes(feats.to(self.prototypes_ema), self.prototypes_ema)
             return (cosines / self.temperature).softmax(dim=1)
 
-    @torch.no_grad()
     def rectify(self, feats: Tensor, soft_label: Tensor, threshold: float = 0.0) -> Tensor:
         """Pseudo labels (B, H, W) int64, the largest of ω·p (section 3.2).
 
         feats (B, D, h, w) are resized to the soft label p (B, K, H, W), bilinear; D·H·W numbers an image are
         in memory then, so that a quarter of the image's size is a good H×W. Where the largest ω·p, normalised
         to sum 1, is below the threshold the label is `ignore_index`. ValueError if shapes do not fit.
+        """
+        return self.rectify_with_confidence(feats, soft_label, threshold)[0]
+
+    @torch.no_grad()
+    def rectify_with_confidence(
+        self, feats: Tensor, soft_label: Tensor, threshold: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """The labels of `rectify` and their confidences (B, H, W) float: the largest ω·p, normalised.
+
+        A confidence is given where the label is `ignore_index`, too. It may weight the loss of each pixel.
         """
         if soft_label.ndim != 4 or soft_label.shape[:2] != (len(feats), len(self.prototypes)):
             raise ValueError(
@@ -175,7 +184,7 @@ class ClassBalancedSelfLabeling(nn.Module):
         size = soft_label.shape[2:]
         feats = F.interpolate(feats.to(self.prototypes_ema), size, mode="bilinear", align_corners=True)
         omega = self.omega(feats)  # (B, K, H, W)
-        return rectified_label(omega, soft_label.to(omega), threshold, self.ignore_index)
+        return label_with_confidence(omega, soft_label.to(omega), threshold, self.ignore_index)
 
     @torch.no_grad()
     def update_ema_(self) -> None:

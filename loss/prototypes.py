@@ -29,8 +29,15 @@ def rectified_label(omega: Tensor, soft_label: Tensor, threshold: float, ignore_
     omega, soft_label (B, K, h, w) → (B, h, w) int64. Where the largest of ω·p, normalised to sum 1,
     is below the threshold the label is `ignore_index`.
     """
+    return label_with_confidence(omega, soft_label, threshold, ignore_index)[0]
+
+
+def label_with_confidence(
+    omega: Tensor, soft_label: Tensor, threshold: float, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """The label of `rectified_label` and the largest of ω·p at each pixel, whatever the label: (B, h, w) both."""
     confidence, label = rectified_probs(omega, soft_label).max(dim=1)
-    return label.masked_fill(confidence < threshold, ignore_index)
+    return label.masked_fill(confidence < threshold, ignore_index), confidence
 
 
 def prototype_consistency(

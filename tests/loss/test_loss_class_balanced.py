@@ -91,19 +91,21 @@ def first_pixels(x: Tensor) -> Tensor:
     return x.flatten(2)[:, :, None, : inputs.P]
 
 
-def test_rectified_labels_equal_plain_loops():
+def test_rectified_labels_and_confidences_equal_plain_loops():
     ours, (feats, _) = module(ignore_index=77), maps(0)
     soft = torch.randn(B, K, H, W, generator=torch.Generator().manual_seed(4)).softmax(dim=1)
-    found = ours.rectify(feats, soft, threshold=0.6).numpy()
+    found, confidence = ours.rectify_with_confidence(feats, soft, threshold=0.6)
+    assert torch.equal(ours.rectify(feats, soft, threshold=0.6), found) and not confidence.requires_grad
     centres = centroids().double().numpy()
-    expected = np.empty((B, H, W), np.int64)
+    expected, largest = np.empty((B, H, W), np.int64), np.empty((B, H, W))
     for b, y, x in np.ndindex(B, H, W):
         pixel = feats[b, :, y, x].double().numpy()
         cosine = centres @ pixel / np.linalg.norm(centres, axis=1) / np.linalg.norm(pixel)
         share = np.exp(cosine / 0.08) * soft[b, :, y, x].double().numpy()
         share /= share.sum()
-        expected[b, y, x] = share.argmax() if share.max() >= 0.6 else 77
+        expected[b, y, x], largest[b, y, x] = share.argmax() if share.max() >= 0.6 else 77, share.max()
     np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(confidence, largest, rtol=1e-5)
     assert 0 < (expected == 77).sum() < expected.size
 
 
