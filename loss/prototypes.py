@@ -35,7 +35,7 @@ def rectified_label(omega: Tensor, soft_label: Tensor, threshold: float, ignore_
 def label_with_confidence(
     omega: Tensor, soft_label: Tensor, threshold: float, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """The label of `rectified_label` and the largest of ω·p at each pixel, whatever the label: (B, h, w) both."""
+    """The label of `rectified_label`, and the largest of ω·p whatever the label; (B, h, w) both."""
     confidence, label = rectified_probs(omega, soft_label).max(dim=1)
     return label.masked_fill(confidence < threshold, ignore_index), confidence
 

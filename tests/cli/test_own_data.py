@@ -36,7 +36,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     threads, variables, shell = torch.get_num_threads(), {}, []
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 10
+    (folder / "configs").symlink_to(PROJECT / "configs")
     for line in [*"".join(blocks).splitlines(), "python"]:
         if found := re.fullmatch(r"([A-Z]+)=(\S+)", line):
             variables[found[1]] = found[2]
@@ -133,12 +134,12 @@ def desk(page: Path, tmp_path: Path) -> Path:
     """A copy of the page's folder, without its runs, that a test may spoil."""
     for name in ("game", "town"):
         shutil.copytree(page / name, tmp_path / name)
-    for name in ("streets.yaml", "common.yaml"):
+    for name in ("streets.yaml", "toy.yaml"):
         shutil.copy(page / name, tmp_path)
     return tmp_path
 
 
-WARM_UP = "python train.py --config common.yaml --stage warm_up --name warm_up --no_resume"
+WARM_UP = "python train.py --config toy.yaml --stage warm_up --name warm_up --no_resume"
 
 
 def said(capsys: pytest.CaptureFixture, command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -151,7 +152,7 @@ def said(capsys: pytest.CaptureFixture, command: str, folder: Path, monkeypatch:
 def report_of_check(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
     with monkeypatch.context() as patch:
         patch.chdir(folder)
-        return check(parse("check", "", ["--config", "common.yaml", "--stage", "warm_up", *words])).text
+        return check(parse("check", "", ["--config", "toy.yaml", "--stage", "warm_up", *words])).text
 
 
 def test_check_tells_what_is_there_and_what_is_wrong(desk, monkeypatch):
@@ -201,7 +202,7 @@ def test_a_target_without_labels(desk, monkeypatch, capsys):
     content = load(desk / "logs" / "warm_up" / CURRENT)
     assert content["iter"] == 4 and content["best_iou"] == 0.0
     assert not (desk / "logs" / "warm_up" / CURRENT.replace("current", "best")).exists()
-    score = f"python test.py --config common.yaml --resume_path logs/warm_up/{CURRENT}"
+    score = f"python test.py --config toy.yaml --resume_path logs/warm_up/{CURRENT}"
     line = refused_here(score, desk, monkeypatch)
     assert re.search(r"town/labels/val/.*: missing, as are all labels of val.*; --images DIR", line)
     for place, why in (("labels/val/", "missing, as are all labels"), ("images/val", "no such folder")):
@@ -254,7 +255,7 @@ def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
     text = (desk / "streets.yaml").read_text()
     layout = "target:\n  images: images/val\n  labels: labels/val\n"
     (desk / "streets.yaml").write_text(text.replace("target:\n", layout))
-    options = yaml.safe_load((desk / "common.yaml").read_text())
+    options = yaml.safe_load((desk / "toy.yaml").read_text())
     steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "source_only"}}]
     recipe = {"folder": "runs", "options": options, "steps": [steps[0] | {"test": "last"}]}
     (desk / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -329,7 +330,7 @@ def test_folders_and_known_data_sets_train_together(dataset, like_cityscapes, tm
     (tmp_path / "like").symlink_to(like_cityscapes)
     (tmp_path / "where.yaml").write_text("source: {images: 'images/{split}', labels: 'labels/{split}'}")
     run_here(
-        f"{WARM_UP.replace('--config common.yaml', words)} {MINI} {SMALL} {TRAINING}", tmp_path, monkeypatch
+        f"{WARM_UP.replace('--config toy.yaml', words)} {MINI} {SMALL} {TRAINING}", tmp_path, monkeypatch
     )
     (model,) = (tmp_path / "logs" / "warm_up").glob("*current_model.pkl")
     assert load(model)["ResNet101"]["model_state"]["layer5.head.1.weight"].shape[0] == 19
@@ -338,7 +339,7 @@ def test_folders_and_known_data_sets_train_together(dataset, like_cityscapes, tm
 
 def test_colours_are_transferred_where_asked_for(page, monkeypatch):
     monkeypatch.chdir(page)
-    words = ["--config", "common.yaml", "--stage", "warm_up", "--name", "colours"]
+    words = ["--config", "toy.yaml", "--stage", "warm_up", "--name", "colours"]
     o = parse("train", "", words)
     for wanted in (True, False):
         source, _ = training_loaders(o.replaced(colour_transfer=wanted), frozenset({"weak"}), ALONE)
@@ -367,6 +368,6 @@ def test_options_that_cannot_be(tmp_path, monkeypatch, capsys, words, message):
 
 def test_stage1_needs_crops_no_larger_than_the_images(page, monkeypatch):
     model = f"logs/warm_up/{CURRENT}"
-    command = f"python train.py --config common.yaml --name big --resume_path {model} --ema --proto_rectify"
+    command = f"python train.py --config toy.yaml --name big --resume_path {model} --ema --proto_rectify"
     line = refused_here(f"{command} --path_soft Pseudo/soft --rcrop 320,256", page, monkeypatch)
     assert "--rcrop 320,256: larger than the images" in line

@@ -293,7 +293,7 @@ def test_the_table_of_uses_has_every_option_that_does_something():
     assert {name for _, name in _USES} | _NEEDS.keys() <= declared
 
 
-@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "mini"])
+@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "own_data", "mini"])
 def test_no_recipe_gives_an_option_that_is_refused(name):
     scripts = {"generate_pseudo_label": "pseudo_label", "calc_prototype": "prototypes"}
     scripts |= {"generate_class_distribution": "distribution"}

@@ -221,7 +221,7 @@ def test_a_released_checkpoint_takes_the_place_of_a_training(path, tmp_path):
     assert "test_first_last" in steps(read_recipe(path, None, {}))
 
 
-@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes"])
+@pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "own_data"])
 def test_full_size_recipes_take_seeds(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = PROJECT / "configs" / f"{name}.yaml"
