@@ -294,7 +294,9 @@ def test_the_table_of_uses_has_every_option_that_does_something():
 
 
 @pytest.mark.parametrize("name", ["gta5_to_cityscapes", "synthia_to_cityscapes", "own_data", "mini"])
-def test_no_recipe_gives_an_option_that_is_refused(name):
+def test_no_recipe_gives_an_option_that_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "city.yaml").write_text("classes: [road, sky]")  # of own_data
     scripts = {"generate_pseudo_label": "pseudo_label", "calc_prototype": "prototypes"}
     scripts |= {"generate_class_distribution": "distribution"}
     recipe = read_recipe(Path(__file__).parents[2] / "configs" / f"{name}.yaml", None, {})
