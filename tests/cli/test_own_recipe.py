@@ -16,6 +16,7 @@ from PIL import Image
 from data.check import check
 from data.labels import IGNORE, NAMES, SCHEMES
 from data.sets.choose import target_data
+from utils.grid import grid_size
 from utils.options import parse
 
 PAGE = (PROJECT / "docs" / "own_data.md").read_text()
@@ -94,6 +95,16 @@ def test_the_report_is_of_other_images_than_those_that_choose(place, monkeypatch
         run_here(f"{command} --num_workers 0 --device cpu --result scores.json", place, monkeypatch)
         scores = json.loads((place / "scores.json").read_text())
         assert scores["images"] == images and scores["classes"] == [entry["name"] for entry in CLASSES]
+
+
+def test_the_figures_of_disk_and_size_are_counted():
+    columns, rows = grid_size(1920, 1080)
+    soft, confidence = len(CLASSES) * columns * rows * 4, 1920 * 1080 * 2
+    for size, row in ((soft, f"{columns} × {rows} × 4 B"), (confidence, "× 2 B"), (confidence / 2, "uint8`")):
+        (line,) = [line for line in PAGE.splitlines() if row in line and line.startswith("| ")]
+        assert f"{size / 1e6:.2f} MB" in line and f"{size * 7500 / 1e9:.1f} GB" in line
+    recipe = yaml.safe_load((PROJECT / "configs" / "own_data.yaml").read_text())
+    assert recipe["options"]["resize"] == 2200 * 1920 // 2048 and "2062 for 1920" in PAGE
 
 
 @pytest.mark.slow
