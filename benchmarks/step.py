@@ -1,22 +1,29 @@
-"""Time and memory of one training iteration on random inputs of full shape, part by part.
+"""Time and memory of a training iteration on random inputs of full shape, and the hours of a recipe.
 
-    python benchmarks/step.py --stage stage1                           # a GPU: README's shapes, ResNet-101
-    python benchmarks/step.py --stage stage1 --rcrop 224,128 --img_size 512,256 --iterations 5   # a CPU
+    python benchmarks/step.py                                          # every training of a recipe, its hours
+    python benchmarks/step.py --stage stage1                           # one stage, part by part
+    python benchmarks/step.py --stage stage1 --config configs/gta5_to_cityscapes.yaml \
+        --rcrop 224,128 --img_size 512,256 --iterations 5              # ResNet-101 on a CPU
 
-Prints Markdown tables: for each way of computing the median ms of an iteration (CUDA events on a GPU), images
-and TFLOP a second, the share of the matrix rate measured here, peak memory; then where the time goes.
-`docs/performance.md` holds them.
+Sizes and numbers of iterations are those of --config: GTA5 → Cityscapes, without a GPU the demo's. Prints
+Markdown tables. The first form: the median ms of an iteration (CUDA events on a GPU), hours, images a second,
+peak memory. With --stage also TFLOP a second, the share of the matrix rate measured here, and where the time
+goes. `docs/performance.md` holds them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import math
 import platform
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -40,10 +47,17 @@ from stages.distillation import DistillationSettings, DistillationStage
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from stages.stage import BatchDraws, OptimisationSettings, Stage, self_training_loss
 from stages.warm_up import WarmUpStage
+from utils import options
+from utils.errors import run_script
 from utils.quirks import Quirks
+from utils.recipe import PROJECT, read_recipe
 
 K = 19
 STAGES = ("warm_up", "stage1", "stage2")
+MEASURED_AS = {"stage3": "stage2"}  # it starts from other weights
+RECIPES = {"cuda": "gta5_to_cityscapes.yaml", "cpu": "mini.yaml"}  # in configs/
+SIZES = ("backbone", "bs", "rcrop", "img_size", "fbs", "queue_length")
+OVERVIEW = ("fp32", "tf32", "bf16, channels last")
 # Functions that stages/self_labeling.py calls, and their calls in a pair of iterations.
 PARTS = (
     ("cross-entropy of the target", self_training_loss, 2),
@@ -221,8 +235,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / (timer.median_ms("product") / 1000)
 
 
-def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> dict[str, float]:
-    """Medians in ms of an iteration, of its parts and of its networks alone; GB at the peak."""
+def measure(
+    o: argparse.Namespace, compute: Compute, device: torch.device, split_up: bool = True
+) -> dict[str, float]:
+    """Medians in ms of an iteration, GB at the peak; split_up: also of parts and of the networks alone."""
     stage, (source, target) = build(o, compute, device), batches(o, device)
     guard = guarded(stage)
     for _ in range(o.warm_up):
@@ -235,6 +251,8 @@ def measure(o: argparse.Namespace, compute: Compute, device: torch.device) -> di
         step(source, target)
     found = {"iteration": timer.median_ms("iteration", 2) / 2}  # one with CutMix and one without
     found["peak GB"] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else float("nan")
+    if not split_up:
+        return found
     parts = split(stage, timer, source)
     for _ in range(2 * o.iterations):
         guard.step(source, target)
@@ -332,51 +350,119 @@ def variants(o: argparse.Namespace, device: torch.device) -> dict[str, tuple[Com
     if o.compile:
         for name, (compute, tf32) in list(found.items()):
             found[f"{name}, compiled"] = (replace(compute, compiled=True), tf32)
-    best = "bf16, channels last"
-    found[f"{best}, recompute"] = (replace(found[best][0], recompute=True), True)
-    return {k: v for k, v in found.items() if o.only is None or k in o.only.split(";")}
+    for name in ("fp32", "bf16, channels last"):
+        compute, tf32 = found[name]
+        found[f"{name}, recompute"] = (replace(compute, recompute=True), tf32)
+    only = o.only.split(";") if o.only else list(found) if o.stage else OVERVIEW
+    return {k: v for k, v in found.items() if k in only}
+
+
+def trainings(o: argparse.Namespace, device: torch.device) -> dict[str, argparse.Namespace]:
+    """The recipe's trainings that can be measured: each with its stage, sizes and iterations."""
+    path, found = o.config or PROJECT / "configs" / RECIPES[device.type], {}
+    for step in read_recipe(path, None, {}).trainings:
+        of_step = options.parse("train", "", step.words[2:])
+        stage = MEASURED_AS.get(of_step.stage, of_step.stage)
+        if stage in STAGES and o.stage in (None, stage):
+            sizes = {name: getattr(o, name) or getattr(of_step, name) for name in SIZES}
+            sizes["img_size"] = sizes["img_size"] or (2048, 1024)
+            own = {"stage": stage, "train_iters": of_step.train_iters}
+            found[step.name] = argparse.Namespace(**vars(o) | sizes | own)
+    if not found:
+        raise ValueError(f"{path}: has no training of {o.stage or 'a stage that is measured here'}")
+    return found
+
+
+def hours(ms: float, iterations: int) -> float:
+    """Hours of so many iterations."""
+    return ms * iterations / 3.6e6
+
+
+def describe(o: argparse.Namespace, device: torch.device) -> str:
+    """Machine, versions and sizes."""
+    name = f"CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{name}, {versions}; {o.backbone}, batch {o.bs}, crop {o.rcrop}, image {o.img_size}"
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let products and convolutions in float32 use TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def measured_hours(o: argparse.Namespace, compute: Compute, device: torch.device) -> tuple[float, str]:
+    """Hours of a training, and the cells of its row; infinite where the memory does not suffice."""
+    gc.collect()  # what was measured before
+    torch.cuda.empty_cache()
+    try:
+        found = measure(o, compute, device, split_up=False)
+    except torch.cuda.OutOfMemoryError:
+        return math.inf, "out of memory | | | |"
+    ms = found["iteration"]
+    took = hours(ms, o.train_iters)
+    return took, f"{ms:.1f} | {took:.2f} | {o.bs / ms * 1000:.2f} | {found['peak GB']:.1f} |"
+
+
+def overview(o: argparse.Namespace, device: torch.device) -> None:
+    """Print the hours of each training of the recipe."""
+    runs, known, total = trainings(o, device), {}, Counter()
+    print(f"{describe(next(iter(runs.values())), device)}\n")
+    print("| training | iterations | computed in | ms | hours | images/s | peak GB |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
+    for (name, run), (way, (compute, tf32)) in product(runs.items(), variants(o, device).items()):
+        key = (way, *vars(run).values())  # stage 3 is as stage 2
+        if key not in known:
+            allow_tf32(tf32)
+            known[key] = measured_hours(run, compute, device)
+        took, cells = known[key]
+        total[way] += took
+        print(f"| {name} | {run.train_iters} | {way} | {cells}", flush=True)
+    sums = "; ".join(f"{way} {took:.2f}" for way, took in total.items() if math.isfinite(took))
+    print(f"\nhours of all trainings, without loading, validation and label generation: {sums}")
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--stage", default="stage1", choices=STAGES)
-    add("--backbone", default="resnet101", choices=["resnet101", "mini"])
-    add("--bs", type=int, default=4)
-    add("--rcrop", type=parse_size, default=(896, 512), metavar="W,H")
-    add("--img_size", type=parse_size, default=(2048, 1024), metavar="W,H")
-    add("--fbs", type=int, default=256)
-    add("--queue_length", type=int, default=65536)
-    add("--iterations", type=int, default=10, help="pairs of iterations, one of them with CutMix")
+    add("--stage", choices=STAGES, help="measure only this one, part by part")
+    add(
+        "--config", type=Path, help="the recipe, which gives iterations and the sizes that are not given here"
+    )
+    add("--backbone", choices=["resnet101", "mini"])
+    add("--bs", type=int)
+    add("--rcrop", type=parse_size, metavar="W,H")
+    add("--img_size", type=parse_size, metavar="W,H")
+    add("--fbs", type=int)
+    add("--queue_length", type=int)
+    add("--iterations", type=int, help="pairs of iterations, one of them with CutMix (3; with --stage 10)")
     add("--warm_up", type=int, default=3, help="iterations before the measured ones")
     add("--compile", action="store_true", help="also compiled")
     add("--workers", type=int, help="also fed by the real loader from full-size images, by so many processes")
     add("--folder", type=Path, help="the images of benchmarks/loader.py; drawn anew if not given")
     add("--only", metavar="A;B", help="only these ways of computing")
-    return parser.parse_args()
+    o = parser.parse_args()
+    o.iterations = o.iterations or (10 if o.stage else 3)
+    return o
 
 
-def main() -> None:
-    """Measure and print."""
-    o = parse()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cudnn.benchmark = True
-    name = f"CPU, {torch.get_num_threads()} threads"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name()
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    print(f"{name}, {versions}; {o.stage}, {o.backbone}, batch {o.bs}, crop {o.rcrop}, image {o.img_size}\n")
+def by_part(o: argparse.Namespace, device: torch.device) -> None:
+    """Print one stage for each way of computing, and where the time goes."""
+    o = next(iter(trainings(o, device).values()))
+    print(f"{describe(o, device)}; {o.stage}\n")
     work, rows = flops(o), {}
-    print(f"| {o.stage} | ms | images/s | TFLOP/s | of the matrix rate | outside the networks | peak GB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    columns = ["ms", "hours", "images/s", "TFLOP/s", "of the matrix rate", "outside the networks", "peak GB"]
+    print(f"| {o.stage} | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
     for way, (compute, tf32) in variants(o, device).items():
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        allow_tf32(tf32)
         found = rows[way] = measure(o, compute, device)
         seconds, rate = found["iteration"] / 1000, work / found["iteration"] * 1000
         share = rate / matrix_rate(device, compute.dtype or torch.float32)
         outside = 1 - found["networks"] / found["iteration"]
-        cells = [f"{found['iteration']:.1f}", f"{o.bs / seconds:.2f}", f"{rate / 1e12:.2f}"]
+        cells = [f"{found['iteration']:.1f}", f"{hours(found['iteration'], o.train_iters):.2f}"]
+        cells += [f"{o.bs / seconds:.2f}", f"{rate / 1e12:.2f}"]
         cells += [f"{100 * share:.0f} %", f"{100 * outside:.1f} %", f"{found['peak GB']:.1f}"]
         print(f"| {way} | {' | '.join(cells)} |", flush=True)
     if o.workers is not None:
@@ -393,5 +479,13 @@ def main() -> None:
         print(f"| {name} | {' | '.join(f'{found[name]:.1f}' for found in rows.values())} |")
 
 
+def main() -> None:
+    """Measure and print."""
+    o = parse()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    (by_part if o.stage else overview)(o, device)
+
+
 if __name__ == "__main__":
-    main()
+    run_script(main)

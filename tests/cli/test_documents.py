@@ -14,6 +14,7 @@ from test_readme_commands import README, WARM_UP
 DOCS = PROJECT / "docs"
 # A page with commands to type, and the file whose test runs all of them.
 RUN_BY = {
+    "before_you_start.md": "tests/cli/test_hours.py",
     "commands.md": "tests/cli/test_readme_commands.py",
     "looking.md": "tests/cli/test_looking.py",
     "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
