@@ -20,6 +20,7 @@ RUN_BY = {
     "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
     "own_data.md": "tests/cli/test_own_data.py",
     "own_images.md": "tests/cli/test_own_images.py",
+    "slurm.md": "tests/cli/test_slurm.py",
 }
 SET_UP = (
     "python3 -m venv .venv && . .venv/bin/activate",
