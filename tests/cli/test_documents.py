@@ -15,6 +15,7 @@ DOCS = PROJECT / "docs"
 # A page with commands to type, and the file whose test runs all of them.
 RUN_BY = {
     "commands.md": "tests/cli/test_readme_commands.py",
+    "files.md": "tests/cli/test_files.py",
     "looking.md": "tests/cli/test_looking.py",
     "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
     "own_data.md": "tests/cli/test_own_data.py",
