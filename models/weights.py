@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from models.deeplabv2 import BACKBONES
 
 HEAD = ("layer5.", "bn_pretrain.")
+_STEM, _LAYERS = "conv1.weight", ("layer1.", "layer2.", "layer3.", "layer4.")
+_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class NetworkShape(NamedTuple):
@@ -93,21 +96,75 @@ def _difference(
 def load_backbone(network: nn.Module, state: Mapping[str, Tensor], source: str) -> str:
     """Fill everything below the head by matching key; a backbone tensor left unfilled is an error.
 
-    Returns a line saying what was loaded.
+    Keys may have a prefix, or be another program's (`_renamed`). Returns a line saying what was loaded.
     """
     own = network.state_dict()
     wanted = [k for k in own if not k.startswith(HEAD) and not k.endswith("num_batches_tracked")]
+    state, how = _renamed({k: own[k] for k in wanted}, state, source)
     unfit = [k for k in wanted if k not in state or state[k].shape != own[k].shape]
-    if unfit:
-        raise ValueError(
-            f"{source}: {len(unfit)} of {len(wanted)} backbone tensors are missing or of another shape "
-            f"(e.g. {unfit[0]}); is it a ResNet-101 with torchvision's key names?"
-        )
+    unused = [k for k in state if k not in own]
+    deeper = [k for k in unused if k.startswith(_LAYERS)]
+    if unfit or deeper:
+        counts = f"{len(unfit)} of {len(wanted)} backbone tensors are missing or of another shape"
+        counts += f", {len(deeper)} are unknown" if deeper else ""
+        needed = "a plain ResNet-101 is needed, of width 1 and without selective kernels"
+        raise ValueError(f"{source}: {counts} (e.g. {(unfit + deeper)[0]}); {needed}")
     taken = {k: state[k] for k in wanted}
     _require_finite(own, taken, source)
     network.load_state_dict(taken, strict=False)
-    unused = [k for k in state if k not in own]
-    return f"loaded {len(wanted)} backbone tensors from {source}; the head starts anew; unused: {len(unused)}"
+    loaded = f"loaded {len(wanted)} backbone tensors from {source}{how}"
+    return f"{loaded}; the head starts anew; unused: {len(unused)}"
+
+
+def _renamed(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> tuple[Mapping, str]:
+    """A state with the keys of the backbone `own`, and a note on how they were found.
+
+    Its keys are those of `own`, or have one prefix more, or others that their order maps one to one. A state
+    that fits in none of these ways is returned as it is.
+    """
+    starts = [key.removesuffix(_STEM) for key in state if key.endswith(_STEM)]
+    prefixes = [start for start in starts if all(start + key in state for key in own)]
+    if "" in prefixes:
+        return state, ""
+    if len(prefixes) > 1:
+        raise ValueError(f"{source}: holds {len(prefixes)} backbones ({', '.join(prefixes)}); save one alone")
+    for prefix in prefixes:
+        inside = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+        outside = {key: state[key] for key in state if not key.startswith(prefix)}
+        return outside | inside, f" (keys {prefix}*)"
+    theirs = _in_order(state)
+    shapes = [state[key].shape for key in theirs]
+    for ours in (_in_order(own), _shortcut_first(_in_order(own))):
+        if theirs and [own[key].shape for key in ours] == shapes:
+            names = dict(zip(theirs, ours, strict=True))
+            rest = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            note = f" (keys by their order and shapes: {theirs[0]} is {ours[0]}, {theirs[-1]} is {ours[-1]})"
+            return {names.get(key, key): value for key, value in rest.items()}, note
+    return state, ""
+
+
+def _in_order(state: Mapping[str, Tensor]) -> list[str]:
+    """Keys of all convolutions and batch norms in the file's order; none if another layer is among them."""
+    layers: dict[str, set[str]] = {}
+    for key in state:
+        layer, _, name = key.rpartition(".")
+        layers.setdefault(layer, set()).add(name)
+    found, others = [], False
+    for layer, names in layers.items():
+        is_norm = set(_NORM) == names - {"num_batches_tracked"}
+        if not is_norm and not (names == {"weight"} and state[f"{layer}.weight"].ndim == 4):
+            others = True
+        elif others:
+            return []
+        else:
+            found += [f"{layer}.{name}" for name in (_NORM if is_norm else ("weight",))]
+    return found
+
+
+def _shortcut_first(keys: list[str]) -> list[str]:
+    """The keys with each block's shortcut before its other layers."""
+    blocks = (list(block) for _, block in groupby(keys, lambda key: key.split(".")[:2]))
+    return [key for block in blocks for key in sorted(block, key=lambda key: ".downsample." not in key)]
 
 
 def imagenet_state() -> dict[str, Tensor]:

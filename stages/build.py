@@ -24,6 +24,7 @@ from utils.distributed import ALONE, Processes
 from utils.options import Options
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
+SIMCLR_ENTRIES = ("state_dict", "resnet")  # of the two converters; the first that is there is taken
 SIMCLR_REMEDY = "download the SimCLRv2 ResNet-101 (r101_1x_sk0) there, or use --student_init imagenet"
 RESUME_REMEDY = "download it or train the stage before, and give its path as --resume_path"
 
@@ -68,11 +69,7 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
         load_network(network, content[NETWORK]["model_state"], str(o.resume_path))
         logger.info("student: every tensor loaded from %s", o.resume_path)
     elif o.student_init == "simclr":
-        content = load_file(SIMCLR_FILE, SIMCLR_REMEDY)
-        if not isinstance(content, dict) or not is_state(content.get("state_dict")):
-            raise ValueError(f"{SIMCLR_FILE}: has no entry 'state_dict' of tensors; download it again")
-        state = without_wrappers(content["state_dict"], SIMCLR_FILE)
-        logger.info("student: %s", load_backbone(network, state, str(SIMCLR_FILE)))
+        logger.info("student: %s", load_simclr(network, SIMCLR_FILE))
     elif o.backbone == "mini":
         logger.info("student: random weights (there are none for --backbone mini)")
     else:
@@ -80,6 +77,18 @@ def build_student(o: Options, logger: logging.Logger, processes: Processes = ALO
             state = imagenet_state()
         logger.info("student: %s", load_backbone(network, state, "ImageNet (torchvision)"))
     return network
+
+
+def load_simclr(network: DeepLabV2, path: Path) -> str:
+    """Fill the backbone from a SimCLR file of either converter; returns a line saying what was loaded."""
+    content = load_file(path, SIMCLR_REMEDY)
+    parts = content if isinstance(content, dict) else {}
+    state = next((parts[name] for name in SIMCLR_ENTRIES if is_state(parts.get(name)) and parts[name]), None)
+    if state is None:
+        found = ", ".join(map(reprlib.repr, list(parts)[:5])) or type(content).__name__
+        wanted = " or ".join(map(repr, SIMCLR_ENTRIES))
+        raise ValueError(f"{path}: has no entry {wanted} of tensors (found {found}); download it again")
+    return load_backbone(network, without_wrappers(state, path), str(path))
 
 
 def build_teacher(o: Options, device: torch.device, logger: logging.Logger) -> DeepLabV2 | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _USUAL = (".png", ".jpg", ".jpeg")
 IMAGE_ENDINGS = (*_USUAL, ".bmp", ".webp", ".tif", ".tiff")
+_TRAIN_IDS = "_labelTrainIds.png"  # other programs write such files beside labels
 _HIDDEN = ("thumbs.db", "desktop.ini", "@eadir", "__macosx", "$recycle.bin")  # made by systems, not by people
 
 
@@ -44,6 +45,16 @@ def listed(folder: Path, endings: Sequence[str], depth: int | None = None) -> li
             elif depth in (None, len(above)) and _is_one(entry, endings):
                 found.append((*above, entry.name))
     return [folder.joinpath(*parts) for parts in sorted(found)]
+
+
+def is_derived(name: str, suffix: str) -> bool:
+    """True for train ids that another program wrote beside labels whose names end in `suffix`."""
+    return in_any_case(name).endswith(_TRAIN_IDS) and not in_any_case(suffix).endswith(_TRAIN_IDS)
+
+
+def listed_labels(folder: Path, suffix: str, depth: int | None = None) -> list[Path]:
+    """Label files below a folder, less train ids that were made of them; see `listed`."""
+    return [path for path in listed(folder, (suffix,), depth) if not is_derived(path.name, suffix)]
 
 
 def listed_images(folder: Path) -> list[Path]:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from data.augment.weak import Size
 from data.sets.dataset import DataSet, LabelFormat, require_folder
-from data.sets.files import IMAGE_ENDINGS, Files, in_any_case, listed, listed_images, located
+from data.sets.files import (
+    IMAGE_ENDINGS,
+    Files,
+    in_any_case,
+    is_derived,
+    listed,
+    listed_images,
+    listed_labels,
+    located,
+)
 from utils.classes_file import Layout
 from utils.files.yaml_file import leads_out
 
@@ -30,7 +39,7 @@ def folder(
     else:
         found = _below(images, layout, labels)
         if ("{split}" in layout.images) == ("{split}" in layout.labels):
-            all_labels = partial(listed, labels, (layout.label_suffix,))
+            all_labels = partial(listed_labels, labels, layout.label_suffix)
     return DataSet(
         "folder",
         root,
@@ -55,8 +64,8 @@ def _below(images: Path, layout: Layout, labels: Path) -> list[tuple[str, str]]:
     for path in listed(images, endings) if suffix else listed_images(images):
         relative = path.relative_to(images).as_posix()
         ending = _ending(relative, suffix)
-        is_label = _ends_in(relative, layout.label_suffix) and path.is_relative_to(labels)
-        if ending and not is_label:
+        is_label = _ends_in(relative, layout.label_suffix) or is_derived(relative, layout.label_suffix)
+        if ending and not (is_label and path.is_relative_to(labels)):
             found.append((relative.removesuffix(ending), ending))
     if not found:
         wanted = ", ".join(endings)

@@ -14,6 +14,7 @@ from data.sets.dataset import DataSet, read_label_image, require_folder
 from data.sets.files import located
 
 SIZE = (2048, 1024)
+_ARCHIVE = "read_mapping.zip of GTA5's page"
 _LISTS = {"trainIds", "valIds", "testIds"}
 _NUMBERS = {"double", "single", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 _MOST_IMAGES = 99_999  # there are 24,966; file names have five digits
@@ -24,7 +25,9 @@ def gta5(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataS
     """All images of the three splits together, in order of their numbers."""
     for part in ("images", "labels"):
         require_folder(root / part, f"the {part} of GTA5", "--src_rootpath")
-    files = [f"{i:05d}.png" for i in range(1, _image_count(root / "split.mat") + 1)]
+    unpacked = root / "read_mapping" / "split.mat"
+    split = unpacked if unpacked.is_file() and not (root / "split.mat").exists() else root / "split.mat"
+    files = [f"{i:05d}.png" for i in range(1, _image_count(split) + 1)]
     images, labels = (located(root / part / file for file in files) for part in ("images", "labels"))
     stored = id_format("cityscapes", n_class, read_label_image)
     return DataSet("gta5", root, images, labels, stored, size or SIZE)
@@ -36,12 +39,12 @@ def _image_count(path: Path) -> int:
     Only the headers are read. The ids are 1, 2, …; scipy's reader may crash on damaged numbers.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing; it comes with GTA5 (read_mapping.zip), lists its images")
+        raise FileNotFoundError(f"{path}: missing, it is in {_ARCHIVE}; unpack it there")
     try:
         return _listed_ids(path)
     except Exception as error:  # scipy's reader raises many types on a broken file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not GTA5's split.mat ({reason}); download it again") from None
+        raise ValueError(f"{path}: not the file of {_ARCHIVE} ({reason}); take it from there") from None
 
 
 def _listed_ids(path: Path) -> int:

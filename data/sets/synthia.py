@@ -1,4 +1,7 @@
-"""SYNTHIA-RAND-CITYSCAPES: RGB/*.png and GT/LABELS/*.png, 16-bit RGB with the class in channel 0."""
+"""SYNTHIA-RAND-CITYSCAPES: RGB/*.png and GT/LABELS/*.png, 16-bit RGB with the class in channel 0.
+
+Both lie in the folder that is given, or in RAND_CITYSCAPES, as the download unpacks.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,18 @@ import numpy as np
 from data.augment.weak import Size
 from data.classes import id_format
 from data.sets.dataset import DataSet, crossings, nearest_crossings, require_folder
-from data.sets.files import listed, located
+from data.sets.files import listed, listed_labels, located
 from utils.files.image_file import LABEL_FORMATS, opened
 
 SIZE = (1280, 760)
+_NAME, _UNPACKED = "SYNTHIA", "RAND_CITYSCAPES"  # folders of the README and of the download
 
 
 def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> DataSet:
     """All images, sorted by name."""
+    root = _place(root)
     folder, labels = root / "RGB", root / "GT" / "LABELS"
-    require_folder(folder, "the images of SYNTHIA", "--src_rootpath")
+    require_folder(folder, f"the images of SYNTHIA, or {_UNPACKED} beside it,", "--src_rootpath")
     require_folder(labels, "the labels of SYNTHIA", "--src_rootpath")
     images = listed(folder, (".png",), depth=0)
     if not images:
@@ -32,8 +37,14 @@ def synthia(root: Path, n_class: int, size: tuple[int, int] | None = None) -> Da
         located(labels / image.name for image in images),
         id_format("synthia", n_class, read_synthia_ids),
         size or SIZE,
-        all_labels=partial(listed, labels, (".png",), depth=0),
+        all_labels=partial(listed_labels, labels, ".png", depth=0),
     )
+
+
+def _place(root: Path) -> Path:
+    """The first of these folders that has RGB: `root`, the download in it, the download beside SYNTHIA."""
+    beside = [root.with_name(_UNPACKED)] if root.name == _NAME else []
+    return next((place for place in (root, root / _UNPACKED, *beside) if (place / "RGB").is_dir()), root)
 
 
 def read_synthia_ids(path: Path, size: Size, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ DOCS = PROJECT / "docs"
 RUN_BY = {
     "before_you_start.md": "tests/cli/test_hours.py",
     "commands.md": "tests/cli/test_readme_commands.py",
+    "files.md": "tests/cli/test_files.py",
     "looking.md": "tests/cli/test_looking.py",
     "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
     "own_data.md": "tests/cli/test_own_data.py",

@@ -212,6 +212,25 @@ def test_problems_of_synthia(tree, spoil, kind):
     assert problems == 1 and f"1 {kind}; " in text and "LABELS/0000003.png" in text
 
 
+@pytest.mark.parametrize(
+    ("pattern", "old", "words"),
+    [
+        ("cityscapes/gtFine/*/*/*.png", "labelIds.png", ""),
+        ("GTA5/labels/*.png", ".png", ""),
+        ("SYNTHIA/GT/LABELS/*.png", ".png", "--src_dataset synthia --n_class 16"),
+        ("GTA5/labels/*.png", ".png", "--src_dataset folder --src_rootpath dataset/GTA5"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["png", "PNG"])
+def test_train_ids_of_another_program_beside_the_labels_are_no_labels(tree, pattern, old, words, ending):
+    before = check(options("warm_up", words))
+    for path in (tree / "dataset").glob(pattern):
+        new = "labelTrainIds" if old.startswith("label") else "_labelTrainIds"
+        shutil.copy(path, path.with_name(path.name.replace(old, f"{new}.{ending}")))
+    check_sample(options("warm_up", words))
+    assert check(options("warm_up", words)) == before and before.problems == 0
+
+
 def test_names_that_occur_twice_and_data_sets_that_are_not_there(tree):
     first = nth(tree, TRAIN)
     shutil.copy(first, first.parents[1] / "birkenau" / first.name)

@@ -115,6 +115,19 @@ def test_a_jpeg_beside_its_label(tmp_path):
     assert data.read_label(0).shape == (8, 8)
 
 
+@pytest.mark.parametrize(("suffix", "count"), [("_id.png", 0), ("_labelTrainIds.png", 1)])
+def test_train_ids_of_another_program_are_neither_images_nor_labels(tmp_path, suffix, count):
+    """Unless they are what is asked for: then one without an image is still found."""
+    for name in ("1", "2"):
+        make(tmp_path, f"{name}.png")
+        for end in (suffix, "_id_labelTrainIds.png" if suffix == "_id.png" else ""):
+            make(tmp_path, f"{name}{end or suffix}", mode="L")
+    data = target(tmp_path, images=".", labels=".", label_suffix=suffix)
+    assert data.names == ("1", "2") and all(label.is_file() for label in data.labels)
+    make(tmp_path, "3_labelTrainIds.png", mode="L")
+    assert len({*data.all_labels()} - {*data.labels}) == count
+
+
 def test_a_list_says_which_images_in_which_order(town):
     make(town, "images/train/c.jpeg")
     (town / "train.txt").write_text("b/1\n\n  a/2.png \nc\n")

@@ -220,6 +220,33 @@ def test_missing_and_empty_folders_are_named(tmp_path, gta5_root, synthia_root):
     refuses(synthia_root / "GT" / "LABELS", "--src_rootpath", synthia, synthia_root, 19)
 
 
+@pytest.mark.parametrize(
+    ("places", "given", "found"),
+    [
+        (["SYNTHIA"], "SYNTHIA", "SYNTHIA"),
+        (["SYNTHIA/RAND_CITYSCAPES"], "SYNTHIA", "SYNTHIA/RAND_CITYSCAPES"),
+        (["RAND_CITYSCAPES"], "SYNTHIA", "RAND_CITYSCAPES"),
+        (["RAND_CITYSCAPES"], ".", "RAND_CITYSCAPES"),
+        (["RAND_CITYSCAPES"], "RAND_CITYSCAPES", "RAND_CITYSCAPES"),
+        (["SYNTHIA", "SYNTHIA/RAND_CITYSCAPES", "RAND_CITYSCAPES"], "SYNTHIA", "SYNTHIA"),
+        (["SYNTHIA/RAND_CITYSCAPES", "RAND_CITYSCAPES"], "SYNTHIA", "SYNTHIA/RAND_CITYSCAPES"),
+    ],
+)
+def test_synthia_is_found_as_it_unpacks(synthia_root, tmp_path, places, given, found):
+    drawn = synthia_root.rename(tmp_path / "drawn")
+    for place in places:
+        shutil.copytree(drawn, tmp_path / place, dirs_exist_ok=True)
+    data = synthia(tmp_path / given, 16)
+    assert data.root == tmp_path / found and len(data) == 3
+    assert all(path.is_relative_to(data.root) and path.is_file() for path in data.images + data.labels)
+
+
+def test_synthia_beside_another_folder_than_the_usual_one_is_not_taken(synthia_root):
+    synthia_root.rename(synthia_root.with_name("RAND_CITYSCAPES"))
+    with pytest.raises(FileNotFoundError, match=r"mine/RGB: .*RAND_CITYSCAPES"):
+        synthia(synthia_root.with_name("mine"), 16)
+
+
 FORMS = [{"do_compression": False}, {"do_compression": True}, {"format": "4"}]
 
 
@@ -260,6 +287,16 @@ def test_unusable_split_file_is_named(gta5_root, content):
     with pytest.raises(FileNotFoundError if content is None else ValueError) as raised:
         gta5(gta5_root, 19)
     assert_names(raised, path)
+    assert "read_mapping.zip of GTA5's page" in str(raised.value).partition("; ")[0]
+
+
+def test_the_split_file_may_lie_in_the_folder_of_its_archive(gta5_root):
+    (gta5_root / "read_mapping").mkdir()
+    (gta5_root / "split.mat").rename(gta5_root / "read_mapping" / "split.mat")
+    assert len(gta5(gta5_root, 19)) == 4
+    (gta5_root / "split.mat").write_text("no matlab file")  # what is there is not passed over
+    with pytest.raises(ValueError, match=r"GTA5/split\.mat"):
+        gta5(gta5_root, 19)
 
 
 def test_a_synthia_label_with_a_wrong_checksum_is_refused_in_one_voice(synthia_root, capfd):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models import DeepLabV2, deeplabv2
-from models.weights import load_backbone, load_network, network_shape
+from models.weights import _renamed, load_backbone, load_network, network_shape
 
 
 def network(n_class: int = 19, norm: bool = False, seed: int = 0) -> DeepLabV2:
@@ -138,6 +138,94 @@ def test_a_backbone_that_lacks_a_tensor_is_refused(name):
             load_backbone(built, given, "weights.pth")
         assert "weights.pth" in str(raised.value) and name in str(raised.value)
         assert_unchanged(built, before)
+
+
+def with_prefix(prefix: str, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": value for key, value in given.items()}
+
+
+def backbone_of(network: nn.Module) -> dict[str, Tensor]:
+    """The very tensors of a network's backbone."""
+    state = network.state_dict(keep_vars=True)
+    return {
+        k: v
+        for k, v in state.items()
+        if not k.startswith("layer5.") and not k.endswith("num_batches_tracked")
+    }
+
+
+def of_another_program(network: nn.Module, shortcut_first: bool) -> dict[str, Tensor]:
+    """The backbone as a ResNet saves it that names its layers by their numbers."""
+    found: dict[str, Tensor] = {}
+
+    def put(name: str, conv: nn.Conv2d, norm: nn.Module) -> None:
+        found[f"{name}.0.weight"] = conv.weight
+        found.update(with_prefix(f"{name}.1.", norm.state_dict(keep_vars=True)))
+
+    put("net.0", network.conv1, network.bn1)
+    for number in range(1, 5):
+        for index, block in enumerate(getattr(network, f"layer{number}")):
+            name = f"net.{number}.blocks.{index}"
+            parts = [(f"{name}.{i}", getattr(block, f"conv{i}"), getattr(block, f"bn{i}")) for i in (1, 2, 3)]
+            if block.downsample is not None:
+                parts.insert(0 if shortcut_first else 3, (f"{name}.shortcut", *block.downsample))
+            for part in parts:
+                put(*part)
+    return found | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+ACCEPTED = {
+    "a prefix": (lambda: with_prefix("encoder.", torchvision_like()), r"\(keys encoder\.\*\)"),
+    "shortcut first": (
+        lambda: of_another_program(network(seed=1), True),
+        r"net\.0\.0\.weight is conv1\.weight",
+    ),
+    "shortcut last": (lambda: of_another_program(network(seed=1), False), r"layer4\.0\.downsample\.1\.run"),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_keys_that_map_one_to_one_are_accepted_and_named(case):
+    make, words = ACCEPTED[case]
+    built, expected = network(), torchvision_like()
+    report = load_backbone(built, make(), "weights.pth")
+    assert [
+        k for k in expected if not k.startswith("fc.") and not built.state_dict()[k].equal(expected[k])
+    ] == []
+    assert re.search(words, report) and "unused: 2" in report
+
+
+@pytest.mark.parametrize("shortcut_first", [True, False])
+def test_the_order_of_a_resnet101_leaves_no_choice(shortcut_first):
+    """In its first block two convolutions have one shape; the order of the other blocks decides."""
+    with torch.device("meta"):
+        given = deeplabv2("resnet101", 19)
+    state, _ = _renamed(backbone_of(given), of_another_program(given, shortcut_first), "x")
+    own = backbone_of(given)
+    assert len(own) > 500 and [key for key, value in own.items() if state[key] is not value] == []
+
+
+def other(blocks: tuple[int, int, int, int], width: int = 16) -> DeepLabV2:
+    return DeepLabV2(19, blocks, width, 64)
+
+
+REFUSED = {
+    "deeper, by our names": lambda: dict(other((1, 1, 3, 1)).state_dict()),
+    "deeper, by other names": lambda: of_another_program(other((1, 1, 3, 1)), True),
+    "wider": lambda: of_another_program(other((1, 1, 2, 1), 32), True),
+    "another stem": lambda: {"net.9.weight": torch.zeros(8, 3, 3, 3)} | of_another_program(network(), True),
+    "a layer among them": lambda: {"net.9.weight": torch.zeros(8, 3)} | of_another_program(network(), True),
+    "two of them": lambda: with_prefix("a.", torchvision_like()) | with_prefix("b.", torchvision_like()),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_backbones_that_leave_a_choice_or_a_rest_are_refused(case):
+    built = network()
+    before = {k: v.clone() for k, v in built.state_dict().items()}
+    with pytest.raises(ValueError, match=r"^weights\.pth: .*; (a plain ResNet-101|save one alone)"):
+        load_backbone(built, REFUSED[case](), "weights.pth")
+    assert_unchanged(built, before)
 
 
 @pytest.mark.parametrize("backbone", ["mini", "resnet101"])
