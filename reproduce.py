@@ -44,7 +44,8 @@ def main() -> None:
         require_files(recipe, steps)
         if not forced:
             require_permission(recipe, args.redo)
-    with ExitStack() as locks:
+    children: list[subprocess.Popen] = []
+    with passed_on(children) as signals, ExitStack() as locks:
         for recipe in recipes:
             locks.enter_context(locked(recipe.folder))
         for recipe, steps in zip(recipes, chosen, strict=True):
@@ -56,7 +57,7 @@ def main() -> None:
         if args.start is not None:
             print(f"if this is interrupted, go on with: {command_to_go_on()}", flush=True)
         for recipe, steps in zip(recipes, chosen, strict=True):
-            run(recipe, steps)
+            run(recipe, steps, children, signals)
             report(recipe)
         if len(recipes) > 1:
             print(*write_tables(recipes), sep="\n")
@@ -96,8 +97,11 @@ def command_to_go_on() -> str:
     return shlex.join(["python", "reproduce.py", *words])
 
 
-def run(recipe: Recipe, steps: list[Step]) -> None:
-    """Run the steps in order, but those that are done; exit if one of them fails."""
+def run(recipe: Recipe, steps: list[Step], children: list[subprocess.Popen], signals: list[int]) -> None:
+    """Run the steps in order, but those that are done; exit if one of them fails or a signal has come.
+
+    children: all processes that were started; signals: those that have come and were passed on to them.
+    """
     notes = Notes(recipe)
     for step in steps:
         (status,), place = notes.statuses([step]), f"[{recipe.steps.index(step) + 1}/{len(recipe.steps)}]"
@@ -108,7 +112,13 @@ def run(recipe: Recipe, steps: list[Step]) -> None:
         if step.script == "train" and status.kind != GOES_ON:
             clear_run(step, ours=status.kind == AGAIN)
         notes.write_begun(step)
-        execute(step, place)
+        code = 0 if signals else execute(step, place, children)
+        if code == CAN_CONTINUE or signals:
+            print(f"step {step.name} was interrupted; to go on: {command_to_go_on()}", file=sys.stderr)
+            sys.exit(CAN_CONTINUE)
+        if code:
+            ended = f"step {step.name} ended with exit code {code}"
+            sys.exit(f"error: {ended}; mend it, then: {command_to_go_on()}")
         notes.write_done(step, started, time.time())
 
 
@@ -120,18 +130,11 @@ def describe_done(step: Step, notes: Notes) -> str:
     return f"done ({'taken as it is' if 'given' in note['start'] else str(note['seconds']) + ' s'})"
 
 
-def execute(step: Step, place: str) -> None:
-    """Run and print the step's command, pass signals on to it, and exit if it does not end well."""
-    children: list[subprocess.Popen] = []
-    with passed_on(children) as signals:
-        children.append(start_apart(*step.process()))
-        print(f"{place} {step.name}: {step.shell()}", flush=True)
-        code = children[0].wait()
-    if code == CAN_CONTINUE or (code and signals):
-        print(f"step {step.name} was interrupted; to go on: {command_to_go_on()}", file=sys.stderr)
-        sys.exit(CAN_CONTINUE)
-    if code:
-        sys.exit(f"error: step {step.name} ended with exit code {code}; mend it, then: {command_to_go_on()}")
+def execute(step: Step, place: str, children: list[subprocess.Popen]) -> int:
+    """Run and print the step's command; return its exit code."""
+    children.append(start_apart(*step.process()))
+    print(f"{place} {step.name}: {step.shell()}", flush=True)
+    return children[-1].wait()
 
 
 def clear_run(step: Step, ours: bool) -> None:
