@@ -53,11 +53,16 @@ def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
     return data
 
 
-def require_training_data(o: Options, processes: Processes) -> None:
-    """Refuse data and pseudo labels that are missing or do not fit, before a network is built or fetched."""
-    target = None if o.stage == "source_only" else target_data(o, "train")
-    names = [target.image_name(i) for i in range(len(target))] if target is not None else []
-    require_pseudo_labels(o, names)
+def require_data_sets(o: Options) -> None:
+    """Raise FileNotFoundError for a data set that is not there, before a network is built or fetched."""
+    source_data(o)
+    if o.stage != "source_only":
+        target_data(o, "train")
+
+
+def _require_training_data(o: Options, target: DataSet | None, processes: Processes) -> None:
+    """Refuse data and pseudo labels that are missing or do not fit."""
+    require_pseudo_labels(o, [target.image_name(i) for i in range(len(target))] if target is not None else [])
     check_sample(o, processes)
     if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:
         absent = "SYNTHIA has no labels of terrain, truck and train"
@@ -71,11 +76,12 @@ def training_loaders(
 ) -> tuple[DataLoader, DataLoader | None]:
     """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
 
-    The data must be as `require_training_data` wants it. start: iterations that have been done.
+    start: iterations that have been done.
     """
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
     # The baseline knows nothing of the target, not even its colours.
     target = None if o.stage == "source_only" else target_data(o, "train")
+    _require_training_data(o, target, processes)
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")

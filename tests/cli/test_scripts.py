@@ -269,7 +269,7 @@ def test_data_are_looked_for_before_weights_are_fetched(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
     line = refused_here("python train.py --stage warm_up --no_resume --device cpu", tmp_path, monkeypatch)
-    assert "dataset/cityscapes" in line and "--tgt_rootpath" in line
+    assert "dataset/GTA5" in line and "--src_rootpath" in line
 
 
 # --- calc_prototype.py, generate_class_distribution.py ----------------------------------------------------
