@@ -17,7 +17,8 @@ from data.kept_labels import KeptLabels, file_digest, images_digest, left_to_do
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.sets.choose import classes_of
 from data.sets.dataset import DataSet
-from engine.inference import Prediction, Trained, mean_probabilities, start
+from engine.inference import Prediction, Trained, start
+from engine.views import mean_probabilities
 from utils.errors import run_script
 from utils.grid import grid_size
 from utils.workers import BackgroundWriter

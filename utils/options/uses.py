@@ -34,7 +34,7 @@ _TABLE = (
     ("stage1 distribution", "class_distribution"),
     ("stage1 prototypes", "prototypes"),
     ("stage2 stage3", "path_LP threshold distillation"),
-    ("test", "result save_pred table images save_dir overlay flip scales format"),
+    ("test", "result save_pred table images save_dir overlay flip scales format zip"),
     ("pseudo_label distribution", "save_path"),
     ("pseudo_label", "soft flip soft_dtype conf_dtype"),
     ("prototypes", "source src_rootpath"),
