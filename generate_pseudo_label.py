@@ -1,10 +1,11 @@
 """Write pseudo labels of the target train split.
 
-    python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume_path CHECKPOINT
-    python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume_path CHECKPOINT
+    python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume CHECKPOINT
+    python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume CHECKPOINT
 
-Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy. Started again
-after an interruption it keeps what is whole and made by the same checkpoint and options.
+Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy.
+Started again after an interruption it keeps what is whole and made by the same checkpoint and
+options.
 """
 
 from __future__ import annotations
