@@ -117,7 +117,9 @@ class Products:
         paths = [self._ids_path(images.name(i)) for i in range(len(images))]
         with replace_when_whole(self.zip) as file, zipfile.ZipFile(file, "w") as archive:
             for path in paths:
-                archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes())  # PNG is compressed already
+                entry = zipfile.ZipInfo(path.name)  # without compression, which PNG has already
+                entry.external_attr = 0o644 << 16  # whoever unpacks it may read it
+                archive.writestr(entry, path.read_bytes())
         return f"packed label ids of {len(paths)} images into {self.zip}"
 
 
@@ -137,9 +139,10 @@ def predict_files(o: Options, processes: Processes) -> None:
         packed = products.pack(images) if o.zip and not failed and processes.is_main else None
     processes.print_once(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
     if failed:
-        lacking = f", so {o.zip} is not written" if o.zip else ""
-        named = "each is named above"
-        raise ValueError(f"{failed} of {len(images)} images could not be predicted{lacking}; {named}")
+        without = f", so {o.zip} is not written" if o.zip else ""
+        raise ValueError(
+            f"{failed} of {len(images)} images could not be predicted{without}; each is named above"
+        )
     if packed:
         processes.print_once(packed)
 

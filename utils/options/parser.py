@@ -73,10 +73,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpAll(argparse.Action):
-    """Print every option and end."""
+    """The action of --help_all."""
 
     def __call__(self, parser: _Parser, *_: object) -> None:
-        """Do it."""
+        """Print every option and end."""
         print(parser.format_help(everything=True), end="")
         parser.exit(0)
 
