@@ -2,8 +2,9 @@
 
     python calc_prototype.py --resume_path CHECKPOINT
 
-Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2, from which stage 1
-starts; with --source prototypes_on_gta5_from_deeplabv2, which it starts from only if given as --prototypes.
+Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2, from which
+stage 1 starts; with --source prototypes_on_gta5_from_deeplabv2, from which it starts only if that
+is given as --prototypes.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python generate_class_distribution.py --class_balance --resume_path CHECKPOINT
 
-Writes SAVE_PATH/class_distribution.npy, (K,) float64 summing to 1. A record beside it keeps runs of another
---name from replacing it.
+Writes SAVE_PATH/class_distribution.npy, (K,) float64 summing to 1. A record beside it keeps runs of
+another --name from replacing it.
 """
 
 from __future__ import annotations

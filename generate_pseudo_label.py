@@ -1,10 +1,11 @@
 """Write pseudo labels of the target train split.
 
-    python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume_path CHECKPOINT
-    python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume_path CHECKPOINT
+    python generate_pseudo_label.py --name gta2citylabv2_warmup_soft --soft --resume CHECKPOINT
+    python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume CHECKPOINT
 
-Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy. Started again
-after an interruption it keeps what is whole and made by the same checkpoint and options.
+Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy.
+Started again after an interruption it keeps what is whole and made by the same checkpoint and
+options.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from data.kept_labels import KeptLabels, file_digest, images_digest, left_to_do
 from data.pseudo_labels import PseudoLabels, write_hard, write_soft
 from data.sets.choose import classes_of
 from data.sets.dataset import DataSet
-from engine.inference import Prediction, Trained, mean_probabilities, start
+from engine.inference import Prediction, Trained, start
+from engine.views import mean_probabilities
 from utils.errors import run_script
 from utils.grid import grid_size
 from utils.workers import BackgroundWriter

@@ -3,9 +3,9 @@
     python test.py --resume ./logs/NAME/from_gta5_to_cityscapes_on_deeplabv2_best_model.pkl
     python test.py --resume CHECKPOINT --images FOLDER_OR_FILE --save_dir OUT [--overlay]
 
-Prints IoU per class; --result FILE also writes the scores, --table FILE a row of a table (.md, .tex, .csv),
---save_pred DIR the predictions. With --images nothing is scored: images of one's own are predicted
-(docs/own_images.md).
+Prints IoU per class; --result FILE also writes the scores, --table FILE a row of a table (.md,
+.tex, .csv), --save_pred DIR the predictions. With --images nothing is scored: images of one's own
+are predicted, and --zip FILE packs them for Cityscapes' benchmark server (docs/own_images.md).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from data.build import inference_data, whole_images
-from data.own_images import own_images, own_loader
 from data.sets.choose import classes_of
 from data.sets.folder import has_labels
 from engine.about import scored_as_published
-from engine.inference import Prediction, add_mean_over_13, load_trained, shapes
+from engine.inference import Prediction, add_mean_over_13, load_trained
 from engine.launch import claimed, joined
-from engine.own_images import Predictor, Products, predict_own_images
+from engine.own_images import predict_files
+from engine.views import Views
 from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.whole import save_json
@@ -45,7 +45,7 @@ def main() -> None:
 def score(o: Options, processes: Processes) -> None:
     """Score, each process its part of the images; the main one prints and writes."""
     trained = load_trained(o, processes)
-    o, classes = trained.o, classes_of(trained.o)
+    o, classes, views = trained.o, classes_of(trained.o), Views(o.scales, o.flip)
     data = inference_data(o, "val", processes)
     if data.name == "folder" and not has_labels(data):
         raise ValueError(
@@ -59,10 +59,12 @@ def score(o: Options, processes: Processes) -> None:
             writer.do(save_prediction, o.save_pred, item.name, ids, classes.palette)
 
         loader = whole_images(o, data, processes, with_labels=True)
-        scores = trained.evaluate(loader, write if o.save_pred else None)
+        scores = trained.evaluate(loader, views, write if o.save_pred else None)
     add_mean_over_13(scores, classes)
-    published = scored_as_published(o, data, scores["images"])
+    published = views.is_one and scored_as_published(o, data, scores["images"])
     about = {"checkpoint": str(o.resume_path), **trained.record, "torch": torch.__version__}
+    if not views.is_one:
+        about["views"] = str(views)
     scores = {**about, "as_published": published, "classes": list(classes.names), **scores}
     rows = published_rows(o.n_class) if published else ()
     processes.print_once(plain_table(scores, rows))
@@ -70,23 +72,6 @@ def score(o: Options, processes: Processes) -> None:
         save_json(scores, o.result)
     if o.table and processes.is_main:
         save_table(scores, o.table, rows)
-
-
-def predict_files(o: Options, processes: Processes) -> None:
-    """Predict the user's own images, each process its part; ValueError in the end if any was left out."""
-    images = own_images(o.images, o.img_size, o.max_images)
-    trained = load_trained(o, processes)
-    classes = classes_of(trained.o)
-    ids = classes.cityscapes_ids() if o.format == "cityscapes" else None
-    products = Products(o.save_dir, classes.palette, o.overlay, ids)
-    products.require_room(images, o.images)
-    predictor = Predictor(trained.network, trained.device, o.scales, o.flip, trained.compute)
-    loader = own_loader(images, o.num_workers, processes, o.on_gpu)
-    with claimed(processes, [o.save_dir]), shapes(one=o.img_size is not None):
-        failed = predict_own_images(predictor, loader, products, processes)
-    processes.print_once(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
-    if failed:
-        raise ValueError(f"{failed} of {len(images)} images could not be predicted; each is named above")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python train.py --stage warm_up --name warmup --no_resume --freeze_bn --lr 2.5e-4
     python train.py --stage warm_up --name warmup --no_resume --freeze_bn --lr 2.5e-4 --continue
 
-Writes LOG_DIR/NAME/: the current and the best checkpoint and their scores, run.log, log.jsonl, options.yaml,
-about.json, tensorboard/, pictures/, and state/, from which --continue goes on. `python -m utils.report
-LOG_DIR/NAME` makes a page of it. Exit code 75: interrupted and saved.
+Writes LOG_DIR/NAME/: the current and the best checkpoint and their scores, run.log, log.jsonl,
+options.yaml, about.json, tensorboard/, pictures/, and state/, from which --continue goes on.
+`python -m utils.report LOG_DIR/NAME` makes a page of it. Exit code 75: interrupted and saved.
 """
 
 from __future__ import annotations

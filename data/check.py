@@ -3,8 +3,8 @@
     python -m data.check --config FILE
     python -m data.check --stage stage1 --path_soft Pseudo/gta2citylabv2_warmup_soft
 
-Takes the options of train.py. Prints what is there and what is wrong; exit code 1 if anything is. Training
-itself checks a few files of each kind when it starts.
+Takes the options of train.py. Prints what is there and what is wrong; exit code 1 if anything is.
+Training itself checks a few files of each kind when it starts.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from data.batches import of_one_size, read
 from data.classes import Classes
 from data.labels import CLASSES, IGNORE, thirteen_of_sixteen
 from engine.launch import claimed, joined, prepare_device
+from engine.views import AS_IT_IS, Views
 from models import Compute, DeepLabV2, SegmentationOutput, deeplabv2
 from models.weights import NetworkShape, load_network, network_shape
 from stages.build import RESUME_REMEDY, computing, require_same_classes
@@ -76,12 +77,10 @@ class Trained:
         """Yield the outputs for an `inference_loader`; see `predict`."""
         return predict(self.network, loader, self.device, title, mirror, self.processes, self.compute, True)
 
-    def evaluate(self, loader: DataLoader, on_prediction: OnPrediction | None = None) -> dict:
-        """Score the network on labelled images; see `evaluate`."""
-        k, compute = self.o.n_class, self.compute
-        return evaluate(
-            self.network, loader, k, self.device, on_prediction, self.processes, compute, must_be_finite=True
-        )
+    def evaluate(self, loader: DataLoader, views: Views, on_prediction: OnPrediction | None = None) -> dict:
+        """Score the network on labelled images, whose views are averaged; see `evaluate`."""
+        part = {"processes": self.processes, "compute": self.compute, "must_be_finite": True, "views": views}
+        return evaluate(self.network, loader, self.o.n_class, self.device, on_prediction, **part)
 
 
 @contextmanager
@@ -228,19 +227,6 @@ def _one(output: SegmentationOutput | None, i: int) -> SegmentationOutput | None
     return None if output is None else SegmentationOutput(*(part[i : i + 1] for part in output))
 
 
-def mean_probabilities(views: Iterable[tuple[Tensor, bool]], size: Sequence[int]) -> Tensor:
-    """Mean probabilities (1, K, H, W) over several predictions of one image, each resized to `size` (H, W).
-
-    views: logits (1, K, h, w), and True if they are of the mirrored image.
-    """
-    total, count = None, 0
-    for logits, mirrored in views:
-        probs = resize_bilinear(logits.softmax(dim=1), size)
-        probs = probs.flip(3) if mirrored else probs
-        total, count = probs if total is None else total + probs, count + 1
-    return total / count
-
-
 def evaluate(
     network: nn.Module,
     loader: DataLoader,
@@ -251,19 +237,27 @@ def evaluate(
     compute: Compute = PLAIN,
     after_each: Callable[[], None] | None = None,
     must_be_finite: bool = False,
+    views: Views = AS_IT_IS,
 ) -> dict:
     """Score the network on labelled images. must_be_finite: as in `predict`.
 
-    on_prediction(item, train ids (H, W)) receives each prediction. after_each() is called after every image,
-    equally often by all processes; it may raise.
+    views: those of an image, which are averaged. on_prediction(item, train ids (H, W)) receives each
+    prediction. after_each() is called after every image, equally often by all processes; it may raise.
     """
     matrix = ConfusionMatrix(n_class, device)
     own = len(loader.dataset)
     total = int(processes.sum(torch.tensor(own)))
     spare = -(-total // processes.size) - own if after_each is not None else 0  # some have an image less
     for item in predict(network, loader, device, "evaluating", False, processes, compute, must_be_finite):
-        logits = resize_bilinear(item.output.logits, item.label.shape)  # (1, K, H, W)
-        prediction = logits.argmax(dim=1)
+        logits, size = item.output.logits, item.label.shape
+        if views.is_one:
+            scores = resize_bilinear(logits, size)  # (1, K, H, W)
+        else:
+            with shapes(of_one_size(loader)):
+                scores = views.scores(network, item.image, size, item.name, compute, logits)
+            if must_be_finite and not scores.isfinite().all():
+                raise ValueError(f"{item.name}: {NOT_FINITE}")
+        prediction = scores.argmax(dim=1)
         matrix.update(item.label[None], prediction)
         if on_prediction is not None:
             on_prediction(item, prediction[0])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,35 +12,35 @@ import numpy as np
 import torch
 import tqdm
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from data.batches import image_batch
-from data.own_images import OwnImage, OwnImages, clashes
-from engine.inference import mean_probabilities, on_host
+from data.own_images import OwnImage, OwnImages, clashes, own_images, own_loader
+from data.sets.choose import classes_of
+from engine.inference import load_trained, on_host, shapes
+from engine.launch import claimed
+from engine.views import AS_IT_IS, Views
 from models import Compute
-from stages.stage import PLAIN, resize_bilinear
+from stages.stage import PLAIN
 from utils.distributed import ALONE, Processes
 from utils.errors import one_line
-from utils.files.whole import save_image
+from utils.files.whole import replace_when_whole, save_image
+from utils.options import Options
 from utils.render import save_prediction
 from utils.workers import BackgroundWriter, received
 
-SHORTEST_SIDE = 8  # pixels, the network's stride
+# How Cityscapes' evaluator finds a prediction: by the CITY_SEQUENCE_FRAME at the start of its name.
+_SERVER_NAME = re.compile(r"[^_]+_[0-9]+_[0-9]+(_|$)")
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network and the scales and mirror images over which it predicts.
-
-    scales: multiples of the image's size; mirror: each scale mirrored too. A single unscaled image is
-    predicted as for scores: by the largest logit at full size. Otherwise by the largest mean probability.
-    """
+    """A network and the views of an image over which it predicts; one view is predicted as for scores."""
 
     network: nn.Module
     device: torch.device
-    scales: Sequence[float] = (1.0,)
-    mirror: bool = False
+    views: Views = AS_IT_IS
     compute: Compute = PLAIN
 
     @torch.no_grad()
@@ -49,40 +50,23 @@ class Predictor:
         ValueError if a scale is too small or a score is not finite.
         """
         pixels, full = item.pixels if item.resized is None else item.resized, item.pixels.shape[:2]
-        height, width = pixels.shape[:2]
-        sizes = [(round(height * scale), round(width * scale)) for scale in self.scales]
-        smallest = min(sizes)
-        if min(smallest) < SHORTEST_SIDE:
-            raise ValueError(
-                f"{item.path}: {smallest[1]}×{smallest[0]} pixels are too few, a side needs {SHORTEST_SIDE}; "
-                "give --img_size W,H or larger --scales"
-            )
         image = image_batch(pixels[None].to(self.device, non_blocking=True))
-        if not self.mirror and sizes == [image.shape[2:]]:
-            scores = resize_bilinear(self.compute(self.network, image).logits, full)
-        else:
-            scores = mean_probabilities(self._views(image, sizes), full)
+        scores = self.views.scores(self.network, image, full, item.path, self.compute)
         label = scores[0].argmax(dim=0).to(torch.uint8)
         return on_host(label, ~scores.isfinite().all(), item.path)
-
-    def _views(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Tensor, bool]]:
-        """Yield the logits of each scale and True if mirrored, one by one to save memory."""
-        for size in sizes:
-            scaled = image if size == image.shape[2:] else resize_bilinear(image, size)
-            yield self.compute(self.network, scaled).logits, False
-            if self.mirror:
-                yield self.compute(self.network, scaled.flip(3)).logits, True
 
 
 @dataclass(frozen=True)
 class Products:
     """Files of each image in `folder`: NAME.png and NAME_color.png as in `save_prediction`, NAME_overlay.png
-    with `overlay`, and labelIds/NAME_labelIds.png with `label_ids` (K,) uint8 of the classes."""
+    with `overlay`, and labelIds/NAME_labelIds.png with `label_ids` (K,) uint8 of the classes, which `zip`
+    packs, if given."""
 
     folder: Path
     colours: np.ndarray
     overlay: bool = False
     label_ids: np.ndarray | None = None
+    zip: Path | None = None
 
     def require_room(self, images: OwnImages, given: Path) -> None:
         """Raise ValueError if a file would overwrite another one or lie in the folder of images."""
@@ -92,6 +76,21 @@ class Products:
         problem = clashes([self.paths(images.name(i)) for i in range(len(images))], images)
         if problem:
             raise ValueError(problem)
+        if self.zip is not None:
+            self._require_names_for_server(images)
+
+    def _require_names_for_server(self, images: OwnImages) -> None:
+        """Raise ValueError for a name that Cityscapes' evaluator does not find, or finds twice."""
+        places: dict[str, Path] = {}
+        for path in images.images:
+            if not _SERVER_NAME.match(path.stem):
+                raise ValueError(
+                    f"{path}: no image of Cityscapes, whose names are CITY_SEQUENCE_FRAME_leftImg8bit.png; "
+                    "take it away or leave out --zip"
+                )
+            other = places.setdefault(path.stem, path)
+            if other != path:
+                raise ValueError(f"{other} and {path}: have one name, so --zip cannot hold both; rename one")
 
     def paths(self, name: str) -> list[Path]:
         """Return every file of one image."""
@@ -112,6 +111,40 @@ class Products:
             save_image(half, self.folder / f"{name}_overlay.png")
         if self.label_ids is not None:
             save_image(Image.fromarray(self.label_ids[prediction]), self._ids_path(name))
+
+    def pack(self, images: OwnImages) -> str:
+        """Write the zip: the label ids of the images and nothing else; return what was done, as one line."""
+        paths = [self._ids_path(images.name(i)) for i in range(len(images))]
+        with replace_when_whole(self.zip) as file, zipfile.ZipFile(file, "w") as archive:
+            for path in paths:
+                entry = zipfile.ZipInfo(path.name)  # without compression, which PNG has already
+                entry.external_attr = 0o644 << 16  # whoever unpacks it may read it
+                archive.writestr(entry, path.read_bytes())
+        return f"packed label ids of {len(paths)} images into {self.zip}"
+
+
+def predict_files(o: Options, processes: Processes) -> None:
+    """Predict the user's own images, each process its part; ValueError in the end if any was left out."""
+    images = own_images(o.images, o.img_size, o.max_images)
+    trained = load_trained(o, processes)
+    classes = classes_of(trained.o)
+    ids = classes.cityscapes_ids() if o.zip or o.format == "cityscapes" else None
+    products = Products(o.save_dir, classes.palette, o.overlay, ids, o.zip)
+    products.require_room(images, o.images)
+    predictor = Predictor(trained.network, trained.device, Views(o.scales, o.flip), trained.compute)
+    loader = own_loader(images, o.num_workers, processes, o.on_gpu)
+    files = [o.zip] if o.zip else []
+    with claimed(processes, [o.save_dir], files), shapes(one=o.img_size is not None):
+        failed = predict_own_images(predictor, loader, products, processes)
+        packed = products.pack(images) if o.zip and not failed and processes.is_main else None
+    processes.print_once(f"wrote predictions of {len(images) - failed} images to {o.save_dir}")
+    if failed:
+        without = f", so {o.zip} is not written" if o.zip else ""
+        raise ValueError(
+            f"{failed} of {len(images)} images could not be predicted{without}; each is named above"
+        )
+    if packed:
+        processes.print_once(packed)
 
 
 def predict_own_images(

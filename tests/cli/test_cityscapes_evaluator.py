@@ -1,9 +1,10 @@
-"""Cityscapes' own evaluator takes what `--format cityscapes` writes, and finds the IoU that test.py finds."""
+"""Cityscapes' own evaluator takes what `--zip` packs, and finds the IoU that test.py finds."""
 
 from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +19,11 @@ def test_iou_of_each_class_is_that_of_cityscapesscripts(tmp_path, networks, monk
     draw_mini("dataset --size 256,128 --source 2 --target 2 --val 12", tmp_path)
     model = f"--resume {networks / 'k19.pkl'} {NUMBERS}"
     run_here(f"python test.py {model} --img_size 256,128 --result scores.json", tmp_path, monkeypatch)
-    images = "--images dataset/cityscapes/leftImg8bit/val --save_dir out --overlay --format cityscapes"
+    images = "--images dataset/cityscapes/leftImg8bit/val --save_dir out --overlay --zip out.zip"
     run_here(f"python test.py {model} {images}", tmp_path, monkeypatch)
+    zipfile.ZipFile(tmp_path / "out.zip").extractall(tmp_path / "unpacked")
     monkeypatch.setenv("CITYSCAPES_DATASET", str(tmp_path / "dataset" / "cityscapes"))
-    monkeypatch.setenv("CITYSCAPES_RESULTS", str(tmp_path / "out" / "labelIds"))
+    monkeypatch.setenv("CITYSCAPES_RESULTS", str(tmp_path / "unpacked"))
     monkeypatch.setitem(sys.modules, "pyquaternion", SimpleNamespace(Quaternion=None))  # for 3-D boxes only
     from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
     from cityscapesscripts.helpers.labels import trainId2label

@@ -247,9 +247,10 @@ def test_what_cannot_be_written_or_is_not_there_is_refused(place, monkeypatch, f
     [
         ("--images in", "--save_dir"),
         ("--save_dir out", "--images"),
-        ("--flip", "--images"),
-        ("--scales 0.5", "--images"),
         ("--format cityscapes", "--images"),
+        ("--zip x.zip", "--images"),
+        ("--images in --save_dir out --zip x.tar", "--zip"),
+        ("--scales 0,1", "--scales"),
         ("--images in --save_dir out --scales 0,1", "--scales"),
         ("--images in --save_dir out --scales nan", "--scales"),
         ("--images in --save_dir out --scales 1,x", "--scales"),
@@ -265,7 +266,7 @@ def test_options_that_do_not_go_together(capsys, words, message):
     assert end.value.code == 2 and error.count("\n") == 1 and message in error
 
 
-NEW = {"images", "save_dir", "overlay", "flip", "scales", "format", "table"}
+NEW = {"images", "save_dir", "overlay", "flip", "scales", "format", "table", "zip"}
 
 
 def test_what_was_an_abbreviation_still_is_the_same(capsys):
@@ -297,15 +298,17 @@ def test_every_command_of_the_page(tmp_path, networks, monkeypatch):
     commands = [
         line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
     ]
-    assert len(commands) == 4
+    assert len(commands) == 5
     model = tmp_path / "logs" / "gta2citylabv2_stage3" / checkpoint_name()
     write_released(model, random_network("mini"))
     draw(tmp_path / "photographs" / "street.png", 61, 45)
     draw(tmp_path / "photographs" / "sub" / "X.jpg", 80, 37)
-    draw(tmp_path / "dataset/cityscapes/leftImg8bit/test/berlin" / "berlin_0_0_leftImg8bit.png", 64, 32)
+    for split, city in (("test", "berlin"), ("val", "munster")):
+        draw(tmp_path / f"dataset/cityscapes/leftImg8bit/{split}/{city}/{city}_0_0_leftImg8bit.png", 64, 32)
     for command in commands:
         run_here(f"{command} {SMALL}", tmp_path, monkeypatch)
     made = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")}
     assert {"predictions/sub/X.png", "predictions/sub/X_color.png", "predictions/sub/X_overlay.png"} <= made
     assert {"resized/sub/X.png", "averaged/street.png"} <= made
-    assert "submission/labelIds/berlin/berlin_0_0_leftImg8bit_labelIds.png" in made
+    assert "val_ids/labelIds/munster/munster_0_0_leftImg8bit_labelIds.png" in made
+    assert (tmp_path / "submission.zip").is_file()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import io
 import itertools
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -16,8 +18,9 @@ from engine.log import get_logger
 from utils.distributed import environment_problem, started_apart
 from utils.errors import one_line, run_script
 from utils.options import default_values, option_words, parse
-from utils.options.declarations import COMPATIBLE, options_of
-from utils.options.uses import _NEEDS, _USES
+from utils.options.declarations import COMPATIBLE, STAGES, options_of
+from utils.options.help import grouped
+from utils.options.uses import _NEEDS, _USES, places_of
 from utils.recipe import read_recipe
 
 SCRIPTS = ("train", "test", "prototypes", "pseudo_label", "distribution", "check")
@@ -304,6 +307,81 @@ def test_no_recipe_gives_an_option_that_is_refused(name, tmp_path, monkeypatch):
         if step.script:
             words = shlex.split(step.shell())[2:]
             assert parse(scripts.get(step.script, step.script), "", words).resume_path
+
+
+# --- the help ---------------------------------------------------------------------------------------------
+
+FULL_SIZE = ("gta5_to_cityscapes", "synthia_to_cityscapes")
+PARSER_OF = {"generate_pseudo_label": "pseudo_label", "calc_prototype": "prototypes"}
+PARSER_OF |= {"generate_class_distribution": "distribution"}
+
+
+def help_of(capsys, monkeypatch, script: str, word: str, columns: str = "200") -> str:
+    """What a script prints for --help or --help_all."""
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit) as end:
+        parse(script, "Do something.", [word])
+    out, err = capsys.readouterr()
+    assert end.value.code == 0 and err == ""
+    return out
+
+
+def options_in(text: str) -> list[str]:
+    """The options that a help text lists, in its order."""
+    return [name for name in re.findall(r"^  (?:-h, )?--(\w+)", text, re.MULTILINE) if "help" not in name]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_has_the_basic_options_and_help_all_every_one(capsys, monkeypatch, script):
+    basic, every = (help_of(capsys, monkeypatch, script, word) for word in ("--help", "--help_all"))
+    table = options_of(script)
+    assert sorted(options_in(every)) == sorted(table)
+    places = ({"train", "check"} & {script} and set(STAGES)) or {script}
+    acting = {name for place, name in _USES if place in places}
+    assert set(options_in(basic)) == {n for n, o in table.items() if o.basic and o.dest in acting}
+    assert COMPATIBLE not in " ".join(basic.split()) and COMPATIBLE in " ".join(every.split())
+    assert "--help_all" in basic and "--resume is the released code's spelling" in " ".join(basic.split())
+    for text in (basic, every, help_of(capsys, monkeypatch, script, "--help_all", "70")):
+        assert max(map(len, text.splitlines())) <= 100
+    for word in ("--hel", "-h"):
+        assert help_of(capsys, monkeypatch, script, word) == basic
+    files = {full: short for short, full in PARSER_OF.items()} | {"check": "data/check"}
+    path = Path(__file__).parents[2] / f"{files.get(script, script)}.py"
+    assert max(map(len, ast.get_docstring(ast.parse(path.read_text())).splitlines())) <= 100
+
+
+def test_help_is_grouped_by_stage_and_has_the_values_of_the_recipe(capsys, monkeypatch):
+    text = help_of(capsys, monkeypatch, "train", "--help")
+    groups = {block.partition(":\n")[0]: options_in(block) for block in text.split("\n\n")}
+    assert groups["only in warm_up"] == ["gan", "adv"]
+    assert {"ema", "proto_rectify", "SL_lambda"} <= set(groups["only in stage1"])
+    assert {"threshold", "distillation"} <= set(groups["only in stage2, stage3"])
+    assert {"stage", "name", "continue"} <= set(groups["every stage: run"])
+    flat = " ".join(text.split())
+    assert "(default: 0.0001; recipe: 0.00025 in warm_up; 0.0006 in stage2, stage3)" in flat
+    assert "(recipe: 0.95 in stage2, stage3)" in flat and "(recipe: given in stage1)" in flat
+    monkeypatch.setattr("utils.options.help._RECIPE", Path("nowhere.yaml"))
+    assert "recipe: " not in help_of(capsys, monkeypatch, "train", "--help")
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_what_a_recipe_gives_is_in_the_help_of_its_script(name):
+    for step in read_recipe(Path(__file__).parents[2] / "configs" / f"{name}.yaml", None, {}).steps:
+        script = PARSER_OF.get(step.script, step.script)
+        shown = {o.name for options in grouped(script).values() for o in options}
+        acting = {n for n in step.options if places_of(n, script)}
+        assert acting <= shown, step.name
+
+
+def test_every_help_text_is_made_of_sentences():
+    for script in SCRIPTS:
+        for option in options_of(script).values():
+            first = option.help.split()[0]
+            names = option.type if isinstance(option.type, tuple) else ()
+            assert option.help.endswith(".") and "  " not in option.help, option.name
+            assert first[0].isupper() or first in names, option.name
+            assert len(option.help.split()) >= 4, option.name
+            assert not (option.basic and option.help == COMPATIBLE), option.name
 
 
 # --- the environment --------------------------------------------------------------------------------------

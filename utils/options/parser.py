@@ -14,7 +14,8 @@ from utils.classes_file import read_classes_file
 from utils.distributed import environment_problem
 from utils.errors import short
 from utils.files.yaml_file import is_scalar, load_yaml
-from utils.options.declarations import GROUPS, SWITCH, Option, options_of
+from utils.options.declarations import SWITCH, Option, options_of
+from utils.options.help import argparse_words, help_text
 from utils.options.refused import problems
 from utils.options.uses import is_idle
 from utils.options.values import Options, plain
@@ -54,6 +55,11 @@ def parse(script: str, description: str, argv: Sequence[str] | None = None) -> O
 
 class _Parser(argparse.ArgumentParser):
     config: Path | None = None  # file of options before those of the command line, for messages
+    script = ""
+
+    def format_help(self, everything: bool = False) -> str:
+        """The text of --help, or of --help_all."""
+        return help_text(self.script, self.prog, self.description, everything)
 
     def error(self, message: str) -> None:
         """End with one line instead of the whole usage, printed by the main process only."""
@@ -66,31 +72,29 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2)
 
 
+class _HelpAll(argparse.Action):
+    """The action of --help_all."""
+
+    def __call__(self, parser: _Parser, *_: object) -> None:
+        """Print every option and end."""
+        print(parser.format_help(everything=True), end="")
+        parser.exit(0)
+
+
 def _build_parser(script: str, description: str) -> argparse.ArgumentParser:
     """The parser of one script; it returns given options only, and takes no abbreviations."""
     parser = _Parser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    for title, options in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for option in options:
-            if script in option.scripts:
-                group.add_argument(f"--{option.name}", dest=option.dest, **_argparse_words(option))
+    parser.script = script
+    parser.add_argument("--help_all", action=_HelpAll, nargs=0)
+    for option in options_of(script).values():
+        parser.add_argument(f"--{option.name}", dest=option.dest, **argparse_words(option))
     return parser
-
-
-def _argparse_words(option: Option) -> dict:
-    """The keyword arguments of `add_argument`."""
-    shown = option.default not in (None, False)
-    words = {"help": option.help + (f" (default: {option.default})" if shown else "")}
-    if option.type is SWITCH:
-        return words | {"action": "store_true"}
-    if isinstance(option.type, tuple):
-        return words | {"choices": option.type}
-    return words | {"type": option.type, "metavar": option.metavar}
 
 
 def _spelled_out(argv: Sequence[str], parser: argparse.ArgumentParser, table: dict[str, Option]) -> list[str]:
     """The words with abbreviated options written in full."""
-    names = {f"--{name}": option.yields for name, option in table.items()} | {"--help": False}
+    names = {f"--{name}": option.yields for name, option in table.items()}
+    names |= {"--help": False, "--help_all": True}
     words = []
     for i, word in enumerate(argv):
         if word == "--":
@@ -99,7 +103,7 @@ def _spelled_out(argv: Sequence[str], parser: argparse.ArgumentParser, table: di
         fitting = [full for full in names if full.startswith(name)] if name.startswith("--") else []
         firm = [full for full in fitting if not names[full]] or fitting
         if name not in names and len(firm) > 1:
-            parser.error(f"ambiguous option: {word} could match {', '.join(fitting)}")
+            parser.error(f"ambiguous option: {word} could match {', '.join(firm)}")
         words.append(firm[0] + sign + value if name not in names and firm else word)
     return words
 

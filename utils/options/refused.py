@@ -71,9 +71,11 @@ def _problems_of_test(o: Options) -> Iterator[str]:
         yield f"--table {o.table}: the ending sets the format; give one of {', '.join(FORMATS)}"
     if not all(0 < scale < math.inf for scale in o.scales):
         yield f"--scales {','.join(map(str, o.scales))}: each must be above 0"
+    if o.zip is not None and (o.zip.suffix.lower() != ".zip" or o.zip.is_dir()):
+        yield f"--zip {o.zip}: give a file whose name ends in .zip"
     if o.images is None:
-        for name in ("save_dir", "overlay", "flip", "format", "scales"):
-            if getattr(o, name) not in (None, False, "train_ids", (1.0,)):
+        for name in ("save_dir", "overlay", "format", "zip"):
+            if getattr(o, name) not in (None, False, "train_ids"):
                 yield f"--{name} is for --images: give that too, or leave it out"
         return
     if o.save_dir is None:

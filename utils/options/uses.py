@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from utils.options.declarations import STAGES
 from utils.options.values import Options
 
 # Places of use: the stages of train.py and the other scripts. data.check takes all options of train.py.
@@ -34,7 +35,7 @@ _TABLE = (
     ("stage1 distribution", "class_distribution"),
     ("stage1 prototypes", "prototypes"),
     ("stage2 stage3", "path_LP threshold distillation"),
-    ("test", "result save_pred table images save_dir overlay flip scales format"),
+    ("test", "result save_pred table images save_dir overlay flip scales format zip"),
     ("pseudo_label distribution", "save_path"),
     ("pseudo_label", "soft flip soft_dtype conf_dtype"),
     ("prototypes", "source src_rootpath"),
@@ -65,6 +66,12 @@ _NEEDS: dict[str, Callable[[Options, str], bool]] = {
     "flip": lambda o, place: place == "test" or not o.soft,
     "save_path": lambda o, place: place == "pseudo_label" or o.class_distribution is None,
 }
+
+
+def places_of(name: str, script: str) -> tuple[str, ...]:
+    """The stages or the script in which an option acts; of a script without stages, itself or nothing."""
+    places = STAGES if script in ("train", "check") else (script,)
+    return tuple(place for place in places if (place, name) in _USES)
 
 
 def _reads_checkpoint(o: Options) -> bool:

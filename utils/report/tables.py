@@ -1,8 +1,8 @@
 """Tables in Markdown, LaTeX, CSV and plain text: scores of one checkpoint beside the published figures.
 
 `scores` is what `ConfusionMatrix.scores` gives, and: checkpoint (its path), classes (names in train id
-order), miou_13 for 16 classes, quirks (in words), torch (version). Values are shares of 1; tables and
-published figures are in percent, nan where there is none.
+order), miou_13 for 16 classes, quirks (in words), torch (version), and views (in words) where several were
+averaged. Values are shares of 1; tables and published figures are in percent, nan where there is none.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def plain_table(scores: Mapping, published: Sequence[PublishedRow] = ()) -> str:
     if math.isnan(scores["miou"]):
         lines.append("no mIoU: no pixel of the labels has a class")
     lines += [f"{title:<24}{100 * scores[key]:6.2f}" for title, key in _SUMMARY.items()]
-    lines += [printable(f"{key}: {scores[key]}") for key in ("checkpoint", "quirks", "torch", "images")]
+    about = ("checkpoint", "quirks", "torch", "images", "views")
+    lines += [printable(f"{key}: {scores[key]}") for key in about if key in scores]
     return "\n".join(lines if published else lines[1:])
 
 
@@ -142,11 +143,12 @@ def save_table(scores: Mapping, path: Path, published: Sequence[PublishedRow] = 
     about = printable(
         f"IoU in percent over {n_class} classes; checkpoint {scores['checkpoint']}; "
         f"{scores['images']} images; quirks {scores['quirks']}; torch {scores['torch']}"
+        + (f"; {scores['views']}" if "views" in scores else "")
     )
     if ending == ".csv":
-        origin = ["images", "quirks", "torch"]
+        origin = ["images", "quirks", "torch", *(["views"] if "views" in scores else [])]
         own_line = [*own, n_class, *(scores[key] for key in origin)]
-        other_lines = ([*row, n_class, "", "", ""] for row in others)
+        other_lines = ([*row, n_class, *[""] * len(origin)] for row in others)
         text = comma_separated([[*head, "classes", *origin], own_line, *other_lines])
     else:
         text = (markdown if ending == ".md" else latex)(head, [own, *others], about)
