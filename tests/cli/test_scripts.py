@@ -322,6 +322,9 @@ RECIPES = sorted((PROJECT / "configs").glob("*.yaml"))
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=[path.name for path in RECIPES])
 def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe, monkeypatch, capsys):
+    classes = tmp_path / "city.yaml"  # that configs/own_data.yaml reads
+    classes.write_text("classes: [a, b]")
+    monkeypatch.chdir(tmp_path)
     run_here(f"python reproduce.py --config {recipe} --dry_run", tmp_path, monkeypatch)
     scripts = []
     for line in capsys.readouterr().out.splitlines():
@@ -334,7 +337,7 @@ def test_commands_of_a_recipe_can_be_parsed(tmp_path, recipe, monkeypatch, capsy
         scripts.append(script)
         parse(PARSERS[script], "", words)  # ends the test with SystemExit if it cannot
     assert "train.py" in scripts and "test.py" in scripts
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [classes]
 
 
 RECIPE = """
