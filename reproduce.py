@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from data.sets.choose import classes_of, target_data
 from engine.resume import RunStates
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
-from stages.build import SIMCLR_FILE, SIMCLR_REMEDY
+from stages.build import SIMCLR_FILE
 from utils.errors import run_script
 from utils.files.lock import locked
 from utils.options import parse
@@ -70,7 +70,8 @@ def require_files(recipe: Recipe, steps: list[Step]) -> None:
         simclr = step.options.get("student_init") == "simclr" and step.options.get("no_resume")
         if step.script == "train" and simclr and status.kind != DONE and not SIMCLR_FILE.is_file():
             raise FileNotFoundError(
-                f"{SIMCLR_FILE}: no such file, but step {step.name} needs it; {SIMCLR_REMEDY}"
+                f"{SIMCLR_FILE}: no such file, but step {step.name} needs it; download the SimCLRv2 "
+                f"ResNet-101 there, or give --set {step.name}.student_init=imagenet"
             )
 
 

@@ -43,8 +43,8 @@ REMEDIES = {
     "damaged images": _AGAIN,
     "missing labels": _AGAIN,
     "damaged labels": _AGAIN,
-    "labels with ids that do not exist": "take the files of label ids and the right --src_dataset, or name "
-    "them in the file of --classes",
+    "labels with ids that do not exist": "take the files of label ids and the right --src_dataset; ids "
+    "and colours of your own belong into the file of --classes",
     "labels of another coding": "take the files that hold the ids that this run reads",
     "labels of another shape than their image": "take image and label of one download",
     "labels without an image": "copy or download the images again, or remove the labels",
@@ -52,7 +52,7 @@ REMEDIES = {
     "missing pseudo labels": "run generate_pseudo_label.py: it adds what is missing",
     "damaged pseudo labels": _ANEW,
     "pseudo labels of another shape than their image": _ANEW,
-    "data sets that are not there": "give the right folders",
+    "data sets that are not there": "give the right folders, and mend the list if one is named",
 }
 SAMPLE = 8  # images of each data set that training checks when it starts
 _NAMED = 5  # files that the report names for each kind of problem

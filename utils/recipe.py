@@ -28,6 +28,7 @@ from typing import Any
 from utils.checkpoint import checkpoint_path
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
+from utils.options.declarations import options_of
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {
@@ -204,11 +205,12 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
         if not isinstance(words, list) or not all(map(is_scalar, words)):
             raise ValueError(f"the words of {module} are a list of values")
         return [Step(name, ("python", "-m", module, *map(str, words)), "", {})]
-    options = common | (entry.get("options") or {}) | _overrides_of(name, overrides)
+    script = entry["script"]
+    options = common | (entry.get("options") or {}) | _overrides_of(name, script, overrides)
     for option in ("name", "model_name"):
         if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
             raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
-    first = _script_step(name, entry["script"], options)
+    first = _script_step(name, script, options)
     released = Path(entry["released"]) if first.script == "train" and "released" in entry else None
     if released and released.is_file() and not (recipe.folder / "begun" / f"{name}.json").is_file():
         first = replace(first, released=released, product=released)
@@ -223,16 +225,19 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
         test["resume_path"] = str(first.released or _checkpoint(options, word))
         test["result"] = str(recipe.result_path(name, which))
         kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
-        own = _overrides_of(f"test_{name}_{which}", overrides)
+        own = _overrides_of(f"test_{name}_{which}", "test", overrides)
         steps.append(_script_step(f"test_{name}_{which}", "test", test | kept | own))
     return steps
 
 
-def _overrides_of(step: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides for every step, then those for this one."""
-    of_all = {key: value for key, value in overrides.items() if "." not in key}
+def _overrides_of(step: str, script: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides for every step whose script has the option, then those for this one."""
+    known = options_of(_PARSER_OF[script]) if script in _PARSER_OF else {}
+    nowhere = overrides.keys() - {name for parser in _PARSER_OF.values() for name in options_of(parser)}
+    of_all = {key: value for key, value in overrides.items() if key in known or key in nowhere}
     own = [(key.rpartition("."), value) for key, value in overrides.items()]
-    return of_all | {option: value for (name, _, option), value in own if name == step}
+    of_step = {option: value for (name, _, option), value in own if name == step}
+    return {key: value for key, value in of_all.items() if "." not in key} | of_step
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:

@@ -166,6 +166,10 @@ def test_an_option_of_one_step(path):
     assert "--lr 0.5" in found["first"].shell() and "--lr 0.25" in found["labels"].shell()
     assert "infer_bs" in found["test_first_best"].shell()
     assert "infer_bs" not in found["test_first_last"].shell()
+    found = steps(read_recipe(path, None, {"conf_dtype": "uint8"}))  # which label generation alone has
+    assert [name for name, step in found.items() if "conf_dtype" in step.shell()] == ["labels"]
+    with pytest.raises(ValueError, match="no option is called 'cnof_dtype'"):
+        read_recipe(path, None, {"cnof_dtype": "uint8"})
     with pytest.raises(ValueError, match="no step is called 'frist'"):
         read_recipe(path, None, {"frist.lr": 0.5})
 
