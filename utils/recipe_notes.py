@@ -56,6 +56,8 @@ class Notes:
         now = self._start(step)
         if begun == {"asked": True}:
             return Status(AGAIN, ASKED)
+        if done is None and step.script == "train" and not any(step.run_folder.glob("state/*.pt")):
+            return Status(NEW)  # it ended before anything was saved
         if done is not None and "given" in done["start"]:
             return Status(DONE if Path(done["start"]["given"]).exists() else NEW)
         before = done["start"] if done else begun

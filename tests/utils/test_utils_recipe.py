@@ -158,6 +158,9 @@ def test_options_of_the_machine_leave_what_is_done_and_others_name_what_they_cha
     assert statuses[1].why == "lr 0.0025 → 0.5"
     begun = other.recipe.steps[1]
     other.write_begun(begun)  # and not done any more
+    assert kinds(other)[:2] == [DONE, NEW]  # nothing has been saved, so nothing can be lost
+    (begun.run_folder / "state").mkdir()
+    (begun.run_folder / "state" / "0000001.pt").touch()
     assert kinds(other)[:2] == [DONE, GOES_ON] and kinds(notes)[1] == AGAIN
 
 
