@@ -45,7 +45,7 @@ def test_what_a_worker_cannot_hand_over_ends_the_iteration():
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(60)
     try:
-        with pytest.raises(HandOverError, match=r"DataLoader worker .*pickle"):
+        with pytest.raises(HandOverError, match=r"DataLoader worker cannot hand over .*lambda"):
             list(parallel_map(unsendable, [1, 2], 1, "title"))
     finally:
         signal.alarm(0)
