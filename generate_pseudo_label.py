@@ -4,8 +4,7 @@
     python generate_pseudo_label.py --name gta2citylabv2_stage1Denoise --flip --resume CHECKPOINT
 
 Writes SAVE_PATH/NAME/: with --soft X.npy probabilities, else X.png, X_color.png, X_conf.npy.
-Started again after an interruption it keeps what is whole and made by the same checkpoint and
-options.
+Started again it keeps what is whole and made by the same checkpoint and options.
 """
 
 from __future__ import annotations
@@ -77,8 +76,7 @@ def kept_labels(trained: Trained, data: DataSet) -> KeptLabels:
 def hard_scores(item: Prediction, grid: bool) -> Tensor:
     """Scores (1, K, h, w) whose argmax is the label and whose maximum the confidence.
 
-    With a mirrored view the mean of both views' probabilities, each brought to full size. Otherwise
-    probabilities at full size, or with `grid` (quirk Q9) the logits as they are.
+    Mean probabilities of the views at full size; with `grid` (quirk Q9) the logits of a single view.
     """
     views = [(item.output.logits, False)]
     if item.mirrored is not None:
