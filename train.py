@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from data.batches import batches, iteration_files
-from data.build import require_data_sets, training_loaders, validation_images, whole_images
+from data.build import training_data, training_loaders, validation_images, whole_images
 from data.sets.choose import classes_of
 from engine.about import write_about
 from engine.guard import Guard
@@ -55,9 +55,9 @@ def train(o: Options, processes: Processes, interruption: Interruption, states: 
     quirks = ", ".join(o.quirks_on.active()) or "none"
     logger.info("torch %s on %d × %s; quirks: %s", torch.__version__, processes.size, device.type, quirks)
 
-    require_data_sets(o)
+    data = training_data(o)  # missing data are found before weights are fetched
     stage = build_stage(o, device, logger, processes)
-    loaders = source, target = training_loaders(o, stage.target_parts, processes, start)
+    loaders = source, target = training_loaders(o, data, stage.target_parts, processes, start)
     val = validation_images(o, logger)
     val_loader = None if val is None else whole_images(o, val, processes, with_labels=True, again=True)
     per_epoch = (source if target is None else target).batch_sampler.per_epoch

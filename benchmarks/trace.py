@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from data.batches import batches
-from data.build import training_loaders
+from data.build import training_data, training_loaders
 from data.mini import write_mini
 from engine.guard import Guard
 from engine.launch import prepare_device
@@ -82,7 +82,7 @@ def traced_iteration() -> Trace:
     o = parse("train", "", WORDS.split())
     device = prepare_device(o)
     stage = build_stage(o, device, silent_logger(), ALONE)
-    feed = batches(training_loaders(o, stage.target_parts, ALONE), device)
+    feed = batches(training_loaders(o, training_data(o), stage.target_parts, ALONE), device)
     guard = Guard(stage, False, 1, str, silent_logger())
     log, trace = RunLog(Path("."), silent_logger(), 10, 2, 10), Trace()
     for iteration in range(WARM + 1):

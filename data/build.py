@@ -53,11 +53,9 @@ def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
     return data
 
 
-def require_data_sets(o: Options) -> None:
-    """Raise FileNotFoundError for a data set that is not there, before a network is built or fetched."""
-    source_data(o)
-    if o.stage != "source_only":
-        target_data(o, "train")
+def training_data(o: Options) -> tuple[DataSet, DataSet | None]:
+    """The source, and the target: None for the baseline, which knows nothing of it, not even its colours."""
+    return source_data(o), None if o.stage == "source_only" else target_data(o, "train")
 
 
 def _require_training_data(o: Options, target: DataSet | None, processes: Processes) -> None:
@@ -72,20 +70,23 @@ def _require_training_data(o: Options, target: DataSet | None, processes: Proces
 
 
 def training_loaders(
-    o: Options, target_parts: frozenset[str], processes: Processes, start: int = 0
+    o: Options,
+    data: tuple[DataSet, DataSet | None],
+    target_parts: frozenset[str],
+    processes: Processes,
+    start: int = 0,
 ) -> tuple[DataLoader, DataLoader | None]:
     """Endless loaders of this process's part of the source and, if the stage looks at any, target batches.
 
-    start: iterations that have been done.
+    data: of `training_data`; start: iterations that have been done.
     """
+    source, target = data
     augmentation = Augmentation(o.resize, o.rcrop, o.hflip, o.jitter, not o.noaug)
-    # The baseline knows nothing of the target, not even its colours.
-    target = None if o.stage == "source_only" else target_data(o, "train")
     _require_training_data(o, target, processes)
     colours = target if (o.src_dataset == "gta5" or o.colour_transfer) and not o.noaug else None
     strong_source = o.stage == "warm_up" and o.S_pseudo_src > 0
     statistics = KeptStatistics(o.log_dir / "colour_statistics.txt")
-    source = SourceSamples(source_data(o), augmentation, o.seed, strong_source, colours, statistics)
+    source_samples = SourceSamples(source, augmentation, o.seed, strong_source, colours, statistics)
     shared = {
         "batch": o.bs,
         "seed": o.seed,
@@ -96,7 +97,7 @@ def training_loaders(
         "pin": o.on_gpu,
         "start": start,
     }
-    source_loader = training_loader(source, **shared)
+    source_loader = training_loader(source_samples, **shared)
     if target is None:
         return source_loader, None
     samples = TargetSamples(target, augmentation, o.seed, target_parts, pseudo_labels(o))

@@ -5,7 +5,6 @@ Prototypes, pseudo labels, and class distributions (docs/class_distribution.md).
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
 from utils.checkpoint import load_file
 from utils.distributed import Processes
-from utils.files.whole import load_array, save_array, save_json
+from utils.files.whole import load_array, load_json, save_array, save_json
 from utils.options import Options
 from utils.workers import parallel_map
 
@@ -124,23 +123,24 @@ def save_distribution(counts: np.ndarray, o: Options) -> Path:
     """Counts (K,) of predicted classes → shares; beside them a record of whose they are."""
     path = distribution_path(o)
     save_array(counts / counts.sum(), path)
-    save_json({"name": o.name, "classes": len(counts)}, path.with_suffix(".json"))
+    save_json(_record_of(o), path.with_suffix(".json"))
     return path
 
 
 def require_own_distribution(o: Options) -> None:
     """Raise ValueError where the file would replace that of another --name or number of classes."""
     path = distribution_path(o)
-    try:
-        made = json.loads(path.with_suffix(".json").read_text())
-        name, classes = made["name"], made["classes"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return
-    if path.is_file() and (name, classes) != (o.name, o.n_class):
+    made = load_json(path.with_suffix(".json"))
+    known = isinstance(made, dict) and made.keys() >= {"name", "classes"}
+    if path.is_file() and known and made != _record_of(o):
         raise ValueError(
-            f"{path}: is that of --name {name} with {classes} classes, and another run may read it; "
-            "give this one a --save_path of its own, or remove the file"
+            f"{path}: is that of --name {made['name']} with {made['classes']} classes, and another run may "
+            "read it; give this one a --save_path of its own, or remove the file"
         )
+
+
+def _record_of(o: Options) -> dict:
+    return {"name": o.name, "classes": o.n_class}
 
 
 def pseudo_labels(o: Options) -> PseudoLabels | None:

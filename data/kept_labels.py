@@ -7,7 +7,6 @@ written, and new labels are written after it. So the record is true at every mom
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet, intact_size
 from utils.distributed import Processes
 from utils.files.image_file import opened
-from utils.files.whole import clear_unfinished, load_array, save_json
+from utils.files.whole import clear_unfinished, load_array, load_json, save_json
 from utils.render import colourise
 from utils.workers import parallel_map
 
@@ -54,10 +53,7 @@ class KeptLabels:
         """
         files = {file for name in names for file in self.labels.files(name, self.soft)}
         clear_unfinished({file.parent for file in [*files, self.record]})
-        try:
-            found = json.loads(self.record.read_text())
-        except (OSError, ValueError):
-            found = None
+        found = load_json(self.record)
         if found == self.made_by:
             return None
         # The labels first: an interruption here leaves fewer of the old ones under their own record.

@@ -28,16 +28,10 @@ from typing import Any
 from utils.checkpoint import checkpoint_path
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
-from utils.options.declarations import options_of
+from utils.options.declarations import SCRIPT_FILES, options_of
 
 PROJECT = Path(__file__).parents[1]
-_PARSER_OF = {
-    "train": "train",
-    "test": "test",
-    "generate_pseudo_label": "pseudo_label",
-    "calc_prototype": "prototypes",
-    "generate_class_distribution": "distribution",
-}
+_PARSER_OF = {file: script for script, file in SCRIPT_FILES.items()}
 CHECKPOINTS = {"last": "current", "best": "best"}  # kind of checkpoint → the word in its file name
 _MODULES = ("data.mini", "data.check")  # a recipe runs no others
 _MOST_STEPS, _LONGEST_FOLDER = 100, 500
@@ -175,9 +169,15 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
         if made[0].script == "train":
             which = CHECKPOINTS[entry.get("test", "best")]
             trained = made[0].released or _checkpoint(made[0].options, which)
-            names[made[0].name] = os.path.join("" if trained.is_absolute() else ".", trained)
-    if unknown := {key.rpartition(".")[0] for key in overrides} - {"", *(step.name for step in steps)}:
-        raise ValueError(f"no step is called {reprlib.repr(unknown.pop())}")
+            names.setdefault(made[0].name, os.path.join("" if trained.is_absolute() else ".", trained))
+    known_steps = {"", *(step.name for step in steps)}
+    known_options = {name for script in SCRIPT_FILES for name in options_of(script)}
+    for key in overrides:
+        step, _, option = key.rpartition(".")
+        if step not in known_steps:
+            raise ValueError(f"no step is called {reprlib.repr(step)}")
+        if option not in known_options:
+            raise ValueError(f"no option is called {reprlib.repr(option)}")
     return replace(recipe, steps=tuple(steps))
 
 
@@ -232,12 +232,10 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
 
 def _overrides_of(step: str, script: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """The overrides for every step whose script has the option, then those for this one."""
-    known = options_of(_PARSER_OF[script]) if script in _PARSER_OF else {}
-    nowhere = overrides.keys() - {name for parser in _PARSER_OF.values() for name in options_of(parser)}
-    of_all = {key: value for key, value in overrides.items() if key in known or key in nowhere}
+    known = options_of(_PARSER_OF[script])
+    of_all = {key: value for key, value in overrides.items() if key in known}
     own = [(key.rpartition("."), value) for key, value in overrides.items()]
-    of_step = {option: value for (name, _, option), value in own if name == step}
-    return {key: value for key, value in of_all.items() if "." not in key} | of_step
+    return of_all | {option: value for (name, _, option), value in own if name == step}
 
 
 def _script_step(name: str, script: str, options: dict) -> Step:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.classes_file import read_classes_file
-from utils.files.whole import save_json
+from utils.files.whole import load_json, save_json
 from utils.options.declarations import MACHINE_OPTIONS
 from utils.recipe import Recipe, Step
 
@@ -35,7 +34,7 @@ class Notes:
         self.recipe, self.folder = recipe, recipe.folder
 
     def statuses(self, steps: Sequence[Step], forced: bool = False) -> list[Status]:
-        """What each of these steps needs, in order; forced: those that are done are done again."""
+        """Return what each of these steps needs, in order; forced: those that are done are done again."""
         found, repeated = [], None
         for step in steps:
             status = self._status(step, repeated)
@@ -48,7 +47,7 @@ class Notes:
 
     def _status(self, step: Step, repeated: str | None) -> Status:
         """repeated: the name of an earlier step that will run."""
-        done, begun = self.read(step), _read_json(self.path("begun", step))
+        done, begun = self.read(step), load_json(self.path("begun", step))
         if step.released is not None:
             return Status(DONE)
         if done is None and begun is None:
@@ -71,7 +70,7 @@ class Notes:
 
     def read(self, step: Step) -> dict | None:
         """Return the note on a finished step."""
-        note = _read_json(self.path("done", step))
+        note = load_json(self.path("done", step))
         return note if isinstance(note, dict) and note.keys() >= _DONE else None
 
     def ask(self, steps: Sequence[Step]) -> None:
@@ -104,7 +103,7 @@ class Notes:
         return self.folder / kind / f"{step.name}.json"
 
     def _start(self, step: Step) -> dict:
-        """What decides the step's results, as JSON holds it."""
+        """Return all that decides the step's results, as JSON holds it."""
         earlier = self.recipe.previous(step)
         note = self.read(earlier) if earlier else None
         path = step.options.get("classes")
@@ -130,11 +129,3 @@ def _difference(before: Any, now: dict) -> str:
         return ", ".join(changed)
     same_classes = before.get("classes") == now["classes"]
     return "what it reads was made again" if same_classes else "its classes changed"
-
-
-def _read_json(path: Path) -> Any:
-    """Return the content of a note, None for a missing or damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -15,7 +15,7 @@ import torch
 import yaml
 from cli_tools import MINI, PROJECT, SMALL, TRAINING, end_after, load, pixels, refused_here, run_here
 
-from data.build import training_loaders
+from data.build import training_data, training_loaders
 from data.check import check
 from data.labels import IGNORE
 from data.sets.choose import classes_of, source_data, target_data
@@ -342,7 +342,8 @@ def test_colours_are_transferred_where_asked_for(page, monkeypatch):
     words = ["--config", "toy.yaml", "--stage", "warm_up", "--name", "colours"]
     o = parse("train", "", words)
     for wanted in (True, False):
-        source, _ = training_loaders(o.replaced(colour_transfer=wanted), frozenset({"weak"}), ALONE)
+        own = o.replaced(colour_transfer=wanted)
+        source, _ = training_loaders(own, training_data(own), frozenset({"weak"}), ALONE)
         assert (source.dataset.samples.colours_of is not None) == wanted
 
 

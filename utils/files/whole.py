@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -123,6 +123,14 @@ def save_text(text: str, path: Path) -> None:
 def save_json(value: object, path: Path) -> None:
     """Write JSON, indented; null for a number that is not finite."""
     save_text(json.dumps(plain_json(value), indent=2, allow_nan=False) + "\n", path)
+
+
+def load_json(path: Path) -> Any:
+    """Read JSON that `save_json` wrote; None for a missing or damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def plain_json(value: object) -> object:

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from utils.workers import cores
 
-SCRIPTS = ("train", "test", "pseudo_label", "prototypes", "distribution", "check")
+SCRIPT_FILES = {  # script → its file, without ending
+    "train": "train",
+    "test": "test",
+    "pseudo_label": "generate_pseudo_label",
+    "prototypes": "calc_prototype",
+    "distribution": "generate_class_distribution",
+}
+SCRIPTS = (*SCRIPT_FILES, "check")  # data.check takes the options of train.py
 STAGES = ("source_only", "warm_up", "stage1", "stage2", "stage3")
 RESULT = "result"  # the option decides about results: it must stay the same where a run is continued
 PLACE = "place"  # where a file lies, which may have moved when a run is continued

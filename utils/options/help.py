@@ -21,6 +21,7 @@ from utils.options.declarations import (
     NATURAL,
     NUMBERS,
     PATH,
+    SCRIPT_FILES,
     SIZE,
     STAGES,
     SWITCH,
@@ -33,12 +34,6 @@ from utils.options.uses import places_of
 WIDTH = 100  # columns
 _RECIPE = Path(__file__).parents[2] / "configs" / "gta5_to_cityscapes.yaml"
 _TRAINING = ("train", "check")  # scripts with stages
-_SCRIPT_FILES = {
-    "pseudo_label": "generate_pseudo_label",
-    "prototypes": "calc_prototype",
-    "distribution": "generate_class_distribution",
-    "check": "train",
-}
 _METAVARS = {PATH: "PATH", TEXT: "NAME", SIZE: "W,H", NUMBERS: "X,X", COUNT: "N", NATURAL: "N", ANY_INT: "N"}
 _LAST = "accepted, but without effect in this script"
 _FIRST = "this script"
@@ -79,7 +74,7 @@ def grouped(script: str, everything: bool = False) -> dict[str, list[Option]]:
 
 
 def _order_and_title(option: Option, places: tuple[str, ...], script: str) -> tuple[int, tuple, str]:
-    """Where the group of an option stands, and its title. places: of `places_of`."""
+    """Return the place of an option's group among the groups, and its title. places: of `places_of`."""
     if not places:
         return 3, (), _LAST
     if script in _TRAINING and places != STAGES:
@@ -116,7 +111,7 @@ def _recipe_values(script: str) -> dict[str, dict[str, object]]:
     with suppress(ValueError, LookupError, TypeError, AttributeError, argparse.ArgumentTypeError):
         table = options_of(script)
         for step in load_yaml(_RECIPE)["steps"]:
-            if step["script"] == _SCRIPT_FILES.get(script, script):
+            if step["script"] == SCRIPT_FILES.get(script, "train"):
                 for name, value in step["options"].items():
                     kind = table[name].type
                     if name != "stage" and "{" not in str(value):
