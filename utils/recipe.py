@@ -124,7 +124,8 @@ def read_recipes(path: Path, seeds: Sequence[int | None], overrides: dict[str, A
     """Read a recipe once with each seed; ValueError if two seeds would write into the same folders."""
     recipes = [read_recipe(path, seed, overrides) for seed in seeds]
     folders = {recipe.folder for recipe in recipes}
-    products = [{step.product for step in recipe.steps if step.product is not None} for recipe in recipes]
+    made = [[step for step in recipe.steps if step.product and not step.released] for recipe in recipes]
+    products = [{step.product for step in steps} for steps in made]
     if len(folders) < len(recipes) or len(set().union(*products)) < sum(map(len, products)):
         raise ValueError(
             f"{path}: its folders are the same for every seed; write {{seed}} or {{of_seed}} into folder, "

@@ -241,6 +241,11 @@ def test_full_size_recipes_take_seeds(name, monkeypatch, tmp_path):
                 assert theirs.options[option] != ours.options[option]
         assert "seed 7" in theirs.shell()
     assert "_seed7/from_" in steps(other)["stage2"].shell()
+    released = Path("pretrained_models") / own[0].steps[0].products[0].name
+    released.parent.mkdir()
+    released.touch()  # one file for all seeds
+    found = [recipe.steps[0].released for recipe in read_recipes(file, [6523, 7], {})]
+    assert found == [None if name == "own_data" else released] * 2
 
 
 def refusal(path: Path) -> str:
