@@ -71,8 +71,12 @@ class Guard:
     def check_parameters(self) -> None:
         """Raise ValueError if a number of the state to save is not finite."""
         self.check()
-        if not finite(x for x in _tensors(self.stage.state()) if x.is_floating_point()):
+        if not self.state_is_finite():
             raise ValueError(f"after iteration {self.stage.iteration} parameters are not finite; {REMEDY}")
+
+    def state_is_finite(self) -> Tensor:
+        """Return a 0-d bool, True if all numbers of the state to save are finite."""
+        return finite(x for x in _tensors(self.stage.state()) if x.is_floating_point())
 
     def _first_bad(self) -> str | None:
         """Describe the first bad iteration since the last call, the same on all processes; else None."""
@@ -93,11 +97,11 @@ class Guard:
 
 
 def finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Return a 0-d bool on the device of the tensors (one at least): True if all numbers are finite."""
-    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    """Return a 0-d bool on a device of the tensors (one at least): True if all numbers are finite."""
+    alike: dict[tuple, list[Tensor]] = {}  # the counters of Adam are on the CPU, whatever the device
     for tensor in tensors:
-        by_dtype.setdefault(tensor.dtype, []).append(tensor.detach())
-    sums = [torch.stack(torch._foreach_norm(same)).double().sum() for same in by_dtype.values()]
+        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+    sums = [torch.stack(torch._foreach_norm(same)).double().sum() for same in alike.values()]
     return sum(sums).isfinite()
 
 

@@ -102,7 +102,7 @@ def fed(images: int) -> tuple[SourceBatch, TargetBatch]:
 
 
 def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = ALONE) -> Counter:
-    """Iterations, one of them shown, none of which may wait; then the look at whether all was finite.
+    """Iterations, one of them shown, none of which may wait; then the looks at whether all was finite.
 
     Returns the messages of the last iteration.
     """
@@ -120,6 +120,8 @@ def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = A
     with gpu.waiting():
         guard.check()
     assert len({wait.place for wait in gpu.waits}) == 1
+    with gpu.waiting():
+        guard.state_is_finite()
     return sent
 
 
