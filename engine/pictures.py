@@ -77,7 +77,8 @@ def view_of(shown: Shown) -> View:
 def _add_clustering(view: View, of: Clustering, images: Tensor) -> None:
     """Confidences of labels, Sinkhorn's assignments over images (B, 3, H, W), queue and prototypes."""
     view.confidences["soft_label"] = of.soft_label.amax(dim=1)
-    view.confidences["rectified_label"] = rectified_probs(of.omega, of.soft_label).amax(dim=1)
+    if of.omega is not None:
+        view.confidences["rectified_label"] = rectified_probs(of.omega, of.soft_label).amax(dim=1)
 
     marginals = torch.stack([rows.mean(dim=0) for rows in of.assignments])  # (2·B, K)
     sampled = torch.stack([rows[-of.pixels.shape[1] :] for rows in of.assignments])  # (2·B, P, K)

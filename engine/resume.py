@@ -23,7 +23,7 @@ from utils.distributed import Processes
 from utils.files.lock import locked
 from utils.files.torch_file import check_torch_file
 from utils.files.whole import clear_unfinished
-from utils.options import Options
+from utils.options import Options, default_values
 from utils.render import SHEETS
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
@@ -142,8 +142,9 @@ def newest_state(o: Options, states: RunStates, processes: Processes, logger: lo
         logger.info("--continue: nothing has been saved yet; the run begins")
         return None
     path, content = states.path(newest), states.load(newest)
-    before, now = content["options"], o.decisive()
-    names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    # An option that is newer than the run has its default, with which everything is as before.
+    before, now = default_values("train") | content["options"], o.decisive()
+    names = [n for n in sorted(content["options"].keys() | now.keys()) if before.get(n) != now.get(n)]
     if names:
         changes = ", ".join(f"--{name} {before.get(name)} → {now.get(name)}" for name in names)
         raise ValueError(

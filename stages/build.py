@@ -22,6 +22,7 @@ from stages.warm_up import SourceOnlyStage, WarmUpStage
 from utils.checkpoint import NETWORK, is_state, load_checkpoint, load_file, without_wrappers
 from utils.distributed import ALONE, Processes
 from utils.options import Options
+from utils.options.uses import uses_prototypes
 
 SIMCLR_FILE = Path("pretrained_models/r101_1x_sk0.pth")
 SIMCLR_ENTRIES = ("state_dict", "resnet")  # of the two converters; the first that is there is taken
@@ -125,16 +126,26 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
         adversary["strong_source_weight"] = o.S_pseudo_src
         return WarmUpStage(student, discriminator, optimisation, **adversary, **common)
     if o.stage == "stage1":
-        prototypes, path = load_prototypes(o, student.feat_channels)
-        prior, message = starting_prior(o, processes)
-        logger.info("prototypes: %s%s", path, absent_prototypes(prototypes, classes_of(o).names))
-        logger.info(message)
         method = _self_labeling_settings(o)
+        logger.info(method.described())
+        prototypes = torch.zeros(o.n_class, student.feat_channels)
+        if uses_prototypes(o):
+            prototypes, path = load_prototypes(o, student.feat_channels)
+            logger.info("prototypes: %s%s", path, absent_prototypes(prototypes, classes_of(o).names))
+        prior = equal_shares(o.n_class)
+        if o.SL_lambda > 0:
+            prior, message = starting_prior(o, processes)
+            logger.info(message)
         return SelfLabelingStage(student, prototypes.to(device), prior, optimisation, method, **common)
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type
     )
     return DistillationStage(student, build_teacher(o, device, logger), optimisation, method, **common)
+
+
+def equal_shares(n_class: int) -> Tensor:
+    """The prior (K,) of classes that are all equally frequent."""
+    return torch.full((n_class,), 1 / n_class)
 
 
 def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
@@ -143,7 +154,7 @@ def starting_prior(o: Options, processes: Processes) -> tuple[Tensor, str]:
     if name is None:
         return load_distribution(o)
     if name == "uniform":
-        return torch.full((o.n_class,), 1 / o.n_class), f"class distribution: {o.n_class} equal shares"
+        return equal_shares(o.n_class), f"class distribution: {o.n_class} equal shares"
     whose = "the source" if name == "source_labels" else "the target train split, an oracle for analysis only"
     data = source_data(o) if name == "source_labels" else target_data(o, "train")
     try:
@@ -176,6 +187,9 @@ def _self_labeling_settings(o: Options) -> SelfLabelingSettings:
         epsilon=o.epsilon,
         sinkhorn_iterations=o.sinkhorn_iterations,
         learn_prototypes=not o.finetune,
+        rectify=o.proto_rectify,
+        cutmix=not o.no_cutmix,
+        average=o.ema,
         refresh_prior=o.refresh_distribution,
     )
 

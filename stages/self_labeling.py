@@ -57,7 +57,10 @@ Box = tuple[int, int, int, int]  # y1, y2, x1, x2
 
 @dataclass(frozen=True)
 class SelfLabelingSettings:
-    """Weights and constants of the method; the comments name the options that set them."""
+    """Weights and constants of the method; the comments name the options that set them.
+
+    What a weight of 0 or a switch turns off is not computed, and its loss is 0.
+    """
 
     self_labeling_weight: float = 0.1  # SL_lambda
     contrast_weight: float = 0.001  # contrast_lambda
@@ -75,6 +78,23 @@ class SelfLabelingSettings:
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
     learn_prototypes: bool = True  # not finetune
+    rectify: bool = True  # proto_rectify; else the soft labels as they are
+    cutmix: bool = True  # not no_cutmix
+    average: bool = True  # ema; else the teacher equals the student
+
+    def described(self) -> str:
+        """Name the parts that are on, and those that are off."""
+        parts = {
+            "rectified labels": self.rectify,
+            "EMA teacher": self.average,
+            "CutMix": self.cutmix,
+            "self-labeling": self.self_labeling_weight > 0,
+            "contrast": self.contrast_weight > 0,
+            "consistency": self.consistency_weight > 0,
+        }
+        on, off = ([name for name, used in parts.items() if used is which] for which in (True, False))
+        return f"stage 1 with {', '.join(on) or 'nothing'}" + (f"; without {', '.join(off)}" if off else "")
+
     refresh_prior: int | None = None  # refresh_distribution: every so many iterations
 
 
@@ -121,15 +141,22 @@ class SelfLabelingStage(Stage):
         super().__init__(student, optimisation, quirks, extra, draws, compute)
         compute.prepare(self.ema)
         self.counter = None  # of the EMA model's predictions, for the next prior
-        if method.refresh_prior is not None:
+        if method.refresh_prior is not None and method.self_labeling_weight > 0:
             self.counter = ClassCounter(len(prior), self.processes.sum).to(prototypes.device)
         self._refreshed = False
 
     @property
     def target_parts(self) -> frozenset[str]:
         """The parts of a target sample that the stage uses."""
-        parts = {"weak", "strong", "whole", "soft_quarter"}
-        return frozenset(parts if self.quirks.unshuffled_labels else parts | {"soft_grid"})
+        strong = self.method.consistency_weight > 0 or self.method.train_on_strong
+        parts = {
+            "weak": True,
+            "soft_quarter": True,
+            "strong": strong,
+            "whole": self.needs_omega or self.needs_queue,
+            "soft_grid": self.needs_queue and not self.quirks.unshuffled_labels,
+        }
+        return frozenset(name for name, used in parts.items() if used)
 
     def train_mode(self) -> None:
         """Set the EMA model to training mode too with Q2, else to eval mode."""
@@ -142,14 +169,18 @@ class SelfLabelingStage(Stage):
 
         # ============ source: CE(x_s, y_s), backward at once ============
         source_loss, source_logits = self.learn_source(source)
-        box = self.draws.cutmix_box(*target.weak.shape[2:])  # None in half of the batches
+        # The box of CutMix, None in half of the batches.
+        box = self.draws.cutmix_box(*target.weak.shape[2:]) if method.cutmix else None
 
         # ============ section 3.2, rectified pseudo labels: ŷ = argmax ω·p_soft ============
+        whole = omega = None
         with torch.no_grad():  # ω = softmax(cos(f̄, η̄)/τ)
-            whole = self.forward(self.ema, target.whole)  # feats (B, D, h̄, w̄), logits (B, K, h̄, w̄)
-            whole_size, grid = target.whole.shape[2:], whole.feats.shape[2:]
-            omega = sl.omega(full_to_weak(whole.feats, target.weak_records, whole_size))  # (B, K, H/4, W/4)
-            label_weak = rectified_label(omega, target.soft_quarter, method.label_threshold, IGNORE)
+            if self.needs_omega or self.needs_queue:
+                whole = self.forward(self.ema, target.whole)  # feats (B, D, h̄, w̄), logits (B, K, h̄, w̄)
+            if self.needs_omega:
+                feats = full_to_weak(whole.feats, target.weak_records, target.whole.shape[2:])
+                omega = sl.omega(feats)  # (B, K, H/4, W/4)
+            label_weak = self.pseudo_label(omega, target.soft_quarter)  # (B, H/4, W/4)
         if self.counter is not None:  # for the next class prior
             self.counter.add_(whole.logits)
 
@@ -173,26 +204,25 @@ class SelfLabelingStage(Stage):
             losses["regular"] = confidence_regulariser(logits_quarter, method.regulariser) / processes.size
 
         # ============ section 3.3, balanced assignments Q: L_SL = −Σ Q·ln softmax(cos(f̄, η)/τ) ============
-        pixels = self.sampled_pixels(whole.feats)  # (B, P)
-        if self.quirks.unshuffled_labels:  # Q4: labels of other pixels, here and for the contrast's anchors
-            label_grid = resize_label(label_weak, grid).flatten(1)  # (B, h̄·w̄)
-            label_pixels = label_grid[:, : method.pixels]  # (B, P)
-        else:
-            label_grid = resize_label(label, student.feats.shape[2:]).flatten(1)  # (B, h·w)
-            soft_label = resize_bilinear(target.soft_grid, grid)  # (B, K, h̄, w̄), of the whole image
-            label_whole = rectified_label(sl.omega(whole.feats), soft_label, method.label_threshold, IGNORE)
-            label_pixels = label_whole.flatten(1).gather(1, pixels)  # (B, P)
-        sampled_feats = F.normalize(take_pixels(whole.feats, pixels), dim=2)  # (B, P, D)
-        sampled_logits = F.normalize(take_pixels(whole.logits, pixels), dim=2)  # (B, P, K)
-        gathered = map(processes.gather, (sampled_feats, sampled_logits, label_pixels[..., None]))
-        own = processes.part(range(processes.size * len(pixels)))  # the images of this process
-        losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)  # fills the queues
+        losses["SL"] = losses["contrast"] = losses["consist"] = losses["CTS"].new_zeros(())
+        pixels, queue_was_full, assignments = None, False, []
+        if self.needs_queue:
+            pixels = self.sampled_pixels(whole.feats)  # (B, P)
+            label_pixels = self.queue_labels(label_weak, target, whole, pixels)  # (B, P)
+            sampled_feats = F.normalize(take_pixels(whole.feats, pixels), dim=2)  # (B, P, D)
+            sampled_logits = F.normalize(take_pixels(whole.logits, pixels), dim=2)  # (B, P, K)
+            gathered = map(processes.gather, (sampled_feats, sampled_logits, label_pixels[..., None]))
+            own = processes.part(range(processes.size * len(pixels)))  # the images of this process
+            own = own if method.self_labeling_weight > 0 else range(0)
+            losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)  # fills queues
 
         # ========= contrast, l = cos(f, queue)/τ: L_con = −mean [l_pos − ln(e^l_pos + Σ e^l_neg)] =========
-        losses["contrast"] = losses["SL"].new_zeros(())
-        if box is None and queue_was_full:  # without pixels of the source
+        if method.contrast_weight > 0 and box is None and queue_was_full:  # without pixels of the source
             anchors = self.sampled_pixels(student.feats)  # (B, P)
             anchor_feats = take_pixels(student.feats, anchors).flatten(0, 1)  # (B·P, D)
+            # Q4: labels of other pixels.
+            of, grid = (label_weak, whole) if self.quirks.unshuffled_labels else (label, student)
+            label_grid = resize_label(of, grid.feats.shape[2:]).flatten(1)  # (B, h·w)
             anchor_labels = label_grid.gather(1, anchors).flatten()  # (B·P,)
             queue = sl.queues.features.rows, sl.queues.labels.rows[:, 0]  # (N, D), (N,)
             contrast = queue_contrast(anchor_feats, anchor_labels, *queue, tau)
@@ -204,7 +234,6 @@ class SelfLabelingStage(Stage):
             self.backward(self.weighted(losses))
             self.add_gradients(source_gradients)
             strong = self.compute(self.student_ddp, target.strong, dropout_strong)
-        losses["consist"] = losses["SL"].new_zeros(())
         if method.consistency_weight > 0:
             omega_strong = self.replay(omega, target.strong_records)  # (B, K, H/4, W/4)
             known = omega_strong != IGNORE  # (B, K, H/4, W/4), False where the strong view shows no pixel
@@ -221,9 +250,35 @@ class SelfLabelingStage(Stage):
         losses = detached(losses)
         shown = None
         if show:
-            clustered = omega, pixels, tuple(grid), assignments
+            clustered = omega, pixels, whole, assignments
             shown = self._shown(source, source_logits, target, image, label_weak, label, student, clustered)
         return Learned({"total": self.weighted(losses)} | losses | {"source": source_loss}, shown)
+
+    @property
+    def needs_omega(self) -> bool:
+        """Whether a part uses ω."""
+        return self.method.rectify or self.method.consistency_weight > 0
+
+    @property
+    def needs_queue(self) -> bool:
+        """Whether a part uses the queues."""
+        return self.method.self_labeling_weight > 0 or self.method.contrast_weight > 0
+
+    def pseudo_label(self, omega: Tensor | None, soft_label: Tensor) -> Tensor:
+        """ŷ = argmax ω·p, or argmax p without `rectify`; omega and soft label p (B, K, h, w) → (B, h, w)."""
+        omega = omega if self.method.rectify else soft_label.new_ones(())
+        return rectified_label(omega, soft_label, self.method.label_threshold, IGNORE)
+
+    def queue_labels(
+        self, label_weak: Tensor, target: TargetBatch, whole: SegmentationOutput, pixels: Tensor
+    ) -> Tensor:
+        """Labels (B, P) of the sampled pixels, to be stored in the queue; with Q4 those of other pixels."""
+        grid = whole.feats.shape[2:]
+        if self.quirks.unshuffled_labels:
+            return resize_label(label_weak, grid).flatten(1)[:, : self.method.pixels]
+        omega = self.self_labeling.omega(whole.feats) if self.method.rectify else None
+        label = self.pseudo_label(omega, resize_bilinear(target.soft_grid, grid))  # (B, h̄, w̄)
+        return label.flatten(1).gather(1, pixels)
 
     def sampled_pixels(self, maps: Tensor) -> Tensor:
         """(B, P) random flat positions of maps (B, C, h, w), on their device."""
@@ -258,22 +313,28 @@ class SelfLabelingStage(Stage):
         label_weak: Tensor,
         label: Tensor,
         student: SegmentationOutput,
-        clustered: tuple[Tensor, Tensor, tuple[int, int], list[Tensor]],
+        clustered: tuple[Tensor | None, Tensor | None, SegmentationOutput | None, list[Tensor]],
     ) -> Shown:
         """Tensors of an iteration; copies of those that its update, or a new prior, changes in place."""
         sl = self.self_labeling
         images = {"weak view": target.weak, "strong view": target.strong, "whole image": target.whole}
+        images = {title: image for title, image in images.items() if image is not None}
         labels = {"soft label": target.soft_quarter.argmax(dim=1), "rectified label": label_weak}
         queue = sl.queues.labels
-        clustering = Clustering(
-            target.soft_quarter,
-            *clustered,
-            sl.prior.clone(),
-            queue.newest_first()[: queue.filled, 0].long(),
-            len(queue.rows),
-            sl.prototypes.detach().clone(),
-            sl.prototypes_ema.clone(),
-        )
+        clustering, (omega, pixels, whole, assignments) = None, clustered
+        if assignments:
+            clustering = Clustering(
+                target.soft_quarter,
+                omega,
+                pixels,
+                tuple(whole.feats.shape[2:]),
+                assignments,
+                sl.prior.clone(),
+                queue.newest_first()[: queue.filled, 0].long(),
+                len(queue.rows),
+                sl.prototypes.detach().clone(),
+                sl.prototypes_ema.clone(),
+            )
         return Shown(
             source,
             source_logits,
@@ -286,14 +347,14 @@ class SelfLabelingStage(Stage):
     def update(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""
         super().update()
-        ema_update_(self.ema, self.student, EMA_MOMENTUM)
+        ema_update_(self.ema, self.student, EMA_MOMENTUM if self.method.average else 0.0)
         self.self_labeling.update_ema_()
 
     def advance(self, update: bool = True) -> None:
         """Refresh the prior too when that is due, but not after a skipped iteration."""
         super().advance(update)
         every = self.method.refresh_prior
-        self._refreshed = every is not None and update and self.iteration % every == 0
+        self._refreshed = self.counter is not None and update and self.iteration % every == 0
         if self._refreshed:
             self.self_labeling.prior.copy_(self.counter.take_())
 

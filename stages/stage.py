@@ -57,7 +57,7 @@ class Clustering(NamedTuple):
     """State of stage 1's clustering when an iteration has learned, before its update."""
 
     soft_label: Tensor  # (B, K, H/4, W/4)
-    omega: Tensor  # (B, K, H/4, W/4)
+    omega: Tensor | None  # (B, K, H/4, W/4)
     pixels: Tensor  # (B, P), sampled positions of the whole image's grid
     grid: tuple[int, int]  # (h, w)
     assignments: list[Tensor]  # (M, K), for each image by features, then by predictions; its P rows are last

@@ -208,8 +208,6 @@ COMBINATIONS = {  # words → words of the error
     "--bs": "--bs",  # no value
     "--config": "--config",
     "--ema --proto_rectify --queue_length 100 --fbs 101": "--fbs --queue_length",
-    "--ema": "--ema --proto_rectify",
-    "--proto_rectify": "--ema --proto_rectify",
     "--ema --proto_rectify --bn_clr": "--bn_clr --ema_bn",
     "--ema --proto_rectify --ema_bn": "--bn_clr --ema_bn",
     "--ema --proto_rectify --soft": "--soft",  # of another script
@@ -232,6 +230,7 @@ def test_combinations_that_work():
 # --- options that do nothing ------------------------------------------------------------------------------
 
 WARM, FILES = "--stage warm_up", "--images a --save_dir b"
+PLAIN = "--SL_lambda 0 --proto_consistW 0 --contrast_lambda 0"
 IDLE = [  # script, words, options of these that do nothing
     ("train", "--stage source_only --rcrop 64,32 --fbs 32 --no_resume --jitter 0.1", "fbs no_resume jitter"),
     ("train", f"{WARM} --gan LS --adv 0.1 --bs 2 --path_soft x --rce --finetune", "path_soft rce finetune"),
@@ -241,6 +240,8 @@ IDLE = [  # script, words, options of these that do nothing
     ("train", f"{WARM} --jitter 0.2 --S_pseudo_src 1", ""),
     ("train", "--ema --proto_rectify --adv 1 --rce_beta 1 --threshold 0.9", "threshold adv rce_beta"),
     ("train", "--ema --proto_rectify --rce --rce_beta 1 --train_thred 0.9", ""),
+    ("train", "--SL_lambda 0 --epsilon 0.1 --fbs 32 --class_distribution x", "epsilon class_distribution"),
+    ("train", f"{PLAIN} --ema --fbs 32 --temperature 1 --prototypes x", "ema fbs temperature prototypes"),
     ("train", "--stage stage2 --ema_bn --epsilon 0.1 --path_LP x", "ema_bn epsilon"),
     ("train", "--stage stage3 --ema_bn --distillation 1 --noaug --hflip 0.1", "hflip"),
     ("train", f"{WARM} --moving_prototype --used_save_pseudo", "used_save_pseudo moving_prototype"),

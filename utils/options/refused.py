@@ -53,8 +53,6 @@ def problems(o: Options, script: str) -> Iterator[str]:
 
 
 def _problems_of_stage1(o: Options) -> Iterator[str]:
-    if not (o.ema and o.proto_rectify):
-        yield "--stage stage1 is defined with --ema and --proto_rectify; add both"
     if o.bn_clr != o.ema_bn:
         yield "the EMA model of stage 1 equals the student: give both --bn_clr and --ema_bn, or neither"
     crop = math.prod(grid_size(*o.rcrop))

@@ -30,8 +30,8 @@ _TABLE = (
     (f"warm_up {_SELF}", "no_resume jitter colour_transfer"),
     ("warm_up", "gan adv disc_lr S_pseudo_src"),
     (_SELF, "S_pseudo rce rce_alpha rce_beta regular_w regular_type finetune ema_bn"),
-    ("stage1", "ema proto_rectify path_soft train_thred proto_consistW SL_lambda contrast_lambda fbs"),
-    ("stage1", "queue_length temperature epsilon sinkhorn_iterations refresh_distribution"),
+    ("stage1", "ema proto_rectify no_cutmix path_soft train_thred proto_consistW SL_lambda contrast_lambda"),
+    ("stage1", "fbs queue_length temperature epsilon sinkhorn_iterations refresh_distribution"),
     ("stage1 distribution", "class_distribution"),
     ("stage1 prototypes", "prototypes"),
     ("stage2 stage3", "path_LP threshold distillation"),
@@ -43,6 +43,16 @@ _TABLE = (
 _USES = {(place, name) for places, names in _TABLE for place in places.split() for name in names.split()}
 # More that an option needs, in those places that use it at all.
 _NEEDS: dict[str, Callable[[Options, str], bool]] = {
+    "class_distribution": lambda o, place: place == "distribution" or o.SL_lambda > 0,
+    "refresh_distribution": lambda o, place: o.SL_lambda > 0,
+    "epsilon": lambda o, place: o.SL_lambda > 0,
+    "sinkhorn_iterations": lambda o, place: o.SL_lambda > 0,
+    "fbs": lambda o, place: o.SL_lambda > 0 or o.contrast_lambda > 0,
+    "queue_length": lambda o, place: o.SL_lambda > 0 or o.contrast_lambda > 0,
+    "temperature": lambda o, place: _uses_teacher(o),
+    "ema": lambda o, place: _uses_teacher(o),
+    "no_cutmix": lambda o, place: o.S_pseudo == 0 or o.contrast_lambda > 0,
+    "prototypes": lambda o, place: place == "prototypes" or uses_prototypes(o),
     "resume_path": lambda o, place: place not in ("warm_up", "stage2", "stage3") or _reads_checkpoint(o),
     "student_init": lambda o, place: o.no_resume or place == "source_only",
     "src_rootpath": lambda o, place: place != "prototypes" or o.source,
@@ -72,6 +82,15 @@ def places_of(name: str, script: str) -> tuple[str, ...]:
     """The stages or the script in which an option acts; of a script without stages, itself or nothing."""
     places = STAGES if script in ("train", "check") else (script,)
     return tuple(place for place in places if (place, name) in _USES)
+
+
+def uses_prototypes(o: Options) -> bool:
+    """True if a part of stage 1 that is not switched off compares features with prototypes."""
+    return o.proto_rectify or max(o.proto_consistW, o.SL_lambda) > 0
+
+
+def _uses_teacher(o: Options) -> bool:
+    return uses_prototypes(o) or o.contrast_lambda > 0
 
 
 def _reads_checkpoint(o: Options) -> bool:
