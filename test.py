@@ -25,8 +25,9 @@ from utils.distributed import Processes
 from utils.errors import run_script
 from utils.files.whole import save_json
 from utils.options import Options, parse
+from utils.published import published_rows
 from utils.render import save_prediction
-from utils.report.tables import plain_table, published_rows, save_table
+from utils.report.tables import plain_table, save_table
 from utils.workers import BackgroundWriter
 
 

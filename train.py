@@ -19,7 +19,7 @@ import yaml
 from data.batches import batches, iteration_files
 from data.build import training_data, training_loaders, validation_images, whole_images
 from data.sets.choose import classes_of
-from engine.about import write_about
+from engine.about import published_beside, write_about
 from engine.guard import Guard
 from engine.launch import joined, prepare_device
 from engine.log import RunLog, Schedule, get_logger, silent_logger
@@ -67,7 +67,8 @@ def train(o: Options, processes: Processes, interruption: Interruption, states: 
     guard = Guard(
         stage, o.on_nonfinite == "skip", o.nonfinite_limit, partial(iteration_files, loaders), logger
     )
-    log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start)
+    published = published_beside(o, val)
+    log = RunLog(folder, logger, total, per_epoch, o.epochs, processes, start, published)
     pictures = Pictures(log, classes.names, classes.palette, o.picture_interval, processes)
     validation = Validation(
         stage, val_loader, classes, partial(run_files, o), o.bn == "bn", guard, log, pictures

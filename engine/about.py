@@ -23,6 +23,7 @@ from stages.self_labeling import SelfLabelingStage
 from stages.stage import Stage
 from utils.files.whole import save_json
 from utils.options import Options
+from utils.published import PublishedRun, published_run
 
 FILE = "about.json"
 _VAL_IMAGES = 500  # of Cityscapes
@@ -49,12 +50,21 @@ def write_about(
         "colours": classes.palette.tolist(),
         "prior": earlier.get("prior", prior),  # at the start of the run; a refreshed one is in the log
         "images": images | ({} if val is None else {"val": len(val)}),
-        "as_published": val is not None and scored_as_published(o, val, len(val)),
+        "as_published": _val_as_published(o, val),
         "parameters": sum(p.numel() for p in stage.student.parameters()),
         "quirks": list(o.quirks_on.active()),
         "starts": [*earlier.get("starts", []), _start(stage)],
     }
     save_json(content, folder / FILE)
+
+
+def published_beside(o: Options, val: DataSet | None) -> PublishedRun | None:
+    """Return the released run that this training repeats, or None."""
+    return published_run(o.values(), _val_as_published(o, val))
+
+
+def _val_as_published(o: Options, val: DataSet | None) -> bool:
+    return val is not None and scored_as_published(o, val, len(val))
 
 
 def scored_as_published(o: Options, val: DataSet, images: int) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from utils.distributed import ALONE, Processes
 from utils.files.whole import plain_json, save_text, writing
+from utils.published import Beside, PublishedRun, in_words
 from utils.render import Sheet, contact_sheet, save_sheet
 
 
@@ -98,8 +99,8 @@ class RunLog:
     form of the released logs to `logger`. Those count one ahead: iteration j is called Iter [j+1/total]
     there, and j in the other places.
     total: iterations of the run; per_epoch: iterations of one epoch; epochs: --epochs; start: iterations that
-    are done already, whose lines stay. Each process holds its part of the losses; the parts are added up
-    when a line is due, and the main process writes.
+    are done already, whose lines stay; published: the run whose figures stand beside these. Each process
+    holds its part of the losses; the parts are added up when a line is due, and the main process writes.
     """
 
     def __init__(
@@ -111,12 +112,13 @@ class RunLog:
         epochs: int,
         processes: Processes = ALONE,
         start: int = 0,
+        published: PublishedRun | None = None,
     ):
         self._path, self._start = folder / "log.jsonl", start
         self._pictures = folder / "pictures"
         self._lines = self._curves = None
         self._lines_written = 0
-        self._logger, self._processes = logger, processes
+        self._logger, self._processes, self._published = logger, processes, published
         self._total, self._per_epoch, self._epochs = total, per_epoch, epochs
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -228,6 +230,7 @@ class RunLog:
         seconds = {"step": step / self._count, "data": data / self._count}
         sums = self._processes.sum(torch.stack([x.double() for x in self._sums.values()])).tolist()
         means = {name: value / self._count for name, value in zip(self._sums, sums, strict=True)}
+        began = iteration - self._count
         self._sums, self._count = {}, 0
         scalars = {f"loss/{k}": v for k, v in means.items()}
         scalars |= {f"lr/{k}": v for k, v in rates.items()} | {f"time/{k}": v for k, v in seconds.items()}
@@ -236,6 +239,8 @@ class RunLog:
         values = losses | {f"lr_{name}": value for name, value in rates.items()}
         parts = "  ".join(f"{name}: {value:.6g}" for name, value in values.items())
         self._logger.info("%s  %s", self._position(iteration), parts)
+        if self._published is not None:
+            self._write_beside(self._published.beside_losses(began, iteration, means))
         if self._bar is not None:
             self._bar.set_postfix({k: f"{v:.3g}" for k, v in means.items()}, refresh=False)
 
@@ -246,10 +251,18 @@ class RunLog:
         else:
             now = 100 * scores["miou"]
             self._logger.info("%s  mIoU: %.2f  best: %.2f", self._position(iteration), now, 100 * best)
+            if self._published is not None:
+                self._write_beside(self._published.beside_validation(iteration, now))
+                if iteration == self._total:
+                    self._write_beside(self._published.beside_end(iteration, 100 * best, now))
         scalars = {"val/miou": scores["miou"]}
         scalars |= {"val/miou_13": scores["miou_13"]} if "miou_13" in scores else {}
         scalars |= {f"val/iou/{n}": v for n, v in zip(names, scores["iou"], strict=True)}
         self._record(iteration, scalars)
+
+    def _write_beside(self, figures: Sequence[Beside]) -> None:
+        for line in in_words(self._published.stage, figures):
+            self.message(line)
 
     def write_prior(self, iteration: int, prior: list[float], names: list[str]) -> None:
         """Write a refreshed class distribution."""

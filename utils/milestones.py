@@ -9,22 +9,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from utils.errors import run_script
-from utils.report.curves import Points, plot, png_axes
-
-# Points in the logs of the released stages, by the counter that they print.
-PUBLISHED: Mapping[str, Mapping[str, Points]] = {
-    "stage1": {
-        "loss": [(20, 7.04), (40, 4.74), (60, 4.92)],
-        "mIoU": [(1000, 44.8), (5000, 49.7), (13000, 52.4), (70000, 55.66), (81000, 54.69)],
-    },
-    "stage2": {"mIoU": [(1000, 36.1), (68000, 59.41), (80500, 59.17)]},
-    "stage3": {"mIoU": [(1000, 55.9), (48000, 60.77), (76000, 60.25)]},
-}
+from utils.published import RUNS
+from utils.report.curves import plot, png_axes
 
 _LINE = re.compile(r"Iter \[(\d{1,12})/\d+\](.*)")
 _LONGEST_LOG = 2**26  # bytes; a training's has two million
@@ -49,6 +39,7 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
 def compare(run: Path, stage: str, other: Path | None) -> Path:
     """Draw a run's curves, the published milestones of its stage and another log into one picture."""
     target = run / "milestones.png"
+    published = {"loss": RUNS[stage].losses.get("total", ()), "mIoU": RUNS[stage].every_miou}
     logs = {run.name: read_log(run / "run.log")} | ({other.stem: read_log(other)} if other else {})
     with png_axes(target, (11, 4), 1, 2) as ((losses, scores),):
         for axes, key, title, marker in (
@@ -58,10 +49,8 @@ def compare(run: Path, stage: str, other: Path | None) -> Path:
             for name, series in logs.items():
                 if key in series:
                     plot(axes, series[key], name, marker=marker)
-            if key in PUBLISHED[stage]:
-                plot(
-                    axes, PUBLISHED[stage][key], f"published {stage}", color="k", marker="*", linestyle="none"
-                )
+            if published[key]:
+                plot(axes, published[key], f"published {stage}", color="k", marker="*", linestyle="none")
             axes.set(xlabel="Iter", ylabel=title, xscale="log")
             axes.legend()
     return target
@@ -74,7 +63,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("run", type=Path, help="folder of a run")
-    add("--stage", choices=PUBLISHED, default="stage1", help="whose milestones (default: stage1)")
+    add("--stage", choices=RUNS, default="stage1", help="whose milestones (default: stage1)")
     add("--log", type=Path, help="another log in the released form")
     o = parser.parse_args()
     print(f"wrote {compare(o.run, o.stage, o.log)}")

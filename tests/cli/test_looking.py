@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data.labels import NAMES
 from engine.validation import Validation
 from tests.cli.killed_runs import differences, left_by, prepare, training_words
+from utils.published import PublishedRun
 from utils.report.page import page as page_of
 from utils.report.run import read_run
 
@@ -35,7 +36,10 @@ def world(tmp_path_factory) -> Path:
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch:
         train(folder, patch, "pictured", "--picture_interval", "4")
-        train(folder, patch, "plain", "--picture_interval", "0")
+        with patch.context() as released:  # a made-up one of this length stands beside the plain run
+            made_up = PublishedRun("stage1", [], best=(4, 99.0), last=(ITERATIONS, 98.0), losses={})
+            released.setattr("engine.about.published_beside", lambda o, val: made_up)
+            train(folder, patch, "plain", "--picture_interval", "0")
         with patch.context() as stop, pytest.raises(SystemExit):
             end_after(8, stop)
             train(folder, patch, "stopped", "--picture_interval", "1")
@@ -89,6 +93,15 @@ def test_pictures_change_no_result(world):
     assert differences(lines, plain["log"]) == []
     assert not (world / "logs" / "plain" / "pictures").exists()
     assert events(world / "logs" / "plain").Tags()["images"] == []
+
+
+def test_a_run_ends_beside_the_published_one(world):
+    logs = [(world / "logs" / name / "run.log").read_text().splitlines() for name in ("plain", "pictured")]
+    said = [line.partition("published ")[2] for line in logs[0] if "published" in line]
+    own = json.loads((world / "logs" / "plain" / "scores_current.json").read_text())["miou"]
+    words = f"this run {100 * own:.4g}: far below; see docs/healthy.md, 'mIoU on val'"
+    assert said == [f"stage1, best (Iter 4): mIoU 99, {words}", f"stage1, last (Iter 10): mIoU 98, {words}"]
+    assert "published" not in " ".join(logs[1])
 
 
 def test_a_continued_run_doubles_no_point(world, monkeypatch):

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from stages.self_labeling import SelfLabelingSettings
-from utils.milestones import PUBLISHED
 from utils.options import parse
+from utils.published import LOSS_BOUND, MIOU_BOUND, RUNS
 from utils.recipe import read_recipe
 
 PROJECT = Path(__file__).parents[2]
 DOCS = PROJECT / "docs"
-HEALTHY, BEFORE = ((DOCS / name).read_text() for name in ("healthy.md", "before_you_start.md"))
+HEALTHY, BEFORE, FIDELITY = (
+    (DOCS / name).read_text() for name in ("healthy.md", "before_you_start.md", "fidelity.md")
+)
 RECIPE = read_recipe(PROJECT / "configs" / "gta5_to_cityscapes.yaml", None, {})
 
 
@@ -31,14 +33,16 @@ def test_milestones_are_the_published_ones(column, stage):
     places = [row[0] for row in rows]
     told = [
         str(value) if str(iteration) in places else f"{value} ({iteration})"
-        for iteration, value in PUBLISHED[stage]["mIoU"]
+        for iteration, value in RUNS[stage].every_miou
     ]
     assert [row[column] for row in rows if row[column]] == told
 
 
 def test_losses_of_the_first_lines_add_up():
     values = {name: list(map(float, cells)) for name, *cells in table(HEALTHY, r"Iter \| 20")}
-    assert values["loss"] == [loss for _, loss in PUBLISHED["stage1"]["loss"]]
+    published = {name: [loss for _, loss in points] for name, points in RUNS["stage1"].losses.items()}
+    assert values["loss"] == published.pop("total")
+    assert {name: values[f"loss_{name}"] for name in published} == published
     weights = {"loss_CTS": 1, "loss_SL": 0.1, "loss_consist": 5, "loss_contrast": 0.001}
     for i, loss in enumerate(values["loss"]):
         assert loss == pytest.approx(sum(w * values[name][i] for name, w in weights.items()), abs=0.02)
@@ -50,6 +54,25 @@ def test_losses_of_the_first_lines_add_up():
         SelfLabelingSettings.contrast_weight,
     ]
     assert o.queue_length == 64 * o.fbs * o.bs
+
+
+def test_near_and_far_are_what_is_said_of_them():
+    section = HEALTHY.partition("## Near and far")[2].partition("\n## ")[0]
+    ((_, points, factor), _) = table(section, "word")
+    assert points == f"at most {MIOU_BOUND:g} points off" and f"at most {LOSS_BOUND:g} times" in factor
+    reruns = re.search(r"gave ([\d.]+) and ([\d.]+); some reached only (\d+\.\d)", FIDELITY).groups()
+    best = RUNS["stage1"].best[1]
+    assert MIOU_BOUND - 0.5 < best - min(map(float, reruns)) < MIOU_BOUND
+    demo = float(re.search(r"factor of ([\d.]+) between", section)[1])
+    assert math.log(LOSS_BOUND) / math.log(demo) == pytest.approx(2, abs=0.2)
+    quoted = re.findall(
+        r"^    published (stage\d), (.*): mIoU (.*), this run (.*?): (.*)$", section, re.MULTILINE
+    )
+    for stage, where, published, own, word in quoted:
+        (said,) = RUNS[stage].beside_validation(int(where.split()[1]) - 1, float(own))
+        assert f"{said.published} {said.word}" == f"{published} {word.partition(';')[0]}"
+        assert said.look in word
+    assert len(quoted) == 2
 
 
 def test_rates_of_the_head():

@@ -10,8 +10,9 @@ import pytest
 
 from data.labels import class_names
 from utils.options import parse
+from utils.published import published_rows
 from utils.quirks import Quirks, recorded_quirks
-from utils.report.tables import plain_table, published_rows, save_table
+from utils.report.tables import plain_table, save_table
 
 _NAMES = """road sidewalk building wall fence pole light sign vegetation terrain sky
 person rider car truck bus train motorcycle bicycle"""

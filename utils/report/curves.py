@@ -35,13 +35,14 @@ class Chart(NamedTuple):
     """A chart of the page.
 
     label: the curves in words; svg: content of its svg element; series: for every curve its name, its
-    points "at", and "x", the horizontal place of each point in the drawing.
+    points "at", and "x", the horizontal place of each point in the drawing; stars: what its stars are, or "".
     """
 
     title: str
     label: str
     svg: str
     series: list[dict[str, Any]]
+    stars: str = ""
 
 
 def thinned(points: Points, most: int = 240) -> list[tuple[float, float]]:
@@ -58,13 +59,24 @@ def number(value: float, _position: int | None = None) -> str:
     return re.sub(r"\.?0*e\+?(-?)0*", r"e\1", f"{value:.2e}")
 
 
-def chart(title: str, series: Mapping[str, Points], within: Sequence[float] = ()) -> Chart | None:
-    """Draw curves over iterations; None without points. within: values that the y axis shows in any case."""
+def chart(
+    title: str,
+    series: Mapping[str, Points],
+    within: Sequence[float] = (),
+    stars: tuple[str, Points] = ("", ()),
+) -> Chart | None:
+    """Draw curves over iterations; None without points. within: values that the y axis shows in any case.
+
+    stars: a name, and single points to be drawn with the curves as far as these go. Beside curves that are
+    thinned there are none: points and means of neighbours are not alike.
+    """
     lines = {name: thinned(points) for name, points in series.items() if points}
     if not lines:
         return None
     right = max(1.0, *(x for points in lines.values() for x, _ in points))
-    heights = [*within, *(y for points in lines.values() for _, y in points)]
+    whole = all(len(points) == len(series[name]) for name, points in lines.items())
+    starred = [(x, y) for x, y in stars[1] if whole and x <= right]
+    heights = [*within, *(y for points in (*lines.values(), starred) for _, y in points)]
     with _plain_style(_PAGE_STYLE):
         axes = _axes((WIDTH, HEIGHT), (LEFT, RIGHT, TOP, BOTTOM))
         for i, points in enumerate(lines.values()):
@@ -72,6 +84,8 @@ def chart(title: str, series: Mapping[str, Points], within: Sequence[float] = ()
             dashes = "--" if i % len(_COLOURS) == 2 else "-"
             colour = _COLOURS[i % len(_COLOURS)]
             axes.plot(*zip(*points, strict=True), dashes, color=colour, clip_on=False, **dots)
+        if starred:
+            axes.plot(*zip(*starred, strict=True), "*", color=_INK, markersize=9, clip_on=False)
         round_numbers = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10])
         ticks = round_numbers.tick_values(*_apart(heights))
         axes.set(xlim=(0, right), yticks=ticks, ylim=(ticks[0], ticks[-1]))
@@ -88,7 +102,9 @@ def chart(title: str, series: Mapping[str, Points], within: Sequence[float] = ()
         at = [[_short(x), _short(y)] for x, y in points]
         hover.append({"name": name, "at": at, "x": [_short(LEFT + x * across) for x, _ in points]})
     last = ", ".join(f"{name} {number(points[-1][1])}" for name, points in lines.items())
-    return Chart(title, f"{title} over iterations; last: {last}", svg, hover)
+    if starred:
+        last += "; stars: " + ", ".join(f"{stars[0]} {number(y)} at {x:.0f}" for x, y in starred)
+    return Chart(title, f"{title} over iterations; last: {last}", svg, hover, stars[0] if starred else "")
 
 
 def spark(points: Points, colour: str) -> str:

@@ -15,9 +15,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from utils.options import default_values
-from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, chart, number, spark
+from utils.published import (
+    LOSS_BOUND,
+    MIOU_BOUND,
+    Beside,
+    PublishedRow,
+    PublishedRun,
+    published_rows,
+    published_run,
+)
+from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, Points, chart, number, spark
 from utils.report.run import Confusion, Line, Run
-from utils.report.tables import PublishedRow, published_rows
 
 _DECADES = 5  # of the shares' axis, from 0.001 % to 100 %
 _SELF_LABELING = (
@@ -38,7 +46,7 @@ def page(run: Run) -> str:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    forms = (_figure, _percent, _place, _duration, _moment, _text, data_uri)
+    forms = (_figure, _percent, _place, _duration, _moment, _text, data_uri, number)
     environment.filters |= {form.__name__.lstrip("_"): form for form in forms}
     about, defaults = run.about, default_values("train")
     checkpoints, beside = _checkpoints(run), published(run)
@@ -59,6 +67,8 @@ def page(run: Run) -> str:
         last=lines[-1] if lines else None,
         checkpoints=checkpoints,
         published=beside,
+        beside=beside_published(run),
+        bounds=(MIOU_BOUND, LOSS_BOUND),
         score_head=["class", *checkpoints, *(f"published {row.title}" for row in beside)],
         curves=_curves(run),
         sparks=_sparks(run),
@@ -83,12 +93,41 @@ def published(run: Run) -> list[PublishedRow]:
     return [row for row in published_rows(len(run.classes)) if row.title in (run.about.stage, "SYNTHIA")]
 
 
+def _released_run(run: Run) -> PublishedRun | None:
+    return published_run(run.options, run.about is not None and run.about.as_published)
+
+
+def beside_published(run: Run) -> list[Beside]:
+    """Compare the run with the released one of its setting, where it is at a published point."""
+    released, ends = _released_run(run), _best_and_last(run)
+    if released is None:
+        return []
+    found, began = [], 0
+    for line in run.lines:
+        iteration = int(line["iteration"])
+        losses = {name.removeprefix("loss/"): x for name, x in line.items() if name.startswith("loss/")}
+        if losses:
+            found += released.beside_losses(began, iteration, losses)
+            began = iteration
+        found += released.beside_validation(iteration, 100 * line.get("val/miou", math.nan))
+    if ends:
+        best, last = (100 * line["val/miou"] for line in ends)
+        found += released.beside_end(int(ends[1]["iteration"]), best, last)
+    return found
+
+
+def _best_and_last(run: Run) -> tuple[Line, Line] | None:
+    """Return the lines of the best and the last validation."""
+    scored = [line for line in run.lines if not math.isnan(line.get("val/miou", math.nan))]
+    return (max(scored, key=lambda line: line["val/miou"]), scored[-1]) if scored else None
+
+
 def _checkpoints(run: Run) -> dict[str, Line]:
     """Lines of the best and the last validation by their titles."""
-    scored = [line for line in run.lines if not math.isnan(line.get("val/miou", math.nan))]
-    if not scored:
+    ends = _best_and_last(run)
+    if ends is None:
         return {}
-    best, last = max(scored, key=lambda line: line["val/miou"]), scored[-1]
+    best, last = ends
     found = {"best and last": last} if best is last else {"best": best, "last": last}
     return {f"{title} ({line['iteration']:.0f})": line for title, line in found.items()}
 
@@ -122,11 +161,18 @@ def _shares(run: Run) -> dict[str, np.ndarray]:
 
 
 def _curves(run: Run) -> list[Chart]:
-    """Mean IoU, losses, rates and times."""
+    """Mean IoU, losses, rates and times; stars: the published points, whose counter is one ahead."""
+    released = _released_run(run)
+
+    def stars(points: Points) -> tuple[str, Points]:
+        return "published", [(counter - 1, value) for counter, value in points]
+
     keys = {"mIoU": "val/miou", "mIoU over 13": "val/miou_13"}
     percent = {name: [(x, 100 * y) for x, y in run.series(key)] for name, key in keys.items()}
-    charts = [chart("mIoU on val", percent)]
-    charts += [chart(f"loss {name}", {name: run.series(f"loss/{name}")}) for name in run.names("loss/")]
+    charts = [chart("mIoU on val", percent, stars=stars(released.every_miou if released else ()))]
+    for name in run.names("loss/"):
+        published = released.losses.get(name, ()) if released else ()
+        charts.append(chart(f"loss {name}", {name: run.series(f"loss/{name}")}, stars=stars(published)))
     for title, prefix in (("learning rate", "lr/"), ("time", "time/")):
         series = {name: run.series(prefix + name) for name in run.names(prefix)}
         charts.append(chart(title, series, within=[0.0]))

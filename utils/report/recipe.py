@@ -16,6 +16,7 @@ from PIL import Image
 from utils.errors import printable
 from utils.files.image_file import opened
 from utils.files.whole import save_image, save_json, save_text
+from utils.published import published_rows
 from utils.recipe import CHECKPOINTS, Recipe
 from utils.render import colourise, contact_sheet
 from utils.report.curves import plot, png_axes
@@ -28,7 +29,6 @@ from utils.report.tables import (
     means,
     percent,
     published_cells,
-    published_rows,
 )
 
 PICTURES = 5

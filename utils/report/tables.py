@@ -13,10 +13,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.errors import printable
 from utils.files.whole import save_text
+from utils.published import PublishedRow
 
 FORMATS = (".md", ".tex", ".csv")  # of save_table
 Line = Sequence[str]
@@ -33,36 +33,6 @@ _LATEX = str.maketrans(
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
 )
-
-# --- published figures --------------------------------------------------------------------------------------
-
-
-class PublishedRow(NamedTuple):
-    """Published figures on Cityscapes val. iou: in train id order; means: by their number of classes."""
-
-    title: str
-    iou: Sequence[float]
-    means: dict[int, float]
-
-
-_STAGE1 = "91.7 52.9 83.6 43.0 32.3 43.7 51.3 42.8 85.4 37.6 81.1 69.5 30.0 88.1 44.1 59.9 24.9 47.2 48.4"
-_STAGE2 = "93.0 60.6 85.5 46.7 34.6 48.1 57.6 52.8 88.1 48.2 80.7 71.9 32.3 89.1 46.5 65.3 23.7 49.7 54.2"
-_STAGE3 = "92.8 57.7 85.4 45.7 36.7 48.9 59.5 54.5 88.7 48.5 84.9 73.2 36.8 89.2 49.9 67.8 29.2 49.9 55.6"
-_PUBLISHED = {
-    19: (  # GTA5 → Cityscapes
-        PublishedRow("warm_up", [math.nan] * 19, {19: 41.4}),
-        PublishedRow("stage1", [*map(float, _STAGE1.split())], {19: 55.66}),
-        PublishedRow("stage2", [*map(float, _STAGE2.split())], {19: 59.41}),
-        PublishedRow("stage3", [*map(float, _STAGE3.split())], {19: 60.77}),
-    ),
-    16: (PublishedRow("SYNTHIA", [math.nan] * 16, {16: 57.9, 13: 65.3}),),  # after all stages
-}
-
-
-def published_rows(n_class: int) -> Sequence[PublishedRow]:
-    """Return the rows over so many classes."""
-    return _PUBLISHED.get(n_class, ())
-
 
 # --- any table ----------------------------------------------------------------------------------------------
 
