@@ -353,6 +353,13 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--table", action="store_true", help="only write the tables of what has been tested so far")
     add(
+        "--jobs",
+        type=_jobs,
+        default=1,
+        metavar="N",
+        help="with --seeds: run the steps of N seeds side by side; what they print goes to FOLDER/output.log",
+    )
+    add(
         "--set",
         action="append",
         default=[],
@@ -360,6 +367,12 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         help="an option for every step, or for one",
     )
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _seed_list(text: str) -> list[int]:
