@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from utils.recipe import Recipe, read_recipe, read_recipes
+from utils.options.declarations import RESULT, options_of
+from utils.quirks import Quirks
+from utils.recipe import PROJECT, Recipe, read_recipe, read_recipes
 from utils.recipe_notes import AGAIN, DONE, NEW, Notes
 
 BASE = """
@@ -124,3 +127,74 @@ def test_mistakes_are_named(place, file, old, new, words):
     with pytest.raises(ValueError) as raised:
         read_recipe(path, None, {})
     assert str(path) in str(raised.value) and words in str(raised.value) and "\n" not in str(raised.value)
+
+
+# --- the studies of the project ----------------------------------------------------------------------------
+
+
+def training_options(name: str) -> dict[str, dict]:
+    """Training step → its options that decide the results."""
+    recipe = read_recipe(PROJECT / "configs" / f"{name}.yaml", 0, {})
+    table = {name: option.default for name, option in options_of("train").items() if option.decides == RESULT}
+    known = table.keys() | {"class_distribution"}
+    return {
+        step.name: table | {option: value for option, value in step.options.items() if option in known}
+        for step in recipe.trainings
+    }
+
+
+def test_the_ablation_has_the_trainings_of_the_demo():
+    ablation, demo = training_options("ablation"), training_options("mini")
+    rows = {"source_only": "source_only", "warm_up": "warm_up", "stage1": "full"}
+    for name, row in (rows | {"stage2": "kd1", "stage3": "kd2"}).items():
+        assert ablation[row] == demo[name]
+    for step in read_recipe(PROJECT / "configs" / "ablation.yaml", 0, {}).trainings:
+        assert step.options["val_interval"] == step.options["train_iters"] and step.options["threads"] == 1
+
+
+def changes(row: dict, of: dict) -> dict:
+    """Option → its value where two rows differ in it."""
+    return {name: row.get(name) for name in row | of if row.get(name) != of.get(name)}
+
+
+def test_each_row_of_the_ablation_has_one_part_more():
+    rows = training_options("ablation")
+    names = ["self_training", "rectified", "uniform", "balanced", "consistent", "full"]
+    assert [changes(rows[new], rows[old]) for old, new in pairwise(names)] == [
+        {"proto_rectify": True},
+        {"SL_lambda": 0.1, "class_distribution": "uniform"},
+        {"class_distribution": None},
+        {"proto_consistW": 1},
+        {"contrast_lambda": 0.001},
+    ]
+    assert changes(rows["no_cutmix"], rows["full"]) == {"no_cutmix": True}
+    assert changes(rows["no_ema"], rows["full"]) == {"ema": False}
+
+
+@pytest.mark.parametrize("name", ["prior_study", "quirk_study"])
+def test_a_study_trains_only_what_the_ablation_does_not(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = read_recipe(PROJECT / "configs" / "ablation.yaml", 4, {})
+    finish(Notes(base), {step.name for step in base.steps})
+    study = kinds(read_recipe(PROJECT / "configs" / f"{name}.yaml", 4, {}))
+    assert {name for name, kind in study.items() if kind == DONE} == {
+        *("data", "warm_up", "test_warm_up_last", "soft_labels", "prototypes", "class_distribution"),
+        *("full", "test_full_last"),
+    }
+    assert AGAIN not in study.values()
+
+
+def test_rows_of_the_studies_differ_from_the_whole_method_in_one_thing():
+    prior, quirk = training_options("prior_study"), training_options("quirk_study")
+    named = {"uniform": "uniform", "source": "source_labels", "oracle": "labels"}
+    named |= {f"mixed_{n}": f"runs/ablation/seed0/Pseudo/mixture_{n}.npy" for n in (25, 50, 75)}
+    for name, value in named.items():
+        assert changes(prior[f"prior_{name}"], prior["full"]) == {"class_distribution": value}
+    assert changes(prior["prior_refreshed"], prior["full"]) == {"refresh_distribution": 50}
+    every = Quirks().active()
+    for number in (1, 2, 4, 5, 6, 7):
+        found = changes(quirk[f"without_q{number}"], quirk["full"])
+        assert found.keys() == {"quirks"}
+        assert set(every) - set(Quirks.parse(found["quirks"]).active()) == {every[number - 1]}
+    assert changes(quirk["none"], quirk["full"]) == {"quirks": "none"}
+    assert changes(quirk["none_fast"], quirk["none"]) == {"backbone_lr_multiple": 3}
