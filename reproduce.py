@@ -29,7 +29,8 @@ from utils.files.lock import locked
 from utils.options import parse
 from utils.recipe import Recipe, Step, assignment, read_recipes, recipe_parser
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
-from utils.report.recipe import write_report, write_tables
+from utils.report.comparison import write_comparison
+from utils.report.recipe import common_folder, write_report, write_tables
 
 
 @dataclass
@@ -59,7 +60,7 @@ def main() -> None:
     args = recipe_parser(__doc__).parse_args()
     recipes = read_recipes(args.config, args.seeds or [args.seed], dict(map(assignment, args.set)))
     if args.table:
-        written = write_tables(recipes)
+        written = tables_and_comparison(recipes)
         if not written:
             raise FileNotFoundError(f"{recipes[0].folder}: nothing has been tested yet; run without --table")
         print(*written, sep="\n")
@@ -91,7 +92,7 @@ def main() -> None:
         if together.failures:
             raise together.failures[0]
         if len(recipes) > 1:
-            print(*write_tables(recipes), sep="\n")
+            print(*tables_and_comparison(recipes), sep="\n")
     print(f"{time.time() - began:.0f} s")
 
 
@@ -215,6 +216,12 @@ def clear_run(step: Step, ours: bool) -> None:
         )
     with locked(states.folder):
         states.clear()
+
+
+def tables_and_comparison(recipes: list[Recipe]) -> list[Path]:
+    """Write the tables of what has been tested so far, of several seeds with a comparison of their rows."""
+    written = write_tables(recipes)
+    return written + (write_comparison(recipes, common_folder(recipes)) if len(recipes) > 1 else [])
 
 
 def report(recipe: Recipe) -> None:

@@ -14,6 +14,9 @@ takes the place of the training where it is there. `test: [last]` scores only th
 A step follows the one before it: it is done again where that one is. `after: STEP` names another. A recipe on
 the results of another one has `base: {recipe: FILE, steps: [NAME, …]}` instead of folder and options, which
 it takes from there. These steps come first; where the other recipe has done them, they are done.
+
+`table: [{step: NAME, title: TEXT, against: NAME}, …]` lists trainings that are compared over several seeds,
+each with the row before it or with the one that `against` names; `rare: N` adds the N rarest classes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from utils.checkpoint import checkpoint_path
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
 from utils.options.declarations import SCRIPT_FILES, options_of
+from utils.recipe_parts import Row, read_table, with_base
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {file: script for script, file in SCRIPT_FILES.items()}
@@ -91,12 +95,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order; folder: for the recipe's own files."""
+    """Steps in order; folder: for the recipe's own files, whose names begin with `prefix`.
+
+    table: rows that are compared; rare: the number of rarest classes for them, or 0.
+    """
 
     title: str
     folder: Path
     seed: int
     steps: tuple[Step, ...]
+    prefix: str = ""
+    table: tuple[Row, ...] = ()
+    rare: int = 0
 
     @property
     def trainings(self) -> list[Step]:
@@ -149,38 +159,12 @@ def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Reci
     content = load_yaml(path)
     try:
         if isinstance(content, dict) and "base" in content:
-            content = _with_base(content, path.parent)
+            content = with_base(content, path.parent)
         return _recipe(content, path.stem, seed, overrides)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: it lacks or misspells {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _with_base(content: dict, place: Path) -> dict:
-    """Return the recipe with folder, options and the named steps of its base; place: the recipe's folder."""
-    base = content["base"]
-    given = base if isinstance(base, dict) else {}
-    name, wanted = given.get("recipe"), given.get("steps")
-    if not isinstance(name, str) or leads_out(name) or not isinstance(wanted, list):
-        raise ValueError("'base' is {recipe: FILE beside this one, steps: [NAME, …]}")
-    if twice := {"folder", "options"} & content.keys():
-        raise ValueError(f"{' and '.join(sorted(twice))}: a recipe with a base takes them from there")
-    other = load_yaml(path := place / name)
-    if not isinstance(other, dict) or not isinstance(other.get("steps"), list) or "base" in other:
-        raise ValueError(f"base {path}: is no recipe, or has a base itself")
-    entries = {entry["name"]: entry for entry in other["steps"]}
-    follows = dict(zip(entries, ["", *entries], strict=False))
-    if unknown := [name for name in wanted if name not in entries]:
-        found = ", ".join(entries)
-        raise ValueError(f"base {path}: no step is called {reprlib.repr(unknown[0])}; it has {found}")
-    for name in wanted:
-        before = entries[name].get("after", follows[name])
-        if before and before not in wanted:
-            raise ValueError(f"base {path}: step {name} follows {before}; name that, too")
-        entries[name] = entries[name] | ({"after": before} if before else {})
-    steps = [entry for name, entry in entries.items() if name in wanted] + content["steps"]
-    return content | {"folder": other["folder"], "options": other.get("options"), "steps": steps}
 
 
 def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[str, Any]) -> Recipe:
@@ -199,15 +183,19 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
     names["folder"] = _substitute(folder, names)
     overrides = _substitute(overrides if seed == own_seed else overrides | {"seed": seed}, names)
     common = _substitute(common, names)
-    recipe, steps = Recipe(title, Path(names["folder"]), seed, ()), []
+    prefix = f"{name}_" if "base" in content else ""  # the base's files lie in the same folder
+    recipe, steps, scored = Recipe(title, Path(names["folder"]), seed, (), prefix), [], {}
     for entry in content["steps"]:
         made = _steps_of(_substitute(entry, names), common, recipe, overrides)
         if "after" in entry:
             if entry["after"] not in {step.name for step in steps if step.script != "test"}:
-                raise ValueError(f"step {made[0].name}: no earlier step is called {entry['after']!r}")
+                named = reprlib.repr(entry["after"])
+                raise ValueError(f"step {made[0].name}: no earlier step is called {named}")
             made[0] = replace(made[0], after=entry["after"])
         steps += made
         if made[0].script == "train":
+            if "test" in entry:
+                scored[made[0].name] = _tested(entry)[0]
             which = CHECKPOINTS[_tested(entry)[0]]
             trained = made[0].released or _checkpoint(made[0].options, which)
             names.setdefault(made[0].name, os.path.join("" if trained.is_absolute() else ".", trained))
@@ -221,7 +209,12 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
             raise ValueError(f"no step is called {reprlib.repr(step)}")
         if option not in known_options:
             raise ValueError(f"no option is called {reprlib.repr(option)}")
-    return replace(recipe, steps=tuple(steps))
+    rare = content.get("rare", 0)
+    if not isinstance(rare, int) or rare < 0:
+        raise ValueError(f"rare: a number of classes is expected, not {reprlib.repr(rare)}")
+    return replace(
+        recipe, steps=tuple(steps), table=read_table(content.get("table") or [], scored), rare=rare
+    )
 
 
 def _substitute(value: Any, names: dict[str, str]) -> Any:
