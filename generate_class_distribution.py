@@ -9,7 +9,7 @@ another --name from replacing it.
 from __future__ import annotations
 
 from data.build import inference_data, whole_images
-from data.inputs import distribution_path, require_own_distribution, save_distribution
+from data.inputs import distribution_path, require_own_distribution, save_distribution, shares_of
 from data.sets.choose import classes_of
 from engine.inference import start
 from loss import ClassCounter
@@ -28,9 +28,10 @@ def main() -> None:
         counts = processes.sum(counter.counts.cpu()).numpy()
         if not processes.is_main:
             return
-        path, names = save_distribution(counts, o), classes_of(o).names
+        shares = shares_of(counts, o)
+        path, names = save_distribution(shares, o), classes_of(o).names
         width = max(14, *map(len, names))
-        for name, frequency in zip(names, counts / counts.sum(), strict=True):
+        for name, frequency in zip(names, shares, strict=True):
             print(f"{name:<{width}}{frequency:9.6f}")
         print(f"wrote the class distribution of {len(data)} images to {path}")
 

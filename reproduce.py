@@ -2,6 +2,7 @@
 
 python reproduce.py --config configs/gta5_to_cityscapes.yaml --dry_run
 python reproduce.py --config configs/mini.yaml --seeds 0,1,2             # mean ± standard deviation
+python reproduce.py --config configs/mini.yaml --seeds 0,1,2 --jobs 2    # two seeds at a time
 python reproduce.py --config configs/mini.yaml --seeds 0,1,2 --table     # of what has been done so far
 """
 
@@ -11,7 +12,13 @@ import shlex
 import subprocess
 import sys
 import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock, RLock
+from typing import TextIO
 
 from data.sets.choose import classes_of, target_data
 from engine.resume import RunStates
@@ -22,7 +29,30 @@ from utils.files.lock import locked
 from utils.options import parse
 from utils.recipe import Recipe, Step, assignment, read_recipes, recipe_parser
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
-from utils.report.recipe import write_report, write_tables
+from utils.report.comparison import write_comparison
+from utils.report.recipe import common_folder, write_report, write_tables
+
+
+@dataclass
+class Together:
+    """State of all recipes of a call; several of them run side by side, each in a thread, if `many`.
+
+    children: all processes that were started; signals: those that have come and were passed on to them.
+    failures: why recipes ended early, the first one first; after it no step is begun.
+    """
+
+    many: bool
+    children: list[subprocess.Popen] = field(default_factory=list)
+    signals: list[int] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
+    starting: RLock = field(default_factory=RLock)  # held while a child is started or signals are passed on
+    talking: Lock = field(default_factory=Lock)
+    same: dict[tuple[str, ...], Lock] = field(default_factory=lambda: defaultdict(Lock))  # by command
+
+    def say(self, text: str, recipe: Recipe, file: TextIO | None = None) -> None:
+        """Print a line, with the seed in front of it where several run."""
+        with self.talking:
+            print(f"seed {recipe.seed} {text}" if self.many else text, file=file, flush=True)
 
 
 def main() -> None:
@@ -30,7 +60,7 @@ def main() -> None:
     args = recipe_parser(__doc__).parse_args()
     recipes = read_recipes(args.config, args.seeds or [args.seed], dict(map(assignment, args.set)))
     if args.table:
-        written = write_tables(recipes)
+        written = tables_and_comparison(recipes)
         if not written:
             raise FileNotFoundError(f"{recipes[0].folder}: nothing has been tested yet; run without --table")
         print(*written, sep="\n")
@@ -44,8 +74,8 @@ def main() -> None:
         require_files(recipe, steps)
         if not forced:
             require_permission(recipe, args.redo)
-    children: list[subprocess.Popen] = []
-    with passed_on(children) as signals, ExitStack() as locks:
+    together = Together(many=min(args.jobs, len(recipes)) > 1)
+    with passed_on(together.children, together.starting) as together.signals, ExitStack() as locks:
         for recipe in recipes:
             locks.enter_context(locked(recipe.folder))
         for recipe, steps in zip(recipes, chosen, strict=True):
@@ -56,11 +86,13 @@ def main() -> None:
                 notes.ask(steps)
         if args.start is not None:
             print(f"if this is interrupted, go on with: {command_to_go_on()}", flush=True)
-        for recipe, steps in zip(recipes, chosen, strict=True):
-            run(recipe, steps, children, signals)
-            report(recipe)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            for recipe, steps in zip(recipes, chosen, strict=True):
+                pool.submit(work, recipe, steps, together)
+        if together.failures:
+            raise together.failures[0]
         if len(recipes) > 1:
-            print(*write_tables(recipes), sep="\n")
+            print(*tables_and_comparison(recipes), sep="\n")
     print(f"{time.time() - began:.0f} s")
 
 
@@ -98,29 +130,50 @@ def command_to_go_on() -> str:
     return shlex.join(["python", "reproduce.py", *words])
 
 
-def run(recipe: Recipe, steps: list[Step], children: list[subprocess.Popen], signals: list[int]) -> None:
-    """Run the steps in order, but those that are done; exit if one of them fails or a signal has come.
+def work(recipe: Recipe, steps: list[Step], together: Together) -> None:
+    """Run a recipe's steps and report on them; note why it failed, so that no other recipe begins a step."""
+    try:
+        if run(recipe, steps, together):
+            with together.talking:
+                report(recipe)
+    except BaseException as failure:
+        if together.many and not together.signals:
+            together.say(f"ended early ({failure}); the others end the step that they are at", recipe)
+        together.failures.append(failure)
 
-    children: all processes that were started; signals: those that have come and were passed on to them.
+
+def run(recipe: Recipe, steps: list[Step], together: Together) -> bool:
+    """Run the steps in order, but those that are done; False if another recipe has failed.
+
+    SystemExit if one of them fails or a signal has come.
     """
     notes = Notes(recipe)
     for step in steps:
         (status,), place = notes.statuses([step]), f"[{recipe.steps.index(step) + 1}/{len(recipe.steps)}]"
         if status.kind == DONE:
-            print(f"{place} {step.name}: {describe_done(step, notes)}")
+            together.say(f"{place} {step.name}: {describe_done(step, notes)}", recipe)
             continue
-        started = time.time()
-        if step.script == "train" and status.kind != GOES_ON:
-            clear_run(step, ours=status.kind == AGAIN)
-        notes.write_begun(step)
-        code = 0 if signals else execute(step, place, children)
-        if code == CAN_CONTINUE or signals:
-            print(f"step {step.name} was interrupted; to go on: {command_to_go_on()}", file=sys.stderr)
+        with together.same[step.words]:  # such as drawing the data that all seeds read
+            if together.failures:
+                return False
+            started = time.time()
+            if step.script == "train" and status.kind != GOES_ON:
+                clear_run(step, ours=status.kind == AGAIN)
+            notes.write_begun(step)
+            code = execute(step, place, recipe, together)
+        if code == CAN_CONTINUE or together.signals:
+            told = f"step {step.name} was interrupted; to go on: {command_to_go_on()}"
+            together.say(told, recipe, sys.stderr)
             sys.exit(CAN_CONTINUE)
         if code:
             ended = f"step {step.name} ended with exit code {code}"
+            if together.many:
+                ended += f" (seed {recipe.seed}; {output_file(recipe)} says why)"
             sys.exit(f"error: {ended}; mend it, then: {command_to_go_on()}")
         notes.write_done(step, started, time.time())
+        if together.many:
+            together.say(f"{place} {step.name}: {describe_done(step, notes)}", recipe)
+    return True
 
 
 def describe_done(step: Step, notes: Notes) -> str:
@@ -131,11 +184,24 @@ def describe_done(step: Step, notes: Notes) -> str:
     return f"done ({'taken as it is' if 'given' in note['start'] else str(note['seconds']) + ' s'})"
 
 
-def execute(step: Step, place: str, children: list[subprocess.Popen]) -> int:
-    """Run and print the step's command; return its exit code."""
-    children.append(start_apart(*step.process()))
-    print(f"{place} {step.name}: {step.shell()}", flush=True)
-    return children[-1].wait()
+def execute(step: Step, place: str, recipe: Recipe, together: Together) -> int:
+    """Run and print the step's command; return its exit code, 0 if a signal came before it."""
+    with ExitStack() as files:
+        output = None
+        if together.many:  # lines and bars of several steps would be mixed up on a terminal
+            output = files.enter_context(open(output_file(recipe), "ab"))
+        with together.starting:
+            if together.signals:
+                return 0
+            child = start_apart(*step.process(), output)
+            together.children.append(child)
+    together.say(f"{place} {step.name}: {step.shell()}", recipe)
+    return child.wait()
+
+
+def output_file(recipe: Recipe) -> Path:
+    """File that takes what a recipe's steps print where several recipes run side by side."""
+    return recipe.folder / "output.log"
 
 
 def clear_run(step: Step, ours: bool) -> None:
@@ -150,6 +216,12 @@ def clear_run(step: Step, ours: bool) -> None:
         )
     with locked(states.folder):
         states.clear()
+
+
+def tables_and_comparison(recipes: list[Recipe]) -> list[Path]:
+    """Write the tables of what has been tested so far, of several seeds with a comparison of their rows."""
+    written = write_tables(recipes)
+    return written + (write_comparison(recipes, common_folder(recipes)) if len(recipes) > 1 else [])
 
 
 def report(recipe: Recipe) -> None:

@@ -119,10 +119,15 @@ def _read_numbers(path: Path) -> np.ndarray:
     return np.array([float(word) for line in lines for word in line.split()])
 
 
-def save_distribution(counts: np.ndarray, o: Options) -> Path:
-    """Counts (K,) of predicted classes → shares; beside them a record of whose they are."""
+def shares_of(counts: np.ndarray, o: Options) -> np.ndarray:
+    """Counts (K,) of predicted classes → shares (K,); the part --mix_uniform of them is equal for all."""
+    return (1 - o.mix_uniform) * counts / counts.sum() + o.mix_uniform / len(counts)
+
+
+def save_distribution(shares: np.ndarray, o: Options) -> Path:
+    """Write the shares (K,) of classes, and beside them a record of whose they are."""
     path = distribution_path(o)
-    save_array(counts / counts.sum(), path)
+    save_array(shares, path)
     save_json(_record_of(o), path.with_suffix(".json"))
     return path
 
@@ -133,14 +138,16 @@ def require_own_distribution(o: Options) -> None:
     made = load_json(path.with_suffix(".json"))
     known = isinstance(made, dict) and made.keys() >= {"name", "classes"}
     if path.is_file() and known and made != _record_of(o):
+        mixed = f" and --mix_uniform {made['mix_uniform']}" if "mix_uniform" in made else ""
         raise ValueError(
-            f"{path}: is that of --name {made['name']} with {made['classes']} classes, and another run may "
-            "read it; give this one a --save_path of its own, or remove the file"
+            f"{path}: is that of --name {made['name']} with {made['classes']} classes{mixed}, and another "
+            "run may read it; give this one a --save_path of its own, or remove the file"
         )
 
 
 def _record_of(o: Options) -> dict:
-    return {"name": o.name, "classes": o.n_class}
+    mixed = {"mix_uniform": o.mix_uniform} if o.mix_uniform else {}
+    return {"name": o.name, "classes": o.n_class} | mixed
 
 
 def pseudo_labels(o: Options) -> PseudoLabels | None:

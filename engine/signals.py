@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from types import FrameType
+from typing import IO
 
 from utils.distributed import Processes
 from utils.workers import ENDING_SIGNALS
@@ -65,23 +66,35 @@ def _handled(handler: Handler) -> Iterator[None]:
             signal.signal(number, earlier)
 
 
-def start_apart(words: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
-    """Start a process in its own session: a Ctrl-C reaches it only through this process."""
-    return subprocess.Popen(words, env=environment, start_new_session=True)
+def start_apart(
+    words: Sequence[str], environment: dict[str, str], output: IO[bytes] | None = None
+) -> subprocess.Popen:
+    """Start a process in its own session: a Ctrl-C reaches it only through this process.
+
+    output: a file that takes all that it prints.
+    """
+    errors = None if output is None else subprocess.STDOUT
+    return subprocess.Popen(words, env=environment, start_new_session=True, stdout=output, stderr=errors)
 
 
 @contextmanager
-def passed_on(children: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
-    """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of them."""
+def passed_on(
+    children: Sequence[subprocess.Popen], starting: AbstractContextManager | None = None
+) -> Iterator[list[int]]:
+    """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of them.
+
+    starting: a lock that another thread holds while it starts a child, which otherwise may miss a signal.
+    """
     passed: list[int] = []
 
     def send(number: int, _frame: FrameType | None) -> None:
-        passed.append(number)
-        if not children:  # none has been started yet
-            sys.exit(128 + number)
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
+        with starting or nullcontext():
+            passed.append(number)
+            if not children:  # none has been started yet
+                sys.exit(128 + number)
+            for child in children:
+                if child.poll() is None:
+                    child.send_signal(number)
 
     with _handled(send):
         yield passed

@@ -113,7 +113,9 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
     if processes.size > 1 and o.bn == "sync_bn":
         student = share_batch_norm(student, device, logger.info)
     head_multiple = 10.0 if o.finetune or o.stage in ("source_only", "warm_up") else 5.0
-    optimisation = OptimisationSettings(o.lr, head_multiple, o.train_iters, o.freeze_bn)
+    optimisation = OptimisationSettings(
+        o.lr, head_multiple, o.train_iters, o.freeze_bn, o.backbone_lr_multiple
+    )
     compute, message = computing(o, device)
     logger.info(message)
     common = {"quirks": o.quirks_on, "draws": BatchDraws(o.seed, processes), "compute": compute}

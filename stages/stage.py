@@ -27,12 +27,13 @@ from utils.quirks import Quirks
 
 @dataclass(frozen=True)
 class OptimisationSettings:
-    """lr of the backbone; head_multiple of it in the head; the poly schedule ends at train_iters."""
+    """lr times a multiple in backbone and head; the poly schedule ends at train_iters."""
 
     lr: float
     head_multiple: float
     train_iters: int
     freeze_bn: bool = False
+    backbone_multiple: float = 1.0
 
 
 def resize_bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -116,7 +117,8 @@ class Stage:
         self.train_mode()
         # The student as it is called to learn: it adds up gradients while they are computed.
         self.student_ddp = student if self.processes.size == 1 else _synchronised(student)
-        groups = parameter_groups(student, settings.lr, settings.head_multiple, quirks.repeated_updates)
+        multiples = settings.head_multiple, quirks.repeated_updates, settings.backbone_multiple
+        groups = parameter_groups(student, settings.lr, *multiples)
         self.optimizer = RepeatedSGD([*groups, *extra_groups], lr=settings.lr)
         # Each with its schedule.
         self.optimizers = [(self.optimizer, poly_schedule(self.optimizer, settings.train_iters))]

@@ -56,8 +56,10 @@ def _laid_out_as(p: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(p).copy_(x)
 
 
-def parameter_groups(network: nn.Module, lr: float, head_multiple: float, repeated: bool) -> list[dict]:
-    """Groups of a DeepLabV2: backbone at lr, head (`bn_pretrain`, `layer5`) at lr·head_multiple.
+def parameter_groups(
+    network: nn.Module, lr: float, head_multiple: float, repeated: bool, backbone_multiple: float = 1.0
+) -> list[dict]:
+    """Groups of a DeepLabV2: head (`bn_pretrain`, `layer5`) and backbone, each at lr times its multiple.
 
     repeated (Q1): block tensors are updated three times a step, those of a projection shortcut four times.
     """
@@ -73,7 +75,7 @@ def parameter_groups(network: nn.Module, lr: float, head_multiple: float, repeat
     return [
         {
             "params": params,
-            "lr": lr * (head_multiple if part == "head" else 1.0),
+            "lr": lr * (head_multiple if part == "head" else backbone_multiple),
             "repeats": repeats,
             "name": part,
         }

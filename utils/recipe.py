@@ -9,7 +9,14 @@ In any text `{folder}` and `{seed}` are filled in, `{of_seed}` is _seedN for ano
 own, and `{NAME}` is the checkpoint of an earlier training step. A training step with `test: last` or `test:
 best` is followed by the steps test_NAME_last and test_NAME_best, which score these two checkpoints. The one
 that `test` names also saves its predictions, and `{NAME}` means it. `released: FILE` names a checkpoint that
-takes the place of the training where it is there.
+takes the place of the training where it is there. `test: [last]` scores only that checkpoint.
+
+A step follows the one before it: it is done again where that one is. `after: STEP` names another. A recipe on
+the results of another one has `base: {recipe: FILE, steps: [NAME, …]}` instead of folder and options, which
+it takes from there. These steps come first; where the other recipe has done them, they are done.
+
+`table: [{step: NAME, title: TEXT, against: NAME}, …]` lists trainings that are compared over several seeds,
+each with the row before it or with the one that `against` names; `rare: N` adds the N rarest classes.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ from utils.checkpoint import checkpoint_path
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
 from utils.options.declarations import SCRIPT_FILES, options_of
+from utils.recipe_parts import Row, read_table, with_base
 
 PROJECT = Path(__file__).parents[1]
 _PARSER_OF = {file: script for script, file in SCRIPT_FILES.items()}
@@ -43,7 +51,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 class Step:
     """One command. words: as a list; options: of a script, else empty; product: a file that it writes.
 
-    released: a file that is there and takes the place of what the command makes.
+    released: a file that is there and takes the place of what the command makes. after: the step whose files
+    it may read, where that is not the one before.
     """
 
     name: str
@@ -52,6 +61,7 @@ class Step:
     options: dict[str, Any]
     product: Path | None = None
     released: Path | None = None
+    after: str = ""
 
     def shell(self) -> str:
         """Return the command as a user types it."""
@@ -85,12 +95,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in order; folder: for the recipe's own files."""
+    """Steps in order; folder: for the recipe's own files, whose names begin with `prefix`.
+
+    table: rows that are compared; rare: the number of rarest classes for them, or 0.
+    """
 
     title: str
     folder: Path
     seed: int
     steps: tuple[Step, ...]
+    prefix: str = ""
+    table: tuple[Row, ...] = ()
+    rare: int = 0
 
     @property
     def trainings(self) -> list[Step]:
@@ -108,8 +124,9 @@ class Recipe:
 
     def previous(self, step: Step) -> Step | None:
         """Return the last step before this one whose files it may read; a test writes none of these."""
-        earlier = reversed(self.steps[: self.steps.index(step)])
-        return next((maker for maker in earlier if maker.script != "test"), None)
+        makers = [maker for maker in self.steps[: self.steps.index(step)] if maker.script != "test"]
+        named = (maker for maker in reversed(makers) if step.after in ("", maker.name))
+        return next(named, None)
 
     def result_path(self, training: str, which: str) -> Path:
         """Scores of a training step's "last" or "best" checkpoint."""
@@ -141,6 +158,8 @@ def read_recipe(path: Path, seed: int | None, overrides: dict[str, Any]) -> Reci
     """
     content = load_yaml(path)
     try:
+        if isinstance(content, dict) and "base" in content:
+            content = with_base(content, path.parent)
         return _recipe(content, path.stem, seed, overrides)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path}: it lacks or misspells {error}") from None
@@ -164,13 +183,24 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
     names["folder"] = _substitute(folder, names)
     overrides = _substitute(overrides if seed == own_seed else overrides | {"seed": seed}, names)
     common = _substitute(common, names)
-    recipe, steps = Recipe(title, Path(names["folder"]), seed, ()), []
+    prefix = f"{name}_" if "base" in content else ""  # the base's files lie in the same folder
+    recipe, steps, scored = Recipe(title, Path(names["folder"]), seed, (), prefix), [], {}
     for entry in content["steps"]:
-        steps += (made := _steps_of(_substitute(entry, names), common, recipe, overrides))
+        made = _steps_of(_substitute(entry, names), common, recipe, overrides)
+        if "after" in entry:
+            if entry["after"] not in {step.name for step in steps if step.script != "test"}:
+                named = reprlib.repr(entry["after"])
+                raise ValueError(f"step {made[0].name}: no earlier step is called {named}")
+            made[0] = replace(made[0], after=entry["after"])
+        steps += made
         if made[0].script == "train":
-            which = CHECKPOINTS[entry.get("test", "best")]
+            if "test" in entry:
+                scored[made[0].name] = _tested(entry)[0]
+            which = CHECKPOINTS[_tested(entry)[0]]
             trained = made[0].released or _checkpoint(made[0].options, which)
             names.setdefault(made[0].name, os.path.join("" if trained.is_absolute() else ".", trained))
+    if twice := [step.name for i, step in enumerate(steps) if step.name in {s.name for s in steps[:i]}]:
+        raise ValueError(f"two steps are called {twice[0]}")
     known_steps = {"", *(step.name for step in steps)}
     known_options = {name for script in SCRIPT_FILES for name in options_of(script)}
     for key in overrides:
@@ -179,7 +209,12 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
             raise ValueError(f"no step is called {reprlib.repr(step)}")
         if option not in known_options:
             raise ValueError(f"no option is called {reprlib.repr(option)}")
-    return replace(recipe, steps=tuple(steps))
+    rare = content.get("rare", 0)
+    if not isinstance(rare, int) or rare < 0:
+        raise ValueError(f"rare: a number of classes is expected, not {reprlib.repr(rare)}")
+    return replace(
+        recipe, steps=tuple(steps), table=read_table(content.get("table") or [], scored), rare=rare
+    )
 
 
 def _substitute(value: Any, names: dict[str, str]) -> Any:
@@ -217,18 +252,30 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
         first = replace(first, released=released, product=released)
     if "test" not in entry:
         return [first]
-    if entry["test"] not in CHECKPOINTS:
-        raise ValueError(f"step {name}: test is 'last' or 'best', not {reprlib.repr(entry['test'])}")
+    tested = _tested(entry)
     steps, test = [first], common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
     for which, word in CHECKPOINTS.items():
-        if first.released and which != entry["test"]:
+        if which not in (tested[:1] if first.released else tested):
             continue
         test["resume_path"] = str(first.released or _checkpoint(options, word))
         test["result"] = str(recipe.result_path(name, which))
-        kept = {"save_pred": str(recipe.prediction_folder(name))} if which == entry["test"] else {}
+        kept = {"save_pred": str(recipe.prediction_folder(name))} if which == tested[0] else {}
         own = _overrides_of(f"test_{name}_{which}", "test", overrides)
         steps.append(_script_step(f"test_{name}_{which}", "test", test | kept | own))
     return steps
+
+
+def _tested(entry: dict) -> list[str]:
+    """The checkpoints that a training's `test` asks to score; the first is the one that later steps read."""
+    test = entry.get("test", "best")
+    if isinstance(test, list) and len(test) == 1:
+        (test,), others = test, []
+    else:
+        others = [which for which in CHECKPOINTS if which != test]
+    if not isinstance(test, str) or test not in CHECKPOINTS:
+        given = reprlib.repr(entry["test"])
+        raise ValueError(f"step {entry['name']}: test is 'last', 'best', [last] or [best], not {given}")
+    return [test, *others]
 
 
 def _overrides_of(step: str, script: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -256,8 +303,8 @@ def _product(script: str, options: dict) -> Path | None:
     pseudo = Path(options.get("save_path", "Pseudo"))
     if script == "generate_pseudo_label":
         return pseudo / options["name"]
-    if script == "generate_class_distribution" and "class_distribution" not in options:
-        return pseudo / "class_distribution.npy"
+    if script == "generate_class_distribution":
+        return Path(options.get("class_distribution", pseudo / "class_distribution.npy"))
     return None
 
 
@@ -299,6 +346,13 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
     )
     add("--table", action="store_true", help="only write the tables of what has been tested so far")
     add(
+        "--jobs",
+        type=_jobs,
+        default=1,
+        metavar="N",
+        help="with --seeds: run the steps of N seeds side by side; what they print goes to FOLDER/output.log",
+    )
+    add(
         "--set",
         action="append",
         default=[],
@@ -306,6 +360,12 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         help="an option for every step, or for one",
     )
     return parser
+
+
+def _jobs(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
 
 
 def _seed_list(text: str) -> list[int]:

@@ -35,13 +35,15 @@ class Notes:
 
     def statuses(self, steps: Sequence[Step], forced: bool = False) -> list[Status]:
         """Return what each of these steps needs, in order; forced: those that are done are done again."""
-        found, repeated = [], None
+        found, repeated = [], {}  # step that will run, or follows one → the first of them
         for step in steps:
-            status = self._status(step, repeated)
+            before = self.recipe.previous(step)
+            root = repeated.get(before.name) if before else None
+            status = self._status(step, root)
             if forced and status.kind == DONE and step.released is None:
                 status = Status(AGAIN, ASKED)
             if status.kind != DONE and step.script != "test":
-                repeated = repeated or step.name
+                repeated[step.name] = root or step.name
             found.append(status)
         return found
 

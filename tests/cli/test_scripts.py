@@ -263,6 +263,17 @@ def test_class_distributions_of_two_runs_do_not_replace_each_other(desk, monkeyp
     assert (desk / "Other" / "class_distribution.npy").is_file()
 
 
+def test_a_class_distribution_mixed_with_uniform(desk, monkeypatch, capsys):
+    command = f"python generate_class_distribution.py {MODEL} {MINI} {SMALL} --name one"
+    for words in ("", "--class_distribution mixed.npy --mix_uniform 0.25"):
+        run_here(f"{command} {words}", desk, monkeypatch)
+    own, mixed = (np.load(desk / name) for name in ("Pseudo/class_distribution.npy", "mixed.npy"))
+    assert mixed == pytest.approx([0.75 * share + 0.25 / 19 for share in own.tolist()], rel=1e-12)
+    assert mixed.sum() == pytest.approx(1) and f"{mixed[0]:9.6f}" in capsys.readouterr().out
+    line = refused_here(f"{command} --class_distribution mixed.npy", desk, monkeypatch)
+    assert "mixed.npy: is that of --name one with 19 classes and --mix_uniform 0.25" in line
+
+
 def test_data_are_looked_for_before_weights_are_fetched(tmp_path, monkeypatch):
     def fetch(*_: object, **__: object) -> None:
         raise AssertionError("the weights came first")

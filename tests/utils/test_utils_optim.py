@@ -192,6 +192,12 @@ def test_every_parameter_is_in_one_group(repeated, norm):
     assert used == ({1, 3, 4} if repeated else {1})
 
 
+def test_the_backbone_has_a_multiple_of_its_own():
+    network = deeplabv2("mini", 19)
+    groups = parameter_groups(network, 1e-4, 5.0, True, backbone_multiple=3.0)
+    assert {(g["name"], round(g["lr"], 12)) for g in groups} == {("head", 5e-4), ("backbone", 3e-4)}
+
+
 def test_frozen_norms_are_in_no_group():
     network = deeplabv2("mini", 19, pretrain_norm=True)
     freeze_batch_norm(network)

@@ -287,6 +287,8 @@ GROUPS["optimisation"] = (
     Option("lr", POSITIVE, 1e-4,
            "Learning rate of the backbone. The head has 10 times as much, but in stages 1 to 3 without "
            "--finetune 5 times.", basic=True),
+    Option("backbone_lr_multiple", POSITIVE, 1.0,
+           "Multiplies the learning rate of the backbone alone; head and prototypes keep theirs."),
     Option("disc_lr", POSITIVE, 1e-4, "Learning rate of the discriminator."),
     Option("bs", COUNT, 4, "Number of source images, and of target images, in a batch over all GPUs.",
            basic=True),
@@ -358,6 +360,9 @@ GROUPS["this script"] = (
     Option("conf_dtype", ("float16", "uint8"), "float16",
            "Hard labels: uint8 writes confidences as PNG in steps of 0.005, a fraction of 12.5 GB; "
            "--threshold must then be in such steps.", scripts=_LABELS, basic=True),
+    Option("mix_uniform", PROBABILITY, 0.0,
+           "Part of the written class frequencies that is the same for every class; 1 makes all equal.",
+           scripts=("distribution",)),
     Option("soft", SWITCH, False, COMPATIBLE, scripts=("distribution",)),
     Option("flip", SWITCH, False, COMPATIBLE, scripts=("distribution",)),
     Option("portion", ANY_FLOAT, 0.6, COMPATIBLE, scripts=("distribution",)),

@@ -101,11 +101,15 @@ def write_tables(recipes: Sequence[Recipe]) -> list[Path]:
     if not rows:
         return []
     print(summary(rows, seeds), caption(rows, seeds), sep="\n")
-    stem = recipes[0].folder / "table"
-    if len(recipes) > 1:
-        common = os.path.commonpath([recipe.folder.absolute() for recipe in recipes])
-        stem = Path(os.path.relpath(common)) / f"table_of_seeds_{'_'.join(map(str, seeds))}"
-    return save_tables(rows, seeds, stem)
+    name = "table" if len(recipes) == 1 else f"table_of_seeds_{'_'.join(map(str, seeds))}"
+    return save_tables(rows, seeds, common_folder(recipes) / f"{recipes[0].prefix}{name}")
+
+
+def common_folder(recipes: Sequence[Recipe]) -> Path:
+    """Return the folder that holds the folders of all seeds; of one seed, its own."""
+    if len(recipes) == 1:
+        return recipes[0].folder
+    return Path(os.path.relpath(os.path.commonpath([recipe.folder.absolute() for recipe in recipes])))
 
 
 def save_tables(rows: Sequence[Scored], seeds: Sequence[int], stem: Path) -> list[Path]:
@@ -199,7 +203,7 @@ def write_report(recipe: Recipe, data: Any, colours: np.ndarray) -> list[Path]:
 
     data: the validation images, such as a `data.sets.dataset.DataSet`; colours (K, 3) uint8.
     """
-    pictures, curves = recipe.folder / "pictures.png", recipe.folder / "curves.png"
+    pictures, curves = (recipe.folder / f"{recipe.prefix}{name}.png" for name in ("pictures", "curves"))
     save_image(_picture_grid(recipe, data, colours), pictures)
     _write_curves(recipe, curves)
     return [pictures, curves]
