@@ -65,6 +65,7 @@ class SourceBatch(Batch):
 class TargetBatch(Batch):
     """weak, strong (B, 3, H, W) crops; whole images; soft_quarter (B, K, H/4, W/4) of the weak crop,
     soft_grid (B, K, h, w) of the whole image; label (B, H, W) hard pseudo label of the weak crop.
+    For analysis only, the true labels: truth_quarter (B, H/4, W/4) and truth_grid (B, h, w).
 
     Before `to` images are (B, H, W, 3) uint8 and labels uint8.
     """
@@ -78,6 +79,8 @@ class TargetBatch(Batch):
     soft_quarter: Tensor | None = None
     soft_grid: Tensor | None = None
     label: Tensor | None = None
+    truth_quarter: Tensor | None = None
+    truth_grid: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from data.augment.strong import StrongRecord, draw_strong, strong_image
 from data.augment.weak import Size, WeakRecord, centred_record, draw_weak, weak_box, weak_image, weak_index
 from data.pseudo_labels import PseudoLabels
 from data.sets.dataset import DataSet
-from utils.grid import grid_size
+from utils.grid import aligned_index, grid_size
 
 DOMAIN_SEEDS = {"source": 0, "target": 1}
 
@@ -139,6 +139,15 @@ class TargetSamples(Dataset):
         if "label" in self.parts:
             label = self.pseudo.hard(name, size, *weak_index(weak_record, size))
             sample["label"] = torch.from_numpy(label)
+        if "truth_quarter" in self.parts:
+            full = weak_index(weak_record, size)
+            places = (axis[aligned_index(len(axis), len(axis) // 4)] for axis in full)
+            sample["truth_quarter"] = torch.from_numpy(self.data.read_label_at(index, *places))
+        if "truth_grid" in self.parts:
+            (width, height), (grid_width, grid_height) = self.common_size, grid_size(*self.common_size)
+            places = aligned_index(height, grid_height), aligned_index(width, grid_width)
+            common = replace(self.data, size=self.common_size)
+            sample["truth_grid"] = torch.from_numpy(common.read_label_at(index, *places))
         return sample
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 
 def grid_size(width: int, height: int) -> tuple[int, int]:
     """(w, h) of the network's output for an image of size (W, H): half, half (ceil mode), half."""
     halves = [((n - 1) // 2 + 1) for n in (width, height)]
     quarters = [-(-(n - 1) // 2) + 1 for n in halves]
     return (quarters[0] - 1) // 2 + 1, (quarters[1] - 1) // 2 + 1
+
+
+def aligned_index(length: int, count: int) -> np.ndarray:
+    """(count,) positions of `length` that a bilinear resize with aligned corners is nearest to."""
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
 def crop_problem(crop: tuple[int, int], whole: tuple[int, int]) -> str | None:

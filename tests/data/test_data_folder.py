@@ -217,7 +217,8 @@ def test_target_samples_of_images_of_several_sizes(town, tmp_path):
         write_hard(pseudo.folder, name, hard, np.ones(size[::-1]), np.zeros((3, 3), np.uint8))
     pseudo.require(list(SIZES), ".npy", "")
     pseudo.require(list(SIZES), ".png", "")
-    parts = frozenset({"weak", "strong", "whole", "soft_quarter", "soft_grid", "label"})
+    parts = frozenset({"weak", "strong", "whole", "soft_quarter", "soft_grid", "label", "truth_quarter"})
+    parts |= {"truth_grid"}
     samples = TargetSamples(data, Augmentation(64, CROP, 0.5, 0.4, enabled=False), 3, parts, pseudo)
     for i, (name, (width, height)) in enumerate(SIZES.items()):
         sample = samples[0, i]
@@ -226,7 +227,11 @@ def test_target_samples_of_images_of_several_sizes(town, tmp_path):
         np.testing.assert_array_equal(sample["whole"], whole)
         grid = linear(linear(soft[name], 1, 4), 2, 6)  # of 40×24: half, half in ceil mode and one more, half
         np.testing.assert_allclose(sample["soft_grid"], grid, atol=1e-6)
-        assert sample["soft_quarter"].shape == (3, 4, 8)
+        assert sample["soft_quarter"].shape == (3, 4, 8) and sample["truth_quarter"].shape == (4, 8)
+        with Image.open(data.labels[i]) as label:
+            whole = np.asarray(label.resize((40, 24), Image.Resampling.NEAREST))
+        places = np.rint(np.linspace(0, 23, 4)).astype(int), np.rint(np.linspace(0, 39, 6)).astype(int)
+        np.testing.assert_array_equal(sample["truth_grid"], whole[np.ix_(*places)])
         scale = max(1.0, 32 / width, 16 / height)  # as large as the crop, which is then its middle
         scaled = tuple(int(np.ceil(side * scale)) for side in (width, height))
         left, top = (scaled[0] - 32) // 2, (scaled[1] - 16) // 2

@@ -27,6 +27,7 @@ K = 19
 AUGMENTATION = Augmentation(resize=64, crop=CROP, flip=0.5, jitter=0.4)
 PLAIN = Augmentation(resize=64, crop=CROP, flip=0.5, jitter=0.4, enabled=False)
 PARTS = frozenset({"weak", "strong", "whole", "soft_quarter", "soft_grid", "label"})
+PARTS |= {"truth_quarter", "truth_grid"}
 
 
 def make_set(root: Path, name: str, count: int, seed: int, file_size: tuple[int, int] = SIZE) -> DataSet:
@@ -129,6 +130,22 @@ def test_a_target_sample_is_the_plain_one(key, target, pseudo):
     np.testing.assert_array_equal(sample["soft_grid"].numpy(), soft)
     quarter = plain.soft_quarter(soft, record, SIZE)
     torch.testing.assert_close(sample["soft_quarter"], quarter, rtol=1e-5, atol=1e-5)
+    truth = plain.read_label(target.labels[index], SIZE, "cityscapes", K)
+    rows, columns = (np.rint(np.linspace(0, n - 1, grid)).astype(int) for n, grid in ((32, 5), (64, 9)))
+    np.testing.assert_array_equal(sample["truth_grid"].numpy(), np.asarray(truth)[rows][:, columns])
+    weak_truth = np.asarray(plain.weak(truth, record, Image.Resampling.NEAREST))
+    rows, columns = (np.rint(np.linspace(0, n - 1, n // 4)).astype(int) for n in (16, 32))
+    np.testing.assert_array_equal(sample["truth_quarter"].numpy(), weak_truth[rows][:, columns])
+
+
+def test_labels_read_for_analysis_leave_the_rest_of_a_sample_as_it_is(target, pseudo):
+    truths = {"truth_quarter", "truth_grid"}
+    samples, plain_samples = (target_samples(target, pseudo, parts=p) for p in (PARTS, PARTS - truths))
+    for key in ((0, 1), (1, 3)):
+        sample, bare = samples[key], plain_samples[key]
+        assert sample.keys() - bare.keys() == truths
+        assert all(torch.equal(bare[k], sample[k]) for k in PARTS - truths)
+        assert all(bare[k] == sample[k] for k in ("names", "weak_records", "strong_records"))
 
 
 @pytest.mark.parametrize("transfer", [False, True])
@@ -174,7 +191,7 @@ def test_samples_are_the_same_with_and_without_caches(source, target, pseudo, tm
         for workers in (0, 2):
             for first, second in zip(wanted, batches(kept, workers, 6), strict=True):
                 assert_same(first, second)
-    assert len(list((tmp_path / "cache").glob("*.image"))) == 2 * len(source) + len(target)
+    assert len(list((tmp_path / "cache").glob("*.image"))) == 2 * len(source) + 2 * len(target)
     assert (tmp_path / "statistics.txt").is_file()
 
 
