@@ -13,6 +13,7 @@ from data.inputs import pseudo_labels, require_pseudo_labels
 from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.choose import classes_of, source_data, target_data, validation_data
 from data.sets.dataset import DataSet
+from data.sets.files import require_files
 from utils.distributed import Processes
 from utils.grid import crop_problem
 from utils.options import Options
@@ -60,6 +61,8 @@ def training_data(o: Options) -> tuple[DataSet, DataSet | None]:
 
 def _require_training_data(o: Options, target: DataSet | None, processes: Processes) -> None:
     """Refuse data and pseudo labels that are missing or do not fit."""
+    if o.stage == "stage1" and o.analysis:
+        require_files(target.labels, "labels of target images, which --analysis reads,")
     require_pseudo_labels(o, [target.image_name(i) for i in range(len(target))] if target is not None else [])
     check_sample(o, processes)
     if o.src_dataset == "synthia" and o.n_class == 19 and not o.own_classes:

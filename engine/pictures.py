@@ -17,6 +17,7 @@ from data.labels import IGNORE
 from engine.inference import Prediction
 from engine.log import RunLog
 from loss import rectified_probs
+from stages.analysis import scores
 from stages.stage import Clustering, Shown
 from utils.distributed import Processes
 from utils.render import Sheet, colourise
@@ -88,6 +89,8 @@ def _add_clustering(view: View, of: Clustering, images: Tensor) -> None:
 
     labels = of.queue_labels
     directions = F.normalize(of.prototypes, dim=1)
+    to_start = F.cosine_similarity(of.prototypes, of.prototypes_start, dim=1)  # (K,)
+    begun = of.prototypes_start.norm(dim=1) > 0  # (K,), False for a class that was never predicted
     others = (directions @ directions.t()).fill_diagonal_(-1.0)  # (K, K)
     nearest = others.amax(dim=1)  # cosine of each prototype with the one that is most like it
     means = {
@@ -100,6 +103,8 @@ def _add_clustering(view: View, of: Clustering, images: Tensor) -> None:
         "queue/fill": torch.full((), len(labels) / of.queue_length, device=labels.device),
         "prototypes/norm": of.prototypes.norm(dim=1),
         "prototypes/cosine_to_ema": F.cosine_similarity(of.prototypes, of.prototypes_ema, dim=1),
+        "prototypes/cosine_to_start": to_start,
+        "prototypes/mean_cosine_to_start": (to_start * begun).sum() / begun.sum().clamp(min=1),
         "prototypes/nearest_cosine": nearest,
         "prototypes/nearest_pair": nearest.amax(),
     }
@@ -147,6 +152,10 @@ class Pictures:
             for name, x in view.means.items():
                 titles = [f"{name}/{k}" for k in self.names] if x.ndim else [name]
                 scalars |= {title: _rounded(next(values)) for title in titles}
+        if shown.tally is not None:
+            counts = self.processes.sum(shown.tally.take_()).cpu()
+            prior = None if shown.clustering is None else shown.clustering.prior.cpu()
+            scalars |= {name: _rounded(x) for name, x in scores(counts, self.names, prior).items()}
         for name, x in view.confidences.items():
             sample = self.processes.gather(x).float().cpu().numpy()
             samples[f"confidence/{name}"] = sample

@@ -32,6 +32,7 @@ from loss import (
     take_pixels,
 )
 from models import Compute, SegmentationOutput, ema_copy, ema_update_
+from stages.analysis import Tally
 from stages.stage import (
     PLAIN,
     BatchDraws,
@@ -101,7 +102,8 @@ class SelfLabelingSettings:
 class SelfLabelingStage(Stage):
     """The paper's section 3.
 
-    prototypes: centroids (K, D) of calc_prototype; prior: class distribution (K,) to begin with.
+    prototypes: centroids (K, D) of calc_prototype; prior: class distribution (K,) to begin with. analysis:
+    count how right labels are, which changes nothing else.
     """
 
     def __init__(
@@ -114,8 +116,9 @@ class SelfLabelingStage(Stage):
         quirks: Quirks,
         draws: BatchDraws,
         compute: Compute = PLAIN,
+        analysis: bool = False,
     ):
-        self.method = method
+        self.method, self.analysis = method, analysis
         self.self_labeling = ClassBalancedSelfLabeling(
             prototypes,
             prior,
@@ -130,6 +133,8 @@ class SelfLabelingStage(Stage):
             absent_classes=True,  # one that is never predicted has a centroid of 0
         )
         self.self_labeling.requires_grad_(method.learn_prototypes)
+        self.prototypes_start = self.self_labeling.prototypes.detach().clone()
+        self.tally = Tally(len(prior), prototypes.device) if analysis else None
         own = {
             "params": [self.self_labeling.prototypes],
             "lr": optimisation.lr * PROTOTYPE_MULTIPLE,
@@ -155,6 +160,8 @@ class SelfLabelingStage(Stage):
             "strong": strong,
             "whole": self.needs_omega or self.needs_queue,
             "soft_grid": self.needs_queue and not self.quirks.unshuffled_labels,
+            "truth_quarter": self.analysis,
+            "truth_grid": self.analysis and self.needs_queue,
         }
         return frozenset(name for name, used in parts.items() if used)
 
@@ -169,8 +176,7 @@ class SelfLabelingStage(Stage):
 
         # ============ source: CE(x_s, y_s), backward at once ============
         source_loss, source_logits = self.learn_source(source)
-        # The box of CutMix, None in half of the batches.
-        box = self.draws.cutmix_box(*target.weak.shape[2:]) if method.cutmix else None
+        box = self.draws.cutmix_box(*target.weak.shape[2:]) if method.cutmix else None  # or None by chance
 
         # ============ section 3.2, rectified pseudo labels: ŷ = argmax ω·p_soft ============
         whole = omega = None
@@ -212,16 +218,16 @@ class SelfLabelingStage(Stage):
             sampled_feats = F.normalize(take_pixels(whole.feats, pixels), dim=2)  # (B, P, D)
             sampled_logits = F.normalize(take_pixels(whole.logits, pixels), dim=2)  # (B, P, K)
             gathered = map(processes.gather, (sampled_feats, sampled_logits, label_pixels[..., None]))
-            own = processes.part(range(processes.size * len(pixels)))  # the images of this process
+            own = processes.part(range(processes.size * len(pixels)))  # its images; all fill the queues
             own = own if method.self_labeling_weight > 0 else range(0)
-            losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show)  # fills queues
+            losses["SL"], queue_was_full, assignments = sl.sampled_loss(*gathered, own, show or self.analysis)
+        self._count(target, label_weak, pixels, assignments)
 
         # ========= contrast, l = cos(f, queue)/τ: L_con = −mean [l_pos − ln(e^l_pos + Σ e^l_neg)] =========
         if method.contrast_weight > 0 and box is None and queue_was_full:  # without pixels of the source
             anchors = self.sampled_pixels(student.feats)  # (B, P)
             anchor_feats = take_pixels(student.feats, anchors).flatten(0, 1)  # (B·P, D)
-            # Q4: labels of other pixels.
-            of, grid = (label_weak, whole) if self.quirks.unshuffled_labels else (label, student)
+            of, grid = (label_weak, whole) if self.quirks.unshuffled_labels else (label, student)  # Q4
             label_grid = resize_label(of, grid.feats.shape[2:]).flatten(1)  # (B, h·w)
             anchor_labels = label_grid.gather(1, anchors).flatten()  # (B·P,)
             queue = sl.queues.features.rows, sl.queues.labels.rows[:, 0]  # (N, D), (N,)
@@ -280,6 +286,11 @@ class SelfLabelingStage(Stage):
         label = self.pseudo_label(omega, resize_bilinear(target.soft_grid, grid))  # (B, h̄, w̄)
         return label.flatten(1).gather(1, pixels)
 
+    def _count(self, target: TargetBatch, *labels: Tensor | list[Tensor] | None) -> None:
+        """Count labels against the target's true ones, where these are read; see `Tally.add_`."""
+        if self.tally is not None:
+            self.tally.add_(target, *labels)
+
     def sampled_pixels(self, maps: Tensor) -> Tensor:
         """(B, P) random flat positions of maps (B, C, h, w), on their device."""
         drawn = self.draws.pixels(len(maps), maps[0, 0].numel(), self.method.pixels)
@@ -334,6 +345,7 @@ class SelfLabelingStage(Stage):
                 len(queue.rows),
                 sl.prototypes.detach().clone(),
                 sl.prototypes_ema.clone(),
+                self.prototypes_start,
             )
         return Shown(
             source,
@@ -342,6 +354,7 @@ class SelfLabelingStage(Stage):
             labels | {"training label": label},
             {"prediction": student.logits.detach()},
             clustering,
+            self.tally,
         )
 
     def update(self) -> None:

@@ -19,6 +19,7 @@ from data.batches import SourceBatch, TargetBatch
 from data.labels import IGNORE
 from loss import cross_entropy, symmetric_cross_entropy
 from models import Compute, SegmentationOutput, freeze_batch_norm
+from stages.analysis import Tally
 from utils.checkpoint import NETWORK
 from utils.distributed import BatchDraws, sent
 from utils.optim import RepeatedSGD, learning_rates, parameter_groups, poly_schedule
@@ -67,6 +68,7 @@ class Clustering(NamedTuple):
     queue_length: int
     prototypes: Tensor  # (K, D)
     prototypes_ema: Tensor  # (K, D)
+    prototypes_start: Tensor  # (K, D), those that the run began with
 
 
 class Shown(NamedTuple):
@@ -81,6 +83,7 @@ class Shown(NamedTuple):
     labels: dict[str, Tensor]
     logits: dict[str, Tensor]
     clustering: Clustering | None = None
+    tally: Tally | None = None  # of all iterations since it was last taken
 
 
 class Learned(NamedTuple):

@@ -64,6 +64,12 @@ def first(desk: Path, kind: str) -> Path:
     return sorted((desk / "dataset" / "cityscapes" / kind / "val").glob("*/*.png"))[0]
 
 
+def one_train_label(desk: Path) -> Path:
+    path = sorted((desk / "dataset/cityscapes/gtFine/train").glob("*/*_labelIds.png"))[0]
+    path.unlink()
+    return path
+
+
 def unknown_id(desk: Path) -> Path:
     ids = pixels(path := first(desk, "gtFine"))
     ids[3, 4] = 77
@@ -126,6 +132,7 @@ SPOILT = {
     "no split": lambda d: (d / "dataset/GTA5/split.mat").unlink(),
     "empty val": lambda d: (d / "empty/leftImg8bit/val").mkdir(parents=True),
     "no label": lambda d: [path := first(d, "gtFine"), path.unlink()][0],
+    "no train label": one_train_label,
     "half an image": lambda d: truncate(first(d, "leftImg8bit")),
     "an absurd image": absurd_size,
     "an unknown id": unknown_id,
@@ -155,6 +162,7 @@ no data             | score                                           | leftImg8
 no split            | source_only                                     | dataset/GTA5/split.mat
 empty val           | score --tgt_rootpath empty                      | empty/leftImg8bit/val
 no label            | score                                           | missing
+no train label      | stage1 --analysis                               | 1.of.2.labels --analysis
 half an image       | score                                           | again
 an absurd image     | score --max_images 1                            |
 an unknown id       | score                                           | 77

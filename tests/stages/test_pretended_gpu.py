@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -47,7 +48,7 @@ CASES: dict[str, dict] = {
     "warm_up": {},
     "warm_up, strong source": {"strong_source_weight": 1.0},
     "stage1": {"consistency_weight": 5.0, "symmetric": True, "label_threshold": 0.2},
-    "stage1, strong": {"train_on_strong": True, "regulariser_weight": 0.1},
+    "stage1, strong": {"train_on_strong": True, "regulariser_weight": 0.1, "analysis": True},
     "stage1, no quirks": {"quirks": "none", "refresh_prior": 2, "pretrain_norm": True},
     "stage2": {"distillation_weight": 1.0, "pretrain_norm": True},
     "stage2, weak view": {"train_on_strong": False, "symmetric": True, "regulariser_weight": 0.1},
@@ -85,8 +86,9 @@ def build(case: str, compute: Compute, processes: Processes = ALONE) -> Stage:
         teacher, method = network().to(GPU), DistillationSettings(**method)
         return DistillationStage(student, teacher, settings, method, quirks, draws, compute)
     prototypes, prior = torch.randn(K, student.feat_channels, device=GPU), torch.full((K,), 1 / K)
+    analysis = method.pop("analysis", False)
     method = SelfLabelingSettings(pixels=PIXELS, queue_length=2 * PIXELS, **method)
-    stage = SelfLabelingStage(student, prototypes, prior, settings, method, quirks, draws, compute)
+    stage = SelfLabelingStage(student, prototypes, prior, settings, method, quirks, draws, compute, analysis)
     for ring in (m for m in stage.self_labeling.modules() if isinstance(m, RingQueue)):
         assert ring.filled == 0  # the one look at the device, before the first iteration
     return stage
@@ -96,9 +98,10 @@ def fed(images: int) -> tuple[SourceBatch, TargetBatch]:
     """Batches with all that any stage looks at."""
     source, target = batches(Namespace(bs=images, rcrop=(128, 64), img_size=(128, 64)), GPU)
     grid = torch.zeros(images, K, 9, 17, device=GPU)
+    truth = torch.zeros(images, 16, 32, dtype=torch.int64, device=GPU)
     source = SourceBatch(source.image, source.label, source.image, [StrongRecord()] * images)
-    names = [field for field in vars(target) if field != "soft_grid"]
-    return source, TargetBatch(**{name: getattr(target, name) for name in names}, soft_grid=grid)
+    more = {"soft_grid": grid, "truth_quarter": truth, "truth_grid": grid[:, 0].long()}
+    return source, replace(target, **more)
 
 
 def run(case: str, compute: Compute, gpu: PretendedGPU, processes: Processes = ALONE) -> Counter:

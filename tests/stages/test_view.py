@@ -74,15 +74,17 @@ def test_assignments_and_the_full_queue_of_stage_1():
 
 def test_prototypes_and_a_queue_that_is_not_full():
     _, shown = build(options("stage1"), Compute(), CPU).step(*batches(options("stage1"), CPU), show=True)
-    online, ema = (torch.from_numpy(np.random.default_rng(s).normal(size=(K, 8))) for s in (0, 1))
+    online, ema, start = (torch.from_numpy(np.random.default_rng(s).normal(size=(K, 8))) for s in range(3))
+    start[4] = 0  # of a class that was never predicted
     clustering = shown.clustering._replace(
         prototypes=online,
         prototypes_ema=ema,
+        prototypes_start=start,
         queue_labels=torch.tensor([3, 3, 250, 7]),
         queue_length=10,
     )
     view = view_of(shown._replace(clustering=clustering))
-    a, b = online.numpy(), ema.numpy()
+    a, b, c = online.numpy(), ema.numpy(), start.numpy()
 
     def cosine(x: np.ndarray, y: np.ndarray) -> float:
         return float(x @ y / (x @ x) ** 0.5 / (y @ y) ** 0.5)
@@ -91,6 +93,9 @@ def test_prototypes_and_a_queue_that_is_not_full():
     found = {name.removeprefix("prototypes/"): x.tolist() for name, x in view.means.items()}
     assert found["nearest_cosine"] == pytest.approx(nearest)
     assert found["cosine_to_ema"] == pytest.approx([cosine(a[i], b[i]) for i in range(K)])
+    to_start = [0.0 if i == 4 else cosine(a[i], c[i]) for i in range(K)]
+    assert found["cosine_to_start"] == pytest.approx(to_start)
+    assert found["mean_cosine_to_start"] == pytest.approx(sum(to_start) / (K - 1))
     assert found["norm"] == pytest.approx([(row @ row) ** 0.5 for row in a])
     assert float(view.means["prototypes/nearest_pair"]) == pytest.approx(max(nearest))
     labels = view.means["queue/labels"]

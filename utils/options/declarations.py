@@ -305,6 +305,10 @@ GROUPS["optimisation"] = (
     Option("picture_interval", NATURAL, 500,
            "Iterations between two pictures of inputs and predictions, which validations draw, too; 0 draws "
            "none.", MACHINE),
+    Option("analysis", SWITCH, False,
+           "For analysis only: also read the target's labels, and log with the pictures how often soft "
+           "labels, rectified labels and assignments are right. Training does not use them.", MACHINE,
+           yields=True),
     Option("save_interval", COUNT, 500,
            "Iterations between two states from which --continue can go on.", MACHINE),
     Option("on_nonfinite", ("stop", "skip"), "stop",

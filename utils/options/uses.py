@@ -33,6 +33,7 @@ _TABLE = (
     (_SELF, "S_pseudo rce rce_alpha rce_beta regular_w regular_type finetune ema_bn"),
     ("stage1", "ema proto_rectify no_cutmix path_soft train_thred proto_consistW SL_lambda contrast_lambda"),
     ("stage1", "fbs queue_length temperature epsilon sinkhorn_iterations refresh_distribution"),
+    ("stage1", "analysis"),
     ("stage1 distribution", "class_distribution"),
     ("stage1 prototypes", "prototypes"),
     ("stage2 stage3", "path_LP threshold distillation"),
@@ -62,6 +63,7 @@ _NEEDS: dict[str, Callable[[Options, str], bool]] = {
         o.source if place == "prototypes" else place == "test" and o.images
     ),
     "infer_bs": lambda o, place: not (place == "test" and o.images),
+    "analysis": lambda o, place: o.picture_interval > 0,
     "cache_limit": lambda o, place: o.cache_dir is not None,
     "colour_transfer": lambda o, place: not o.noaug,
     "hflip": lambda o, place: not o.noaug,
