@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.labels import NAMES
 from engine.validation import Validation
+from stages.analysis import LABELS
 from tests.cli.killed_runs import differences, left_by, prepare, training_words
 from utils.published import PublishedRun
 from utils.report.page import page as page_of
@@ -31,11 +32,11 @@ PICTURED = [3, 7, 10]  # every 4th as lines are counted, and the validation at t
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A small world with runs of stage 1 in logs/: pictured, plain (without pictures), and stopped."""
+    """A small world with runs of stage 1 in logs/: pictured (and analysed), plain (neither), and stopped."""
     folder = tmp_path_factory.mktemp("looking")
     prepare(folder)
     with pytest.MonkeyPatch.context() as patch:
-        train(folder, patch, "pictured", "--picture_interval", "4")
+        train(folder, patch, "pictured", "--picture_interval", "4", "--analysis")
         with patch.context() as released:  # a made-up one of this length stands beside the plain run
             made_up = PublishedRun("stage1", [], best=(4, 99.0), last=(ITERATIONS, 98.0), losses={})
             released.setattr("engine.about.published_beside", lambda o, val: made_up)
@@ -69,6 +70,10 @@ def test_events_hold_what_the_docs_name(world):
     each = {"val/iou", "queue/labels", "classes/soft_label", "classes/rectified_label", "classes/prediction"}
     each |= {"sinkhorn/prior", "sinkhorn/all_rows", "sinkhorn/sampled_pixels"}
     each |= {"prototypes/norm", "prototypes/cosine_to_ema", "prototypes/nearest_cosine"}
+    each |= {"prototypes/cosine_to_start", "analysis/assigned", "analysis/truth"}
+    single |= {f"analysis/{x}" for x in ("assigned_to_prior", "assigned_to_truth", "prior_to_truth")}
+    right = [f"{kind}accuracy/{label}" for kind in ("", "mean_") for label in LABELS]
+    single |= {"prototypes/mean_cosine_to_start", *(f"analysis/{x}" for x in right)}
     assert single | {f"{name}/{k}" for name in each for k in NAMES} <= set(tags["scalars"])
 
     steps = {name.removeprefix("pictures/"): [e.step for e in found.Images(name)] for name in tags["images"]}
@@ -82,7 +87,7 @@ def test_events_hold_what_the_docs_name(world):
 
 
 def test_pictures_change_no_result(world):
-    """Checkpoints, states and losses are bit for bit those of a run without pictures."""
+    """Checkpoints, states and losses are bit for bit those of a run without pictures and analysis."""
     pictured, plain = (left_by(world, name, ITERATIONS) for name in ("pictured", "plain"))
     assert plain["files"].keys() == pictured["files"].keys() and len(plain["files"]) == 3
     for name in pictured["files"]:
@@ -164,7 +169,8 @@ def test_the_page_says_what_the_run_says(world, tmp_path):
     page = out.read_text()
     assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[^\"]*", "", page))  # nothing from elsewhere
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
-    for title in ("Scores", "Curves", "Pictures", "Confusion", "Shares of the classes", "Inside the method"):
+    titles = ("Scores", "Curves", "Pictures", "Confusion", "Shares of the classes", "Inside the method")
+    for title in (*titles, "Against the truth"):
         assert f"<h2>{title}</h2>" in page
     scores = json.loads((run / "scores_current.json").read_text())
     assert f" {100 * scores['miou']:.1f} " in text and "10 of 10" in text
@@ -180,7 +186,13 @@ def test_the_page_says_what_the_run_says(world, tmp_path):
     tiles = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     shown = [tile for sheet, _ in read_run(run).sheets.values() for row in sheet.rows for tile in row]
     assert sum(any(np.array_equal(tile, x) for x in shown) for tile in tiles) == len(tiles) >= 2 * 4
-    for chart in ("loss total", "loss contrast", "learning rate", "mIoU on val", "fill of the queue"):
+    charts = ("loss total", "loss contrast", "learning rate", "mIoU on val", "fill of the queue")
+    for chart in (
+        *charts,
+        "prototypes against their start",
+        "right labels",
+        "class shares of sampled pixels",
+    ):
         assert f"<figcaption>{chart}" in page
     assert "torchvision" in text and "Each start of the run" in text
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,6 +26,7 @@ from utils.published import (
 )
 from utils.report.curves import BOTTOM, HEIGHT, TOP, WIDTH, Chart, Points, chart, number, spark
 from utils.report.run import Confusion, Line, Run
+from utils.report.truth import LABELS, truth_class_curves, truth_curves
 
 _DECADES = 5  # of the shares' axis, from 0.001 % to 100 %
 _SELF_LABELING = (
@@ -33,6 +34,7 @@ _SELF_LABELING = (
     ("fill of the queue", "queue/fill", [0.0, 1.0]),
     ("ignored labels in the queue", "queue/ignored", [0.0, 1.0]),
     ("nearest pair of prototypes", "prototypes/nearest_pair", [0.0, 1.0]),
+    ("prototypes against their start", "prototypes/mean_cosine_to_start", [1.0]),
 )
 
 
@@ -75,8 +77,10 @@ def page(run: Run) -> str:
         confusions=_confusions(run),
         shares=_shares(run),
         inside_curves=_inside_curves(run),
-        inside_head=["class", *_PER_CLASS],
-        inside_rows=_inside_rows(run),
+        inside=_table(run, _PER_CLASS),
+        truth_curves=truth_curves(run),
+        truth_class_curves=truth_class_curves(run),
+        truth=_table(run, _PER_CLASS_TRUTH),
         defaults=defaults,
         changed={name: x for name, x in run.options.items() if x != defaults.get(name)},
         start_facts=list(dict.fromkeys(name for start in starts for name in start if name != "after")),
@@ -249,15 +253,33 @@ _PER_CLASS: dict[str, tuple[str, Callable[[float], str]]] = {
     "in the queue, %": ("queue/labels", _percent),
     "norm": ("prototypes/norm", number),
     "cosine to EMA": ("prototypes/cosine_to_ema", "{:.5f}".format),
+    "cosine to start": ("prototypes/cosine_to_start", "{:.5f}".format),
     "nearest cosine": ("prototypes/nearest_cosine", "{:.3f}".format),
 }
 
 
-def _inside_rows(run: Run) -> list[tuple[str, str, list[str]]]:
-    """Name, colour and the figures of `_PER_CLASS` of each class at the last drawn iteration."""
+_PER_CLASS_TRUTH: dict[str, tuple[str, Callable[[float], str]]] = {
+    "truth, %": ("analysis/truth", _percent),
+    "prior, %": ("sinkhorn/prior", _percent),
+    "assigned, %": ("analysis/assigned", _percent),
+    **{f"{name} right, %": (f"analysis/accuracy/{key}", _percent) for name, key in LABELS.items()},
+}
+
+
+class Table(NamedTuple):
+    """A table with a row a class: name, colour and figures; empty without any."""
+
+    head: list[str]
+    rows: list[tuple[str, str, list[str]]]
+
+
+def _table(run: Run, columns: dict[str, tuple[str, Callable[[float], str]]]) -> Table:
+    """Return each class's newest figures; columns that the log does not have are left out."""
+    found = {title: (set(run.names(f"{key}/")), key, form) for title, (key, form) in columns.items()}
+    found = {title: column for title, column in found.items() if column[0]}
     rows = []
     for name, colour in run.classes:
-        every = [(run.series(f"{key}/{name}"), form) for key, form in _PER_CLASS.values()]
-        if all(points for points, _ in every):
-            rows.append((name, colour, [form(points[-1][1]) for points, form in every]))
-    return rows
+        series = [(run.series(f"{key}/{name}"), form) for _, key, form in found.values()]
+        if any(points for points, _ in series):
+            rows.append((name, colour, [form(points[-1][1]) if points else "–" for points, form in series]))
+    return Table(["class", *found], rows)
