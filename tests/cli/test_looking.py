@@ -155,6 +155,7 @@ def test_a_run_that_begins_anew_keeps_nothing_of_the_old(world, tmp_path, monkey
     assert not list(run.glob("scores_*.json")) and not list(run.glob("pictures/*.png"))
     page = page_of(read_run(run))
     assert "No validation has been written yet." in page and "1 of 1" in page
+    assert "Against the truth" not in page
 
 
 # --- the page -----------------------------------------------------------------------------------------------
