@@ -135,3 +135,11 @@ def test_analysis_changes_neither_losses_nor_state():
     logged = scores(learned[1].shown.tally.take_(), [str(k) for k in range(19)])
     assert logged["analysis/accuracy/soft_label"] == 1 > logged["analysis/accuracy/rectified_label"] > 0
     assert {f"analysis/accuracy/{label}" for label in LABELS} <= logged.keys()
+
+    off = {"rectify": False, "self_labeling_weight": 0.0, "contrast_weight": 0.0, "consistency_weight": 0.0}
+    stage.method = replace(stage.method, **off)  # self-training alone: nothing is rectified or assigned
+    shown = stage.step(source, replace(target, truth_grid=None), show=True).shown
+    logged = scores(shown.tally.take_(), [str(k) for k in range(19)])
+    assert shown.clustering is None and "truth_grid" not in stage.target_parts
+    assert logged["analysis/accuracy/soft_label"] == logged["analysis/accuracy/rectified_label"] == 1
+    assert "analysis/accuracy/assignment" not in logged
