@@ -3,8 +3,8 @@
     python benchmarks/inference.py                                            # a GPU: 2048×1024, ResNet-101
     python benchmarks/inference.py --img_size 512,256 --images 8 --workers 0  # a CPU
 
-Draws a few images, links them under more names, fills the network at random, and goes through what the scripts
-do. Prints a Markdown table; `docs/performance.md` holds it.
+Draws a few images, links them under more names, fills the network at random, and goes through what the
+scripts do. Prints a Markdown table; `docs/performance.md` holds it.
 """
 
 from __future__ import annotations
