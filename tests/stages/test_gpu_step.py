@@ -127,14 +127,15 @@ def test_a_shared_norm_of_one_process_is_a_norm_and_waits_for_nothing(tmp_path: 
         plain = nn.Sequential(BatchNorm2d(8)).cuda()
         shared = share_batch_norm(copy.deepcopy(plain), torch.device("cuda"))
         x = torch.randn(4, 8, 17, 33, device="cuda").to(dtype).contiguous(memory_format=layout)
-        (shared(x).float() ** 3).sum().backward()  # starts NCCL
-        (plain(x).float() ** 3).sum().backward()
+        pull = torch.randn_like(x)  # a gradient that does not depend on how the output was rounded
+        shared(x).backward(pull)  # starts NCCL
+        plain(x).backward(pull)
         own, expected = (x.clone().requires_grad_(True) for _ in range(2))
         torch.cuda.synchronize()
         with waiting_is_an_error():
             output = shared(own)
-            (output.float() ** 3).sum().backward()
-        (plain(expected).float() ** 3).sum().backward()
+            output.backward(pull)
+        plain(expected).backward(pull)
     finally:
         dist.destroy_process_group()
     assert output.dtype == dtype and output.is_contiguous(memory_format=layout)
@@ -142,4 +143,4 @@ def test_a_shared_norm_of_one_process_is_a_norm_and_waits_for_nothing(tmp_path: 
     torch.testing.assert_close(own.grad, expected.grad, **tolerance)
     torch.testing.assert_close(dict(shared.named_buffers()), dict(plain.named_buffers()), **tolerance)
     for one, other in zip(shared.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-2, atol=1e-1)
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-2)  # sums of 4488 products
