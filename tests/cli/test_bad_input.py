@@ -298,10 +298,10 @@ def test_values_of_set_are_named(desk, monkeypatch):
 
 
 def test_impossible_option_ends_with_code_2(tmp_path):
-    done = start("python train.py --proto_rectify", tmp_path)
+    done = start("python train.py --ema --continue --overwrite", tmp_path)
     assert done.returncode == 2
     assert done.stdout == "" and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("train.py") and "--ema" in done.stderr
+    assert done.stderr.startswith("train.py") and "--overwrite" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
