@@ -16,6 +16,7 @@ DOCS = PROJECT / "docs"
 RUN_BY = {
     "before_you_start.md": "tests/cli/test_hours.py",
     "commands.md": "tests/cli/test_readme_commands.py",
+    "evidence.md": "tests/cli/test_documents.py",
     "files.md": "tests/cli/test_files.py",
     "looking.md": "tests/cli/test_looking.py",
     "method_as_a_part.md": "tests/examples/test_method_as_a_part.py",
@@ -67,10 +68,10 @@ def test_targets_of_make(command):
     assert done.returncode == 0 and ("pytest" in done.stdout or "reproduce.py" in done.stdout)
 
 
-@pytest.mark.parametrize("command", RECIPES)
+@pytest.mark.parametrize("command", [*RECIPES, *commands(DOCS / "evidence.md")])
 def test_recipes_print_their_commands(command, tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(PROJECT / "configs")
-    arguments = command.removesuffix(" --table")  # needs results
+    arguments = command.removesuffix(" --table")  # which needs results
     run_here(f"{arguments} --dry_run", tmp_path, monkeypatch)
     assert "python train.py" in capsys.readouterr().out
 
