@@ -64,16 +64,17 @@ def published_beside(o: Options, val: DataSet | None) -> PublishedRun | None:
 
 
 def _val_as_published(o: Options, val: DataSet | None) -> bool:
-    return val is not None and scored_as_published(o, val, len(val))
+    return val is not None and scored_as_published(o, val, len(val), o.src_dataset)
 
 
-def scored_as_published(o: Options, val: DataSet, images: int) -> bool:
+def scored_as_published(o: Options, val: DataSet, images: int, source: str | None = None) -> bool:
     """True if scores on `images` of val may stand beside the published ones.
 
-    Without --src_dataset, a checkpoint is taken to be trained on the usual source.
+    source: the data set that the network was trained on; without it --src_dataset, and if that was not given
+    either the usual one.
     """
     usual = {19: "gta5", 16: "synthia"}.get(o.n_class)
-    source = o.src_dataset if o.given("src_dataset") else usual
+    source = source or (o.src_dataset if o.given("src_dataset") else usual)
     if usual is None or source != usual or o.own_classes or o.backbone != "resnet101":
         return False
     return images == _VAL_IMAGES and val.name == "cityscapes" and val.size == val.size_on_disk() == SIZE

@@ -39,3 +39,11 @@ def test_other_scores_are_not_comparable(other):
 def test_scores_of_own_classes_are_not_comparable(tmp_path):
     (tmp_path / "my.yaml").write_text(f"classes: [{', '.join(NAMES)}]")
     assert not scored(f"--classes {tmp_path}/my.yaml")
+
+
+@pytest.mark.parametrize(("n_class", "source", "comparable"), [(16, "gta5", False), (16, "synthia", True)])
+def test_the_source_of_a_training_is_known(n_class, source, comparable):
+    """Even where --src_dataset is not given: GTA5 is its default, whatever the classes."""
+    data = SimpleNamespace(name="cityscapes", size=OWN, size_on_disk=lambda: OWN)
+    options = parse("train", "", ["--n_class", str(n_class)])
+    assert scored_as_published(options, data, 500, source) is comparable
