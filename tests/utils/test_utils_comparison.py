@@ -112,6 +112,7 @@ def test_means_and_paired_differences_are_those_of_plain_loops(tested, tmp_path)
     for part in (
         "c1, c4, c5;",
         "second only of seeds 0, 2, 5",
+        "(3 of 4 seeds) |",
         "not tested yet: not yet",
         "seeds 0, 1, 2, 5",
     ):

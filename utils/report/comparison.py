@@ -156,7 +156,7 @@ def _lines(found: Comparison) -> tuple[list[str], list[list[str]]]:
         line = [row.title, titles.get(row.against, "-")]
         for i in range(len(found.measures)):
             own, difference = _statistics(row, i), found.difference(row, i)
-            line += [_cell(*own), _cell(difference.mean, difference.std, "+")]
+            line += [_cell(*own) + _fewer(row, found), _cell(difference.mean, difference.std, "+")]
             line += [difference.sign_count, difference.beyond]
         lines.append(line)
     return head, lines
@@ -174,6 +174,12 @@ def _cell(mean: float, std: float, sign: str = "") -> str:
         return "-"
     text = f"{100 * mean:{sign}.1f}"
     return text if np.isnan(std) else f"{text} ± {100 * std:.1f}"
+
+
+def _fewer(row: Measured, found: Comparison) -> str:
+    """Say of how many seeds a mean is, where other rows have more."""
+    count = len(row.values)
+    return f" ({count} of {len(found.seeds)} seeds)" if count < len(found.seeds) else ""
 
 
 def _value_lines(found: Comparison) -> Iterator[list[str]]:
@@ -227,7 +233,7 @@ def _draw(found: Comparison, path: Path) -> None:
                 mean = 100 * _statistics(row, i)[0]
                 axes.vlines(mean, y - 0.3, y + 0.3, color=_MEAN_COLOUR, linewidth=3, zorder=3)
                 axes.annotate(
-                    f"{mean:.1f}",
+                    f"{mean:.1f}{_fewer(row, found)}",
                     (1, y),
                     xycoords=("axes fraction", "data"),
                     xytext=(4, 0),
