@@ -35,6 +35,7 @@ from torch.utils.checkpoint import GraphExecGroup
 aten = torch.ops.aten
 ROOT = str(Path(__file__).parents[1]) + "/"
 _OTHERS = (".venv/", "benchmarks/pretended_gpu.py")
+_JOINING = (aten.cat.default, aten.stack.default)  # take no number of the CPU, which others do
 _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
@@ -111,7 +112,9 @@ class PretendedGPU(TorchDispatchMode):
         if func in (aten._to_copy.default, aten.copy_.default):
             if (copied := self._copied_to_host(func, args, kwargs)) is not None:
                 return copied
-        elif any(not isinstance(x, FakeTensor) and x.ndim > 0 for x in tensors):
+        elif any(not isinstance(x, FakeTensor) and x.ndim > 0 for x in tensors) or (
+            func in _JOINING and len({x.device.type for x in tensors}) > 1
+        ):
             raise GPUFault(f"{func} mixes tensors of the CPU and the GPU in {next(places(), '')}")
         if func in _INDEXING and any(x is not None and x.dtype == torch.bool for x in args[1]):
             self.wait(f"{func} by a mask")

@@ -173,6 +173,7 @@ PLANTED: dict[str, tuple[Callable[[Tensor], object], str]] = {
     "blocking": (lambda x: torch.ones(3).pin_memory().to(x.device), "not pinned"),
     "from a list": (lambda x: torch.tensor([1.0, 2.0], device=x.device), "not pinned"),
     "two devices": (lambda x: x + torch.ones(x.shape), "mixes"),
+    "a number of the CPU": (lambda x: torch.stack([x.sum(), torch.zeros(())]), "mixes"),
     "synchronize": (lambda x: torch.cuda.synchronize(), "synchronize"),
 }
 
