@@ -80,9 +80,11 @@ def draw(folder: Path, size: tuple[int, int], images: int) -> None:
     """Draw a few images of train and val each, and link them under as many names as are wanted."""
     drawn = min(images, DRAWN)
     write_mini(folder, size, 0, 1, drawn, drawn)
-    for path in list((folder / "cityscapes").rglob("*.png")):
-        for copy in range(1, -(-images // drawn)):
-            path.with_name(f"copy{copy}_{path.name}").hardlink_to(path)
+    for part in (folder / "cityscapes").glob("*/*"):  # images and labels of train and of val
+        paths = sorted(part.rglob("*.png"))
+        for i in range(drawn, images):
+            path = paths[i % drawn]
+            path.with_name(f"copy{i}_{path.name}").hardlink_to(path)
 
 
 def images_a_second(run: Callable[[], None], images: int, device: torch.device) -> float:
