@@ -262,12 +262,12 @@ class SelfLabelingStage(Stage):
 
     @property
     def needs_omega(self) -> bool:
-        """Whether a part uses ω."""
+        """True if a part that is on uses ω."""
         return self.method.rectify or self.method.consistency_weight > 0
 
     @property
     def needs_queue(self) -> bool:
-        """Whether a part uses the queues."""
+        """True if a part that is on uses the queues."""
         return self.method.self_labeling_weight > 0 or self.method.contrast_weight > 0
 
     def pseudo_label(self, omega: Tensor | None, soft_label: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ class Measured(NamedTuple):
     against: str | None
     values: dict[int, list[float]]
 
+    def of(self, measure: int) -> list[float]:
+        """Values of one measure, a number for each seed."""
+        return [of_seed[measure] for of_seed in self.values.values()]
+
 
 class Difference(NamedTuple):
     """Paired differences (n,) of one measure over the seeds that both rows have."""
@@ -41,12 +45,12 @@ class Difference(NamedTuple):
     @property
     def mean(self) -> float:
         """Mean over the seeds; nan without any."""
-        return float(mean_and_deviation(self.values[:, None])[0][0]) if self.seeds else float("nan")
+        return _statistics(self.values)[0]
 
     @property
     def std(self) -> float:
         """Standard deviation over the seeds; nan for less than two."""
-        return float(mean_and_deviation(self.values[:, None])[1][0]) if self.seeds else float("nan")
+        return _statistics(self.values)[1]
 
     @property
     def sign_count(self) -> str:
@@ -155,17 +159,17 @@ def _lines(found: Comparison) -> tuple[list[str], list[list[str]]]:
     for row in found.rows:
         line = [row.title, titles.get(row.against, "-")]
         for i in range(len(found.measures)):
-            own, difference = _statistics(row, i), found.difference(row, i)
+            own, difference = _statistics(row.of(i)), found.difference(row, i)
             line += [_cell(*own) + _fewer(row, found), _cell(difference.mean, difference.std, "+")]
             line += [difference.sign_count, difference.beyond]
         lines.append(line)
     return head, lines
 
 
-def _statistics(row: Measured, measure: int) -> tuple[float, float]:
-    """Mean and standard deviation over the row's seeds."""
-    values = np.array([[of_seed[measure]] for of_seed in row.values.values()])
-    return tuple(float(x[0]) for x in mean_and_deviation(values))
+def _statistics(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of one measure over seeds; nan of too few."""
+    column = np.reshape(values, (-1, 1))
+    return tuple(float(x[0]) for x in mean_and_deviation(column)) if len(column) else (np.nan, np.nan)
 
 
 def _cell(mean: float, std: float, sign: str = "") -> str:
@@ -195,7 +199,7 @@ def _value_lines(found: Comparison) -> Iterator[list[str]]:
             paired = [by_seed.get(seed, np.nan) for seed in found.seeds]
             yield [
                 *(row.step, row.title, row.against or "", measure),
-                *percent([*own, *_statistics(row, i)], "nan"),
+                *percent([*own, *_statistics(row.of(i))], "nan"),
                 *percent([*paired, difference.mean, difference.std], "nan"),
                 *(difference.sign_count, difference.beyond),
             ]
@@ -206,7 +210,7 @@ def _as_values(found: Comparison) -> Iterator[dict]:
     for row in found.rows:
         measures = {}
         for i, measure in enumerate(found.measures):
-            (mean, std), paired = _statistics(row, i), found.difference(row, i)
+            (mean, std), paired = _statistics(row.of(i)), found.difference(row, i)
             measures[measure] = {
                 "seeds": {str(seed): values[i] for seed, values in row.values.items()},
                 "mean": mean,
@@ -230,7 +234,7 @@ def _draw(found: Comparison, path: Path) -> None:
                 plot(axes, list(zip(values, range(len(values)), strict=True)), color=_SEED_COLOUR, marker="o")
                 axes.lines[-1].set(linewidth=0.8, markersize=4, alpha=0.8)
             for y, row in enumerate(found.rows):
-                mean = 100 * _statistics(row, i)[0]
+                mean = 100 * _statistics(row.of(i))[0]
                 axes.vlines(mean, y - 0.3, y + 0.3, color=_MEAN_COLOUR, linewidth=3, zorder=3)
                 axes.annotate(
                     f"{mean:.1f}{_fewer(row, found)}",
