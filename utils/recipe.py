@@ -28,6 +28,7 @@ import reprlib
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from utils.checkpoint import checkpoint_path
 from utils.files.yaml_file import is_scalar, leads_out, load_yaml, parse_yaml
 from utils.options import option_words
 from utils.options.declarations import SCRIPT_FILES, options_of
+from utils.options.uses import is_idle
+from utils.options.values import Options
 from utils.recipe_parts import Row, read_table, with_base
 
 PROJECT = Path(__file__).parents[1]
@@ -242,26 +245,22 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
             raise ValueError(f"the words of {module} are a list of values")
         return [Step(name, ("python", "-m", module, *map(str, words)), "", {})]
     script = entry["script"]
-    options = common | (entry.get("options") or {}) | _overrides_of(name, script, overrides)
-    for option in ("name", "model_name"):
-        if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
-            raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
-    first = _script_step(name, script, options)
+    first = _script_step(name, script, common, entry.get("options") or {}, overrides)
+    options = first.options
     released = Path(entry["released"]) if first.script == "train" and "released" in entry else None
     if released and released.is_file() and not (recipe.folder / "begun" / f"{name}.json").is_file():
         first = replace(first, released=released, product=released)
     if "test" not in entry:
         return [first]
     tested = _tested(entry)
-    steps, test = [first], common | {k: options[k] for k in ("bn_clr", "student_init") if k in options}
+    steps, test = [first], {k: options[k] for k in ("bn_clr", "student_init") if k in options}
     for which, word in CHECKPOINTS.items():
         if which not in (tested[:1] if first.released else tested):
             continue
         test["resume_path"] = str(first.released or _checkpoint(options, word))
         test["result"] = str(recipe.result_path(name, which))
         kept = {"save_pred": str(recipe.prediction_folder(name))} if which == tested[0] else {}
-        own = _overrides_of(f"test_{name}_{which}", "test", overrides)
-        steps.append(_script_step(f"test_{name}_{which}", "test", test | kept | own))
+        steps.append(_script_step(f"test_{name}_{which}", "test", common, test | kept, overrides))
     return steps
 
 
@@ -278,19 +277,27 @@ def _tested(entry: dict) -> list[str]:
     return [test, *others]
 
 
-def _overrides_of(step: str, script: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The overrides for every step whose script has the option, then those for this one."""
-    known = options_of(_PARSER_OF[script])
-    of_all = {key: value for key, value in overrides.items() if key in known}
-    own = [(key.rpartition("."), value) for key, value in overrides.items()]
-    return of_all | {option: value for (name, _, option), value in own if name == step}
+def _script_step(name: str, script: str, common: dict, own: dict, overrides: dict[str, Any]) -> Step:
+    """A step's command, without those of the options for every step that do nothing in it.
 
-
-def _script_step(name: str, script: str, options: dict) -> Step:
+    common: for every step; own: of this one; overrides win: OPTION for every step, STEP.OPTION for one.
+    """
+    parser = _PARSER_OF[script]
+    given = [(*key.rpartition("."), value) for key, value in overrides.items()]
+    for_all = {option: value for step, _, option, value in given if not step and option in options_of(parser)}
+    for_it = {option: value for step, _, option, value in given if step == name}
+    options = common | own | for_all | for_it
+    for option in ("name", "model_name"):
+        if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
+            raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
     try:
-        words = option_words(options, _PARSER_OF[script])
+        words = option_words(options, parser)
     except ValueError as error:
         raise ValueError(f"step {name}: {error}") from None
+    parsed = Options.of(options_of(parser), options)
+    with suppress(TypeError):  # a value of another type than the option's: the script will say so
+        idle = {key for key in options if key not in own | for_it and is_idle(key, parsed, parser)}
+        words = option_words({key: value for key, value in options.items() if key not in idle}, parser)
     return Step(name, ("python", f"{script}.py", *words), script, options, _product(script, options))
 
 

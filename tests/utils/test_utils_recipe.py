@@ -85,7 +85,29 @@ def test_both_checkpoints_of_a_training_are_scored(path, tmp_path, which, word):
     assert options.resume_path == logs / f"from_synthia_to_cityscapes_on_deeplabv2_{word}_model.pkl"
     assert options.result == recipe.result_path("first", which)
     assert options.save_pred == (recipe.prediction_folder("first") if which == "last" else None)
-    assert options.lr == 1e-3  # the training's own options are not the test's
+    assert not options.given("lr")
+
+
+def test_a_command_has_the_common_options_that_act_in_it(path):
+    found = steps(read_recipe(path, None, {}))
+    assert {"--lr", "--seed", "--src_dataset"} <= set(found["first"].words)
+    assert not {"--lr", "--seed", "--log_dir"} & set(found["labels"].words)
+    assert not parse("pseudo_label", "", list(found["labels"].words)[2:]).without_effect
+    path.write_text(TEXT.format(tmp="runs").replace("soft: true", "soft: true, lr: 1.0"))
+    own = steps(read_recipe(path, None, {}))["labels"]  # an option of the step itself stays, and is named
+    assert "--lr" in parse("pseudo_label", "", list(own.words)[2:]).without_effect
+
+
+@pytest.mark.parametrize("weight", [0, "'0'"])
+def test_common_options_of_a_part_that_is_off(path, weight):
+    path.write_text(
+        "folder: x\noptions: {fbs: 128}\nsteps:\n  - {name: a, script: train, options: "
+        f"{{name: a, SL_lambda: {weight}, contrast_lambda: 0, proto_consistW: 0}}}}\n"
+    )
+    (step,) = read_recipe(path, None, {}).steps
+    assert ("--fbs" in step.words) == isinstance(
+        weight, str
+    )  # a text where a number belongs: nothing is left out
 
 
 def test_seed_and_overrides_win(path, tmp_path):
@@ -165,12 +187,13 @@ def test_options_of_the_machine_leave_what_is_done_and_others_name_what_they_cha
 
 
 def test_an_option_of_one_step(path):
-    found = steps(read_recipe(path, None, {"first.lr": 0.5, "test_first_best.infer_bs": 3, "lr": 0.25}))
-    assert "--lr 0.5" in found["first"].shell() and "--lr 0.25" in found["labels"].shell()
+    overrides = {"first.bs": 5, "test_first_best.infer_bs": 3, "bs": 6, "labels.lr": 1}
+    found = steps(read_recipe(path, None, overrides))
+    assert "--bs 5" in found["first"].shell() and "--lr 1" in found["labels"].shell()
     assert "infer_bs" in found["test_first_best"].shell()
     assert "infer_bs" not in found["test_first_last"].shell()
-    found = steps(read_recipe(path, None, {"conf_dtype": "uint8"}))  # which label generation alone has
-    assert [name for name, step in found.items() if "conf_dtype" in step.shell()] == ["labels"]
+    found = steps(read_recipe(path, None, {"soft_dtype": "float16"}))  # which label generation alone has
+    assert [name for name, step in found.items() if "soft_dtype" in step.shell()] == ["labels"]
     with pytest.raises(ValueError, match="no option is called 'cnof_dtype'"):
         read_recipe(path, None, {"cnof_dtype": "uint8"})
     with pytest.raises(ValueError, match="no step is called 'frist'"):
@@ -239,7 +262,7 @@ def test_full_size_recipes_take_seeds(name, monkeypatch, tmp_path):
         for option in written:
             if option in ours.options:
                 assert theirs.options[option] != ours.options[option]
-        assert "seed 7" in theirs.shell()
+        assert ("--seed 7" in theirs.shell()) == (theirs.script == "train")
     assert "_seed7/from_" in steps(other)["stage2"].shell()
     released = Path("pretrained_models") / own[0].steps[0].products[0].name
     released.parent.mkdir()
