@@ -13,8 +13,9 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, RLock
@@ -54,6 +55,16 @@ class Together:
         with self.talking:
             print(f"seed {recipe.seed} {text}" if self.many else text, file=file, flush=True)
 
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what ends the block early, so that no recipe begins another step."""
+        try:
+            yield
+        except BaseException as failure:
+            if failure not in self.failures:
+                self.failures.append(failure)
+            raise
+
 
 def main() -> None:
     """Parse, run, report."""
@@ -71,7 +82,7 @@ def main() -> None:
         return
     began, forced = time.time(), args.only is not None or args.start is not None
     for recipe, steps in zip(recipes, chosen, strict=True):
-        require_files(recipe, steps)
+        require_files(recipe, steps, forced)
         if not forced:
             require_permission(recipe, args.redo)
     together = Together(many=min(args.jobs, len(recipes)) > 1)
@@ -96,9 +107,12 @@ def main() -> None:
     print(f"{time.time() - began:.0f} s")
 
 
-def require_files(recipe: Recipe, steps: list[Step]) -> None:
-    """Raise FileNotFoundError before the first step if a later one lacks a file that no step makes."""
-    for step, status in zip(steps, Notes(recipe).statuses(steps), strict=True):
+def require_files(recipe: Recipe, steps: list[Step], forced: bool) -> None:
+    """Raise FileNotFoundError before the first step if a later one lacks a file that no step makes.
+
+    forced: whether these steps will run even if they are done.
+    """
+    for step, status in zip(steps, Notes(recipe).statuses(steps, forced), strict=True):
         simclr = step.options.get("student_init") == "simclr" and step.options.get("no_resume")
         if step.script == "train" and simclr and status.kind != DONE and not SIMCLR_FILE.is_file():
             raise FileNotFoundError(
@@ -131,15 +145,16 @@ def command_to_go_on() -> str:
 
 
 def work(recipe: Recipe, steps: list[Step], together: Together) -> None:
-    """Run a recipe's steps and report on them; note why it failed, so that no other recipe begins a step."""
+    """Run a recipe's steps and report on them; say why it ends early, where other recipes run beside it."""
     try:
-        if run(recipe, steps, together):
-            with together.talking:
-                report(recipe)
+        with together.noted():
+            if run(recipe, steps, together):
+                with together.talking:
+                    report(recipe)
     except BaseException as failure:
-        if together.many and not together.signals:
+        asked = together.signals or getattr(failure, "code", None) == CAN_CONTINUE
+        if together.many and not asked:
             together.say(f"ended early ({failure}); the others end the step that they are at", recipe)
-        together.failures.append(failure)
 
 
 def run(recipe: Recipe, steps: list[Step], together: Together) -> bool:
@@ -149,31 +164,37 @@ def run(recipe: Recipe, steps: list[Step], together: Together) -> bool:
     """
     notes = Notes(recipe)
     for step in steps:
+        if together.failures:
+            return False
         (status,), place = notes.statuses([step]), f"[{recipe.steps.index(step) + 1}/{len(recipe.steps)}]"
         if status.kind == DONE:
             together.say(f"{place} {step.name}: {describe_done(step, notes)}", recipe)
             continue
-        with together.same[step.words]:  # such as drawing the data that all seeds read
+        with together.same[step.words], together.noted():  # such as drawing the data that all seeds read
             if together.failures:
                 return False
             started = time.time()
             if step.script == "train" and status.kind != GOES_ON:
                 clear_run(step, ours=status.kind == AGAIN)
             notes.write_begun(step)
-            code = execute(step, place, recipe, together)
-        if code == CAN_CONTINUE or together.signals:
-            told = f"step {step.name} was interrupted; to go on: {command_to_go_on()}"
-            together.say(told, recipe, sys.stderr)
-            sys.exit(CAN_CONTINUE)
-        if code:
-            ended = f"step {step.name} ended with exit code {code}"
-            if together.many:
-                ended += f" (seed {recipe.seed}; {output_file(recipe)} says why)"
-            sys.exit(f"error: {ended}; mend it, then: {command_to_go_on()}")
+            require_success(execute(step, place, recipe, together), step, recipe, together)
         notes.write_done(step, started, time.time())
         if together.many:
             together.say(f"{place} {step.name}: {describe_done(step, notes)}", recipe)
     return True
+
+
+def require_success(code: int, step: Step, recipe: Recipe, together: Together) -> None:
+    """Raise SystemExit, with a line that says how to go on, if a step failed or a signal has come."""
+    if code == CAN_CONTINUE or together.signals:
+        told = f"step {step.name} was interrupted; to go on: {command_to_go_on()}"
+        together.say(told, recipe, sys.stderr)
+        sys.exit(CAN_CONTINUE)
+    if code:
+        ended = f"step {step.name} ended with exit code {code}"
+        if together.many:
+            ended += f" (seed {recipe.seed}; {output_file(recipe)} says why)"
+        sys.exit(f"error: {ended}; mend it, then: {command_to_go_on()}")
 
 
 def describe_done(step: Step, notes: Notes) -> str:
@@ -185,7 +206,8 @@ def describe_done(step: Step, notes: Notes) -> str:
 
 
 def execute(step: Step, place: str, recipe: Recipe, together: Together) -> int:
-    """Run and print the step's command; return its exit code, 0 if a signal came before it."""
+    """Print and run the step's command; return its exit code, 0 if a signal came before it."""
+    together.say(f"{place} {step.name}: {step.shell()}", recipe)
     with ExitStack() as files:
         output = None
         if together.many:  # lines and bars of several steps would be mixed up on a terminal
@@ -195,7 +217,6 @@ def execute(step: Step, place: str, recipe: Recipe, together: Together) -> int:
                 return 0
             child = start_apart(*step.process(), output)
             together.children.append(child)
-    together.say(f"{place} {step.name}: {step.shell()}", recipe)
     return child.wait()
 
 

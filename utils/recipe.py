@@ -55,7 +55,7 @@ class Step:
     """One command. words: as a list; options: of a script, else empty; product: a file that it writes.
 
     released: a file that is there and takes the place of what the command makes. after: the step whose files
-    it may read, where that is not the one before.
+    it may read, where that is not the one before. idle: names of its options that do nothing in it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Step:
     product: Path | None = None
     released: Path | None = None
     after: str = ""
+    idle: frozenset[str] = frozenset()
 
     def shell(self) -> str:
         """Return the command as a user types it."""
@@ -291,14 +292,16 @@ def _script_step(name: str, script: str, common: dict, own: dict, overrides: dic
         if option in options and (not isinstance(options[option], str) or leads_out(options[option])):
             raise ValueError(f"step {name}: {option} is a name, not a path out of the folder")
     try:
-        words = option_words(options, parser)
+        option_words(options, parser)
     except ValueError as error:
         raise ValueError(f"step {name}: {error}") from None
-    parsed = Options.of(options_of(parser), options)
+    idle: frozenset[str] = frozenset()
     with suppress(TypeError):  # a value of another type than the option's: the script will say so
-        idle = {key for key in options if key not in own | for_it and is_idle(key, parsed, parser)}
-        words = option_words({key: value for key, value in options.items() if key not in idle}, parser)
-    return Step(name, ("python", f"{script}.py", *words), script, options, _product(script, options))
+        parsed = Options.of(options_of(parser), options)
+        idle = frozenset(option for option in options if is_idle(option, parsed, parser))
+    kept = {key: value for key, value in options.items() if key not in idle or key in own | for_it}
+    words = ("python", f"{script}.py", *option_words(kept, parser))
+    return Step(name, words, script, options, _product(script, options), idle=idle)
 
 
 def _product(script: str, options: dict) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ class Status(NamedTuple):
 class Notes:
     """Notes of a recipe, as begun/STEP.json and done/STEP.json in its folder.
 
-    A note holds what decides a step's results: its options but those of the machine, the content of its file
-    of classes, and when the step before it was done.
+    A note holds what decides a step's results: its options but those of the machine and those that do nothing
+    in it, the content of its file of classes, and when the step before it was done.
     """
 
     def __init__(self, recipe: Recipe):
@@ -66,6 +66,7 @@ class Notes:
             return Status(AGAIN, f"{step.product} is not there")
         if repeated is not None:
             return Status(AGAIN, f"follows {repeated}")
+        before = _without(before, step.idle)  # a note of an earlier version has them
         if before != now:
             return Status(AGAIN, _difference(before, now))
         return Status(DONE if done else GOES_ON)
@@ -83,12 +84,14 @@ class Notes:
                 self.path("done", step).unlink(missing_ok=True)
 
     def take(self, steps: Sequence[Step]) -> None:
-        """Note that the user takes the files of these steps as they are, where no note on them is there."""
+        """Note that the user takes the files of these steps as they are, as far as there are any."""
         for step in steps:
             there = [path for path in step.products if path.exists()] if step.products else [Path()]
-            if there and self._status(step, None).kind == NEW:
-                note = {"start": {"given": str(there[0])}, "command": "", "finished": 0.0, "seconds": 0.0}
-                save_json(note, self.path("done", step))
+            if there and self._status(step, None).kind != DONE:
+                done = self.read(step) or {"finished": 0.0}  # its time stays: what follows it stays done
+                note = {"start": {"given": str(there[0])}, "command": "", "seconds": 0.0}
+                self.path("begun", step).unlink(missing_ok=True)
+                save_json(note | {"finished": done["finished"]}, self.path("done", step))
 
     def write_begun(self, step: Step) -> None:
         """Note that a step has begun, and so is no longer done."""
@@ -98,7 +101,8 @@ class Notes:
     def write_done(self, step: Step, started: float, finished: float) -> None:
         """Note that a step is done; times in seconds."""
         times = {"finished": finished, "seconds": round(finished - started, 1)}
-        save_json({"command": step.shell(), "start": self._start(step)} | times, self.path("done", step))
+        start = load_json(self.path("begun", step))  # its file of classes may have changed since
+        save_json({"command": step.shell(), "start": start} | times, self.path("done", step))
 
     def path(self, kind: str, step: Step) -> Path:
         """Return the file of a note; kind: "begun" or "done"."""
@@ -110,11 +114,19 @@ class Notes:
         note = self.read(earlier) if earlier else None
         path = step.options.get("classes")
         options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
-        return {
+        start = {
             "options": options if step.script else {"words": " ".join(step.words)},
             "classes": read_classes_file(Path(path)).digest if path else None,
             "after": note and note["finished"],
         }
+        return _without(start, step.idle)
+
+
+def _without(start: Any, idle: Collection[str]) -> Any:
+    """What a note says about a step's start, without options that do nothing."""
+    if not isinstance(start, dict) or not isinstance(start.get("options"), dict):
+        return start
+    return start | {"options": {key: value for key, value in start["options"].items() if key not in idle}}
 
 
 def _difference(before: Any, now: dict) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from cli_tools import run_here
@@ -85,7 +87,8 @@ def test_two_seeds_run_side_by_side_and_draw_their_data_one_after_the_other(plac
 
 
 def test_a_failure_lets_the_others_end_their_step_and_begins_nothing_more(place, monkeypatch, capfd):
-    replace_steps(monkeypatch, {(1, "first"): "exit 3", (0, "first"): "sleep 0.6"})
+    failing = "while ! grep -q 'begin first 0' events.txt; do sleep 0.02; done; exit 3"
+    replace_steps(monkeypatch, {(1, "first"): failing, (0, "first"): "sleep 0.6"})
     with pytest.raises(SystemExit) as end:
         run_here(COMMAND, place, monkeypatch)
     assert end.value.code.startswith(
@@ -120,6 +123,40 @@ def test_a_signal_reaches_all_children_and_each_seed_says_how_to_go_on(place, mo
         "saved" in (place / "runs/seed0/output.log").read_text() and not (place / "runs/seed2/begun").exists()
     )
     assert kinds()[:2] == [[DONE, "goes on", NEW]] * 2
+
+
+def test_a_step_of_all_seeds_that_fails_is_not_started_again(place, monkeypatch):
+    replace_steps(monkeypatch, {("", "data"): "exit 3"})
+    original = print
+
+    def print_slowly(text="", *more, **options):
+        time.sleep(0.3 if "ended early" in text else 0)
+        original(text, *more, **options)
+
+    monkeypatch.setattr("builtins.print", print_slowly)
+    with pytest.raises(SystemExit, match="exit code 3"):
+        run_here(COMMAND, place, monkeypatch)
+    assert events(place) == ["begin data"]
+
+
+def test_what_cannot_be_announced_is_not_started(place, monkeypatch):
+    replace_steps(monkeypatch, {})
+    monkeypatch.setattr("builtins.print", Mock(side_effect=BrokenPipeError))
+    with pytest.raises((SystemExit, BrokenPipeError)):
+        run_here(COMMAND.replace("0,1,2 --jobs 2", "0"), place, monkeypatch)
+    time.sleep(0.2)
+    assert not (place / "events.txt").exists()
+
+
+def test_after_an_interruption_no_other_seed_is_looked_at(place, monkeypatch, capfd):
+    replace_steps(monkeypatch, {})
+    run_here(COMMAND, place, monkeypatch)
+    capfd.readouterr()
+    Path("runs/seed0/done/second.json").unlink()
+    replace_steps(monkeypatch, {(0, "second"): f"exit {CAN_CONTINUE}"})
+    with pytest.raises(SystemExit):
+        run_here(COMMAND.replace("--jobs 2", ""), place, monkeypatch)
+    assert capfd.readouterr().out.count("done (") == 2  # seed 0's data and first step
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])

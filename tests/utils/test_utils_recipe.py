@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reproduce import require_files
+from utils.files.whole import save_json
 from utils.options import parse
 from utils.recipe import PROJECT, Recipe, Step, read_recipe, read_recipes
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, NEW, Notes
@@ -186,6 +188,32 @@ def test_options_of_the_machine_leave_what_is_done_and_others_name_what_they_cha
     assert kinds(other)[:2] == [DONE, GOES_ON] and kinds(notes)[1] == AGAIN
 
 
+def test_an_option_that_does_nothing_in_a_step_leaves_it_done(path):
+    notes = Notes(read_recipe(path, None, {}))
+    for step in notes.recipe.steps:
+        finished(notes, step)
+    assert kinds(Notes(read_recipe(path, None, {"lr": 0.5, "queue_length": 64})))[:2] == [DONE, AGAIN]
+    assert kinds(Notes(read_recipe(path, None, {"queue_length": 64}))) == [DONE] * 5  # a warm-up has no queue
+    first = notes.recipe.steps[1]
+    note = notes.read(first)
+    note["start"]["options"]["queue_length"] = "32"  # as an earlier version noted it
+    save_json(note, notes.path("done", first))
+    assert kinds(Notes(read_recipe(path, None, {"queue_length": 64}))) == [DONE] * 5
+
+
+def test_a_file_of_classes_that_changes_while_a_step_runs(path, tmp_path):
+    file = tmp_path / "classes.yaml"
+    file.write_text("classes: [a, b]")
+    notes = Notes(read_recipe(path, None, {"first.classes": str(file)}))
+    first = notes.recipe.steps[1]
+    finished(notes, first)
+    assert notes.statuses([first])[0].kind == DONE
+    notes.write_begun(first)
+    file.write_text("classes: [a, c]")
+    notes.write_done(first, 1.0, 2.0)
+    assert notes.statuses([first])[0] == (AGAIN, "its classes changed")
+
+
 def test_an_option_of_one_step(path):
     overrides = {"first.bs": 5, "test_first_best.infer_bs": 3, "bs": 6, "labels.lr": 1}
     found = steps(read_recipe(path, None, overrides))
@@ -217,6 +245,37 @@ def test_what_is_asked_for_stays_asked_for(path):
     finished(notes, first, 500.0)
     notes.ask([labels])  # what was interrupted goes on even where it is named
     assert kinds(notes)[4] == GOES_ON
+
+
+def test_a_step_that_is_done_again_needs_its_files_again(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path.write_text(path.read_text().replace("no_resume: true", "no_resume: true, student_init: simclr"))
+    recipe = read_recipe(path, None, {})
+    for step in recipe.steps:
+        finished(Notes(recipe), step)
+    require_files(recipe, list(recipe.steps), forced=False)
+    with pytest.raises(FileNotFoundError, match="step first needs it"):
+        require_files(recipe, list(recipe.steps), forced=True)
+
+
+def test_from_takes_what_stands_before_it_and_the_command_without_it_goes_on(path):
+    notes = Notes(read_recipe(path, None, {}))
+    data, first, *tests, labels = notes.recipe.steps
+    for number, step in enumerate(notes.recipe.steps):
+        finished(notes, step, 100.0 * number)
+    moved = Notes(
+        read_recipe(path, None, {"first.lr": 0.5})
+    )  # first, and so all after it, would be done again
+    for _ in range(2):
+        moved.take(moved.recipe.steps[:4])
+        assert kinds(moved) == [DONE] * 5
+    finished(notes, first)
+    notes.write_begun(first)  # a training that was stopped half-way, whose checkpoint is good enough
+    (first.run_folder / "state").mkdir()
+    (first.run_folder / "state" / "0000001.pt").touch()
+    notes.ask([labels])
+    notes.take([data, first, *tests])
+    assert kinds(notes)[:2] == [DONE, DONE] and kinds(notes)[4] == AGAIN
 
 
 def test_what_the_user_made_is_taken_as_it_is(path):
