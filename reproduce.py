@@ -31,7 +31,7 @@ from utils.options import parse
 from utils.recipe import Recipe, Step, assignment, read_recipes, recipe_parser
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
 from utils.report.comparison import write_comparison
-from utils.report.recipe import common_folder, write_report, write_tables
+from utils.report.recipe import write_report, write_tables
 
 
 @dataclass
@@ -242,7 +242,7 @@ def clear_run(step: Step, ours: bool) -> None:
 def tables_and_comparison(recipes: list[Recipe]) -> list[Path]:
     """Write the tables of what has been tested so far, of several seeds with a comparison of their rows."""
     written = write_tables(recipes)
-    return written + (write_comparison(recipes, common_folder(recipes)) if len(recipes) > 1 else [])
+    return written + (write_comparison(recipes) if len(recipes) > 1 else [])
 
 
 def report(recipe: Recipe) -> None:

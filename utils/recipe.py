@@ -101,9 +101,10 @@ class Step:
 class Recipe:
     """Steps in order; folder: for the recipe's own files, whose names begin with `prefix`.
 
-    table: rows that are compared; rare: the number of rarest classes for them, or 0.
+    name: of its file; table: rows that are compared; rare: the number of rarest classes for them, or 0.
     """
 
+    name: str
     title: str
     folder: Path
     seed: int
@@ -185,10 +186,11 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
     seed = overrides.get("seed", own_seed) if wanted_seed is None else wanted_seed
     names = {"seed": str(seed), "of_seed": "" if seed == own_seed else f"_seed{seed}"}
     names["folder"] = _substitute(folder, names)
-    overrides = _substitute(overrides if seed == own_seed else overrides | {"seed": seed}, names)
+    same = seed == own_seed and "seed" not in overrides
+    overrides = _substitute(overrides if same else overrides | {"seed": seed}, names)
     common = _substitute(common, names)
     prefix = f"{name}_" if "base" in content else ""  # the base's files lie in the same folder
-    recipe, steps, scored = Recipe(title, Path(names["folder"]), seed, (), prefix), [], {}
+    recipe, steps, scored = Recipe(name, title, Path(names["folder"]), seed, (), prefix), [], {}
     for entry in content["steps"]:
         made = _steps_of(_substitute(entry, names), common, recipe, overrides)
         if "after" in entry:
@@ -205,12 +207,12 @@ def _recipe(content: Any, name: str, wanted_seed: int | None, overrides: dict[st
             names.setdefault(made[0].name, os.path.join("" if trained.is_absolute() else ".", trained))
     if twice := [step.name for i, step in enumerate(steps) if step.name in {s.name for s in steps[:i]}]:
         raise ValueError(f"two steps are called {twice[0]}")
-    known_steps = {"", *(step.name for step in steps)}
+    known_steps = {"", *(step.name for step in steps if step.script)}
     known_options = {name for script in SCRIPT_FILES for name in options_of(script)}
     for key in overrides:
         step, _, option = key.rpartition(".")
         if step not in known_steps:
-            raise ValueError(f"no step is called {reprlib.repr(step)}")
+            raise ValueError(f"no step that takes options is called {reprlib.repr(step)}")
         if option not in known_options:
             raise ValueError(f"no option is called {reprlib.repr(option)}")
     rare = content.get("rare", 0)

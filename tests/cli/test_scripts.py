@@ -421,8 +421,8 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> tuple
 def test_several_seeds_end_in_means_and_deviations(reproduced, monkeypatch, capsys):
     folder, output = reproduced
     assert steps_run(output) == 2 * STEPS
-    table = folder / "runs" / "table_of_seeds_3_4.json"
-    assert output.splitlines()[-2] == "runs/table_of_seeds_3_4.json"
+    table = folder / "runs" / "tiny_table_of_seeds_3_4.json"
+    assert output.splitlines()[-2] == "runs/tiny_table_of_seeds_3_4.json"
 
     row = json.loads(table.read_text())["rows"][0]
     results = [folder / "runs" / f"seed{seed}" / "results" / "baseline_last.json" for seed in (3, 4)]

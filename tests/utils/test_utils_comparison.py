@@ -14,6 +14,7 @@ from PIL import Image
 
 from utils.recipe import Recipe, read_recipe
 from utils.report.comparison import compare, rarest, write_comparison
+from utils.report.recipe import write_tables
 
 RECIPE = """
 folder: {tmp}/runs/seed{{seed}}
@@ -87,7 +88,7 @@ def expected(values: dict, classes: list[int], row: str, against: str) -> dict:
 
 def test_means_and_paired_differences_are_those_of_plain_loops(tested, tmp_path):
     found, values = tested
-    markdown, table, content, picture = write_comparison(found, tmp_path)
+    markdown, table, content, picture = write_comparison(found)
     rows = json.loads(content.read_text())["rows"]
     assert [(row["step"], row["against"]) for row in rows] == [
         *(("first", None), ("second", "first"), ("third", "first"))
@@ -121,9 +122,17 @@ def test_means_and_paired_differences_are_those_of_plain_loops(tested, tmp_path)
         assert image.width == 1000
 
 
+def test_tables_of_other_seeds_and_recipes_stay(tested, tmp_path):
+    found, _ = tested
+    written = {*write_comparison(found), *write_comparison(found[:2]), *write_tables(found)}
+    (tmp_path / "other.yaml").write_text(RECIPE.format(tmp=tmp_path))
+    written |= {*write_comparison([read_recipe(tmp_path / "other.yaml", seed, {}) for seed in SEEDS])}
+    assert len(written) == len({path.absolute() for path in written}) == 16
+
+
 def test_one_seed_has_no_deviation(tested, tmp_path):
     found, _ = tested
-    text = write_comparison(found[1:2], tmp_path)[0].read_text()  # of which the second row is missing
+    text = write_comparison(found[1:2])[0].read_text()  # of which the second row is missing
     assert "not tested yet: second, not yet" in text and text.count(" of 1 | - |") == 2
     untested = RECIPE.replace("rare: 3", "rare: 99").replace("runs", "none")
     assert compare(recipes(tmp_path, untested)) is None

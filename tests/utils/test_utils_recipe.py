@@ -224,8 +224,16 @@ def test_an_option_of_one_step(path):
     assert [name for name, step in found.items() if "soft_dtype" in step.shell()] == ["labels"]
     with pytest.raises(ValueError, match="no option is called 'cnof_dtype'"):
         read_recipe(path, None, {"cnof_dtype": "uint8"})
-    with pytest.raises(ValueError, match="no step is called 'frist'"):
-        read_recipe(path, None, {"frist.lr": 0.5})
+    for step in ("frist", "data"):  # data is drawn by a module, by its words
+        with pytest.raises(ValueError, match=f"no step that takes options is called '{step}'"):
+            read_recipe(path, None, {f"{step}.seed": 5})
+
+
+def test_a_seed_that_is_asked_for_wins_over_an_override(path):
+    for seed in (3, 4):  # 3 is the recipe's own
+        recipe = read_recipe(path, seed, {"seed": 5})
+        assert f"--seed {seed}" in steps(recipe)["first"].shell() and recipe.folder.name == f"seed{seed}"
+    assert read_recipe(path, None, {"seed": 5}).folder.name == "seed5"
 
 
 def test_what_is_asked_for_stays_asked_for(path):

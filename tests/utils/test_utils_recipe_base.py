@@ -72,6 +72,14 @@ def test_what_the_base_has_done_is_done(place):
     read_recipes(place / "study.yaml", [0, 1], {})
 
 
+def test_a_test_of_its_own_stands_between_no_steps(place):
+    own = '  - {name: own, script: test, options: {resume_path: "{warm_up}"}}\n  - name: labels\n'
+    base = place / "base.yaml"
+    base.write_text(base.read_text().replace("  - name: labels\n", own))
+    study = read_recipe(place / "study.yaml", 3, {})
+    assert study.previous(study.steps[3]).name == "warm_up" and study.steps[3].name == "labels"
+
+
 def test_a_step_is_done_again_only_where_the_one_that_it_follows_is(place):
     recipe = read_recipe(place / "base.yaml", None, {})
     finish(Notes(recipe), {step.name for step in recipe.steps})

@@ -17,7 +17,7 @@ from utils.files.whole import save_json, save_text
 from utils.metrics import nan_mean
 from utils.recipe import Recipe
 from utils.report.curves import plot, png_axes
-from utils.report.recipe import mean_and_deviation, read_result
+from utils.report.recipe import gather, mean_and_deviation, stem_for
 from utils.report.tables import comma_separated, markdown, percent
 
 _SEED_COLOUR, _MEAN_COLOUR = "#7a8694", "#d1480f"
@@ -80,12 +80,12 @@ class Comparison(NamedTuple):
         return Difference(seeds, np.array(values, dtype=np.float64))
 
 
-def write_comparison(recipes: Sequence[Recipe], folder: Path) -> list[Path]:
-    """Write comparison.md, .csv, .json and .png of what has been tested; nothing without rows of a table."""
+def write_comparison(recipes: Sequence[Recipe]) -> list[Path]:
+    """Write a comparison as .md, .csv, .json and .png of what has been tested; nothing without rows."""
     found = compare(recipes)
     if found is None:
         return []
-    stem = folder / f"{recipes[0].prefix}comparison"
+    stem = stem_for(recipes, "comparison")
     paths = [stem.with_name(f"{stem.name}{ending}") for ending in (".md", ".csv", ".json", ".png")]
     save_text(markdown(*_lines(found), found.about, texts=2), paths[0])
     save_text(comma_separated(_value_lines(found)), paths[1])
@@ -96,16 +96,12 @@ def write_comparison(recipes: Sequence[Recipe], folder: Path) -> list[Path]:
 
 def compare(recipes: Sequence[Recipe]) -> Comparison | None:
     """Gather the rows that have been tested; None if there are none."""
-    results = {}
-    for row in recipes[0].table:
-        paths = {recipe.seed: recipe.result_path(row.step, row.which) for recipe in recipes}
-        results[row] = {seed: read_result(path) for seed, path in paths.items() if path.is_file()}
+    tested = {(row.training, row.which): row.results for row in gather(recipes)}
+    results = {row: tested.get((row.step, row.which), {}) for row in recipes[0].table}
     every = [result for of_row in results.values() for result in of_row.values()]
     if not every:
         return None
     names, seeds = every[0]["classes"], [recipe.seed for recipe in recipes]
-    if any(result["classes"] != names for result in every):
-        raise ValueError(f"{recipes[0].folder}: its results are over different classes; repeat the tests")
     rare = rarest(every[0], recipes[0].rare) if recipes[0].rare else []
     rows = []
     for row, of_row in results.items():
@@ -117,7 +113,7 @@ def compare(recipes: Sequence[Recipe]) -> Comparison | None:
     measures = [f"mIoU ({len(names)})", *([f"mIoU ({len(rare)} rarest)"] if rare else [])]
     found = Comparison(measures, rows, seeds, [names[i] for i in rare], "")
     missing = [row.title for row in recipes[0].table if not results[row]]
-    return found._replace(about=_caption(found, every, missing))
+    return found._replace(about=_caption(recipes[0].title, found, every, missing))
 
 
 def rarest(result: dict, count: int) -> list[int]:
@@ -130,13 +126,13 @@ def rarest(result: dict, count: int) -> list[int]:
     return [int(i) for i in np.argsort(pixels, kind="stable") if pixels[i] > 0][:count]
 
 
-def _caption(found: Comparison, results: list[dict], missing: list[str]) -> str:
+def _caption(title: str, found: Comparison, results: list[dict], missing: list[str]) -> str:
     """Say what the figures are, of which seeds, and what is missing."""
     seeds = ", ".join(map(str, found.seeds))
     fewer = [row for row in found.rows if len(row.values) < len(found.seeds)]
     images, torch = (" / ".join(sorted({str(r[key]) for r in results})) for key in ("images", "torch"))
     parts = [
-        f"mean IoU in percent, mean ± standard deviation (n − 1) over seeds {seeds}",
+        f"{title}: mean IoU in percent, mean ± standard deviation (n − 1) over seeds {seeds}",
         "difference: to the row that it is against, seed by seed",
         "better: seeds on which it is above 0",
         "beyond: its mean is further from 0 than its standard deviation",

@@ -101,15 +101,17 @@ def write_tables(recipes: Sequence[Recipe]) -> list[Path]:
     if not rows:
         return []
     print(summary(rows, seeds), caption(rows, seeds), sep="\n")
-    name = "table" if len(recipes) == 1 else f"table_of_seeds_{'_'.join(map(str, seeds))}"
-    return save_tables(rows, seeds, common_folder(recipes) / f"{recipes[0].prefix}{name}")
+    return save_tables(rows, seeds, stem_for(recipes, "table"))
 
 
-def common_folder(recipes: Sequence[Recipe]) -> Path:
-    """Return the folder that holds the folders of all seeds; of one seed, its own."""
+def stem_for(recipes: Sequence[Recipe], kind: str) -> Path:
+    """Path without an ending for a file on these seeds; no other recipe and no other seeds have the same."""
+    recipe = recipes[0]
     if len(recipes) == 1:
-        return recipes[0].folder
-    return Path(os.path.relpath(os.path.commonpath([recipe.folder.absolute() for recipe in recipes])))
+        return recipe.folder / f"{recipe.prefix}{kind}"
+    folder = Path(os.path.relpath(os.path.commonpath([recipe.folder.absolute() for recipe in recipes])))
+    name = f"{kind}_of_seeds_{'_'.join(str(recipe.seed) for recipe in recipes)}"
+    return folder / (name if folder.absolute().name == recipe.name else f"{recipe.name}_{name}")
 
 
 def save_tables(rows: Sequence[Scored], seeds: Sequence[int], stem: Path) -> list[Path]:
