@@ -61,7 +61,7 @@ def training_data(o: Options) -> tuple[DataSet, DataSet | None]:
 
 def _require_training_data(o: Options, target: DataSet | None, processes: Processes) -> None:
     """Refuse data and pseudo labels that are missing or do not fit."""
-    if o.stage == "stage1" and o.analysis:
+    if o.stage == "stage1" and o.analyses:
         require_files(target.labels, "labels of target images, which --analysis reads,")
     require_pseudo_labels(o, [target.image_name(i) for i in range(len(target))] if target is not None else [])
     check_sample(o, processes)

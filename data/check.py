@@ -222,7 +222,7 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
 
     add("source", lambda: source_data(o), True)
     if o.stage != "source_only":  # the baseline sees no target image in training
-        counted = o.stage == "stage1" and (o.analysis or o.named_distribution == "labels")
+        counted = o.stage == "stage1" and (o.analyses or o.named_distribution == "labels")
         add("target train", lambda: target_data(o, "train"), counted, pseudo_labels(o), o.stage == "stage1")
     add("target val", lambda: validation_data(o)[0], True)
     for part in parts:

@@ -41,7 +41,8 @@ def write_about(
     """Write `about.json`. total: iterations of the run."""
     domains = zip(("source", "target"), loaders, strict=True)
     images = {name: len(image_names(x)) for name, x in domains if x is not None}
-    prior = stage.self_labeling.prior.tolist() if isinstance(stage, SelfLabelingStage) else None
+    clusters = isinstance(stage, SelfLabelingStage) and stage.method.self_labeling_weight > 0
+    prior = stage.self_labeling.prior.tolist() if clusters else None
     earlier = _earlier(folder / FILE, stage.iteration)
     content = {
         "stage": o.stage,

@@ -138,7 +138,7 @@ def build_stage(o: Options, device: torch.device, logger: logging.Logger, proces
         if o.SL_lambda > 0:
             prior, message = starting_prior(o, processes)
             logger.info(message)
-        common["analysis"] = o.analysis
+        common["analysis"] = o.analyses
         return SelfLabelingStage(student, prototypes.to(device), prior, optimisation, method, **common)
     method = DistillationSettings(
         o.distillation, o.S_pseudo > 0, o.rce, o.rce_alpha, o.rce_beta, o.regular_w, o.regular_type

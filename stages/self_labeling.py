@@ -82,21 +82,35 @@ class SelfLabelingSettings:
     rectify: bool = True  # proto_rectify; else the soft labels as they are
     cutmix: bool = True  # not no_cutmix
     average: bool = True  # ema; else the teacher equals the student
+    refresh_prior: int | None = None  # refresh_distribution: every so many iterations
+
+    @property
+    def uses_omega(self) -> bool:
+        """True if a part that is on uses ω."""
+        return self.rectify or self.consistency_weight > 0
+
+    @property
+    def uses_queue(self) -> bool:
+        """True if a part that is on uses the queues."""
+        return self.self_labeling_weight > 0 or self.contrast_weight > 0
+
+    @property
+    def uses_teacher(self) -> bool:
+        """True if a part that is on uses outputs of the EMA model."""
+        return self.uses_omega or self.uses_queue
 
     def described(self) -> str:
         """Name the parts that are on, and those that are off."""
         parts = {
             "rectified labels": self.rectify,
-            "EMA teacher": self.average,
-            "CutMix": self.cutmix,
+            "EMA teacher": self.average and self.uses_teacher,
+            "CutMix": self.cutmix and not self.train_on_strong,
             "self-labeling": self.self_labeling_weight > 0,
             "contrast": self.contrast_weight > 0,
             "consistency": self.consistency_weight > 0,
         }
         on, off = ([name for name, used in parts.items() if used is which] for which in (True, False))
         return f"stage 1 with {', '.join(on) or 'nothing'}" + (f"; without {', '.join(off)}" if off else "")
-
-    refresh_prior: int | None = None  # refresh_distribution: every so many iterations
 
 
 class SelfLabelingStage(Stage):
@@ -158,10 +172,10 @@ class SelfLabelingStage(Stage):
             "weak": True,
             "soft_quarter": True,
             "strong": strong,
-            "whole": self.needs_omega or self.needs_queue,
-            "soft_grid": self.needs_queue and not self.quirks.unshuffled_labels,
+            "whole": self.method.uses_teacher,
+            "soft_grid": self.method.uses_queue and not self.quirks.unshuffled_labels,
             "truth_quarter": self.analysis,
-            "truth_grid": self.analysis and self.needs_queue,
+            "truth_grid": self.analysis and self.method.self_labeling_weight > 0,
         }
         return frozenset(name for name, used in parts.items() if used)
 
@@ -181,9 +195,9 @@ class SelfLabelingStage(Stage):
         # ============ section 3.2, rectified pseudo labels: ŷ = argmax ω·p_soft ============
         whole = omega = None
         with torch.no_grad():  # ω = softmax(cos(f̄, η̄)/τ)
-            if self.needs_omega or self.needs_queue:
+            if method.uses_teacher:
                 whole = self.forward(self.ema, target.whole)  # feats (B, D, h̄, w̄), logits (B, K, h̄, w̄)
-            if self.needs_omega:
+            if method.uses_omega:
                 feats = full_to_weak(whole.feats, target.weak_records, target.whole.shape[2:])
                 omega = sl.omega(feats)  # (B, K, H/4, W/4)
             label_weak = self.pseudo_label(omega, target.soft_quarter)  # (B, H/4, W/4)
@@ -212,7 +226,7 @@ class SelfLabelingStage(Stage):
         # ============ section 3.3, balanced assignments Q: L_SL = −Σ Q·ln softmax(cos(f̄, η)/τ) ============
         losses["SL"] = losses["contrast"] = losses["consist"] = losses["CTS"].new_zeros(())
         pixels, queue_was_full, assignments = None, False, []
-        if self.needs_queue:
+        if method.uses_queue:
             pixels = self.sampled_pixels(whole.feats)  # (B, P)
             label_pixels = self.queue_labels(label_weak, target, whole, pixels)  # (B, P)
             sampled_feats = F.normalize(take_pixels(whole.feats, pixels), dim=2)  # (B, P, D)
@@ -256,19 +270,9 @@ class SelfLabelingStage(Stage):
         losses = detached(losses)
         shown = None
         if show:
-            clustered = omega, pixels, whole, assignments
+            clustered = (omega if method.rectify else None), pixels, whole, assignments
             shown = self._shown(source, source_logits, target, image, label_weak, label, student, clustered)
         return Learned({"total": self.weighted(losses)} | losses | {"source": source_loss}, shown)
-
-    @property
-    def needs_omega(self) -> bool:
-        """True if a part that is on uses ω."""
-        return self.method.rectify or self.method.consistency_weight > 0
-
-    @property
-    def needs_queue(self) -> bool:
-        """True if a part that is on uses the queues."""
-        return self.method.self_labeling_weight > 0 or self.method.contrast_weight > 0
 
     def pseudo_label(self, omega: Tensor | None, soft_label: Tensor) -> Tensor:
         """ŷ = argmax ω·p, or argmax p without `rectify`; omega and soft label p (B, K, h, w) → (B, h, w)."""
@@ -360,7 +364,8 @@ class SelfLabelingStage(Stage):
     def update(self) -> None:
         """SGD, then the EMA model and the EMA prototypes follow."""
         super().update()
-        ema_update_(self.ema, self.student, EMA_MOMENTUM if self.method.average else 0.0)
+        if self.method.uses_teacher:
+            ema_update_(self.ema, self.student, EMA_MOMENTUM if self.method.average else 0.0)
         self.self_labeling.update_ema_()
 
     def advance(self, update: bool = True) -> None:

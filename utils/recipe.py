@@ -256,14 +256,15 @@ def _steps_of(entry: dict, common: dict, recipe: Recipe, overrides: dict) -> lis
     if "test" not in entry:
         return [first]
     tested = _tested(entry)
-    steps, test = [first], {k: options[k] for k in ("bn_clr", "student_init") if k in options}
+    steps, network = [first], {k: options[k] for k in ("bn_clr", "student_init") if k in options}
     for which, word in CHECKPOINTS.items():
         if which not in (tested[:1] if first.released else tested):
             continue
-        test["resume_path"] = str(first.released or _checkpoint(options, word))
-        test["result"] = str(recipe.result_path(name, which))
-        kept = {"save_pred": str(recipe.prediction_folder(name))} if which == tested[0] else {}
-        steps.append(_script_step(f"test_{name}_{which}", "test", common, test | kept, overrides))
+        own = {"resume_path": str(first.released or _checkpoint(options, word))}
+        own["result"] = str(recipe.result_path(name, which))
+        if which == tested[0]:
+            own["save_pred"] = str(recipe.prediction_folder(name))
+        steps.append(_script_step(f"test_{name}_{which}", "test", common | network, own, overrides))
     return steps
 
 

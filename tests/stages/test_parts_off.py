@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,11 @@ import torch
 from test_stages_paths import METHOD, NONE, Mixed, batches, self_labeling
 from torch import Tensor
 
+from data.sets.choose import classes_of
+from engine.about import FILE, write_about
+from engine.pictures import view_of
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
+from utils.options import parse
 from utils.quirks import Quirks
 
 NOTHING = replace(
@@ -74,15 +80,32 @@ def test_plain_self_training_uses_the_soft_labels_alone(monkeypatch: pytest.Monk
     for name in ("omega", "sampled_loss"):
         monkeypatch.setattr(stage.self_labeling, name, None)
     prototypes = stage.self_labeling.prototypes.detach().clone()
+    teacher = [value.clone() for value in stage.ema.state_dict().values()]
     source, target = given(stage)
     assert stage.target_parts == {"weak", "soft_quarter"}
     learned = stage.step(source, target, show=True)
+    assert all(map(torch.equal, teacher, stage.ema.state_dict().values()))
     expected = np.argmax(target.soft_quarter.numpy(), axis=1)
     assert np.array_equal(learned.shown.labels["rectified label"].numpy(), expected)
     assert learned.shown.clustering is None and "whole image" not in learned.shown.images
     assert float(learned.losses["total"]) == float(learned.losses["CTS"])
     assert torch.equal(stage.self_labeling.prototypes, prototypes)
     assert stage.self_labeling.queues.labels.filled == 0
+
+
+def test_labels_that_are_not_rectified_have_no_confidence_of_rectified_ones() -> None:
+    for rectify in (True, False):
+        stage = built(replace(METHOD, rectify=rectify))  # which computes ω in any case, for the consistency
+        view = view_of(stage.step(*given(stage), show=True).shown)
+        assert ("rectified_label" in view.confidences) is rectify and "soft_label" in view.confidences
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+def test_the_page_shows_a_prior_only_where_one_is_used(weight: float, tmp_path: Path) -> None:
+    stage, o = built(replace(METHOD, self_labeling_weight=weight)), parse("train", "", ["--ema"])
+    write_about(o, tmp_path, stage, (None, None), None, 3, classes_of(o))
+    prior = json.loads((tmp_path / FILE).read_text())["prior"]
+    assert prior == (stage.self_labeling.prior.tolist() if weight else None)
 
 
 def test_the_queue_is_filled_for_the_contrast_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +116,15 @@ def test_the_queue_is_filled_for_the_contrast_alone(monkeypatch: pytest.MonkeyPa
     assert float(losses[1]["total"]) == pytest.approx(
         float(losses[1]["CTS"]) + 0.5 * float(losses[1]["contrast"])
     )
+
+
+def test_truth_is_read_only_where_something_is_compared_with_it() -> None:
+    for weight, parts in ((0.1, {"truth_quarter", "truth_grid"}), (0.0, {"truth_quarter"})):
+        stage = built(
+            replace(METHOD, self_labeling_weight=weight)
+        )  # without it, pixels are drawn for the contrast
+        stage.analysis = True
+        assert {name for name in stage.target_parts if "truth" in name} == parts
 
 
 def test_without_cutmix_nothing_is_pasted() -> None:
@@ -122,5 +154,7 @@ def test_the_log_names_the_parts() -> None:
         "stage 1 with rectified labels, EMA teacher, CutMix, self-labeling, contrast, consistency"
     )
     assert replace(NOTHING, cutmix=False).described() == (
-        "stage 1 with EMA teacher; without rectified labels, CutMix, self-labeling, contrast, consistency"
+        "stage 1 with nothing; without "
+        "rectified labels, EMA teacher, CutMix, self-labeling, contrast, consistency"
     )
+    assert "without CutMix" in replace(METHOD, train_on_strong=True).described()  # nothing is pasted there

@@ -227,6 +227,11 @@ def test_combinations_that_work():
     assert parse("test", "", ["--tgt_rootpath", "~nobody_at_all/x"]).tgt_rootpath == Path("~nobody_at_all/x")
 
 
+def test_an_analysis_that_is_never_shown_is_none():
+    assert parse("train", "", [*STAGE1, "--analysis"]).analyses
+    assert not parse("train", "", [*STAGE1, "--analysis", "--picture_interval", "0"]).analyses
+
+
 # --- options that do nothing ------------------------------------------------------------------------------
 
 WARM, FILES = "--stage warm_up", "--images a --save_dir b"
@@ -238,6 +243,8 @@ IDLE = [  # script, words, options of these that do nothing
     ("train", f"{WARM} --student_init simclr --no_resume", ""),
     ("train", f"{WARM} --jitter 0.2", "jitter"),
     ("train", f"{WARM} --jitter 0.2 --S_pseudo_src 1", ""),
+    ("train", f"{PLAIN} --jitter 0.2", "jitter"),
+    ("train", f"{PLAIN} --S_pseudo 1 --jitter 0.2", ""),
     ("train", "--ema --proto_rectify --adv 1 --rce_beta 1 --threshold 0.9", "threshold adv rce_beta"),
     ("train", "--ema --proto_rectify --rce --rce_beta 1 --train_thred 0.9", ""),
     ("train", "--SL_lambda 0 --epsilon 0.1 --fbs 32 --class_distribution x", "epsilon class_distribution"),

@@ -68,7 +68,7 @@ _NEEDS: dict[str, Callable[[Options, str], bool]] = {
     "colour_transfer": lambda o, place: not o.noaug,
     "hflip": lambda o, place: not o.noaug,
     "resize": lambda o, place: not o.noaug,
-    "jitter": lambda o, place: not o.noaug and (place != "warm_up" or o.S_pseudo_src > 0),
+    "jitter": lambda o, place: not o.noaug and _reads_strong_views(o, place),
     "rce_alpha": lambda o, place: o.rce,
     "rce_beta": lambda o, place: o.rce,
     "regular_type": lambda o, place: o.regular_w > 0,
@@ -94,6 +94,12 @@ def uses_prototypes(o: Options) -> bool:
 
 def _uses_teacher(o: Options) -> bool:
     return uses_prototypes(o) or o.contrast_lambda > 0
+
+
+def _reads_strong_views(o: Options, place: str) -> bool:
+    if place == "stage1":
+        return max(o.proto_consistW, o.S_pseudo) > 0
+    return place != "warm_up" or o.S_pseudo_src > 0
 
 
 def _reads_checkpoint(o: Options) -> bool:

@@ -50,6 +50,11 @@ class Options(argparse.Namespace):
         return values | ({"classes": f"of content {self.class_file.digest}"} if self.class_file else {})
 
     @property
+    def analyses(self) -> bool:
+        """True if labels are compared with the true ones: with --analysis, where anything is shown."""
+        return self.analysis and self.picture_interval > 0
+
+    @property
     def own_classes(self) -> tuple[str, ...]:
         """Names of the classes that --classes lists; empty where they are those of --n_class."""
         return self.class_file.names if self.class_file else ()

@@ -275,11 +275,10 @@ class Table(NamedTuple):
 
 def _table(run: Run, columns: dict[str, tuple[str, Callable[[float], str]]]) -> Table:
     """Return each class's newest figures; columns that the log does not have are left out."""
-    found = {title: (set(run.names(f"{key}/")), key, form) for title, (key, form) in columns.items()}
-    found = {title: column for title, column in found.items() if column[0]}
+    found = {title: column for title, column in columns.items() if run.names(f"{column[0]}/")}
     rows = []
     for name, colour in run.classes:
-        series = [(run.series(f"{key}/{name}"), form) for _, key, form in found.values()]
+        series = [(run.series(f"{key}/{name}"), form) for key, form in found.values()]
         if any(points for points, _ in series):
             rows.append((name, colour, [form(points[-1][1]) if points else "–" for points, form in series]))
     return Table(["class", *found], rows)
