@@ -28,8 +28,9 @@ from stages.build import SIMCLR_FILE
 from utils.errors import run_script
 from utils.files.lock import locked
 from utils.options import parse
-from utils.recipe import Recipe, Step, assignment, read_recipes, recipe_parser
+from utils.recipe import Recipe, Step, read_recipes
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
+from utils.recipe_options import assignment, recipe_parser
 from utils.report.comparison import write_comparison
 from utils.report.recipe import write_report, write_tables
 
