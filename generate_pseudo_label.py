@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.build import inference_data, whole_images
 from data.kept_labels import KeptLabels, file_digest, images_digest, left_to_do
-from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.pseudo_labels import PseudoLabels, shared_files, write_hard, write_soft
 from data.sets.choose import classes_of
 from data.sets.dataset import DataSet
 from engine.inference import Prediction, Trained, start
@@ -52,6 +52,8 @@ def main() -> None:
 def kept_labels(trained: Trained, data: DataSet) -> KeptLabels:
     """Describe the labels of this command: an earlier run's labels stay only if all of this is equal."""
     o = trained.o
+    if shared := shared_files(data):
+        raise ValueError(f"{shared[0]}; rename one of the two images")
     mirror = o.flip and not o.soft
     raw = not o.soft and not mirror and o.quirks_on.grid_hard_labels
     made_by = {

@@ -28,7 +28,7 @@ from stages.build import SIMCLR_FILE
 from utils.errors import run_script
 from utils.files.lock import locked
 from utils.options import parse
-from utils.recipe import Recipe, Step, read_recipes
+from utils.recipe import CHECKPOINTS, Recipe, Step, read_recipes
 from utils.recipe_notes import AGAIN, ASKED, DONE, GOES_ON, Notes
 from utils.recipe_options import assignment, recipe_parser
 from utils.report.comparison import write_comparison
@@ -177,6 +177,8 @@ def run(recipe: Recipe, steps: list[Step], together: Together) -> bool:
             started = time.time()
             if step.script == "train" and status.kind != GOES_ON:
                 clear_run(step, ours=status.kind == AGAIN)
+                for which in CHECKPOINTS:  # scores of the checkpoint that will be replaced
+                    recipe.result_path(step.name, which).unlink(missing_ok=True)
             notes.write_begun(step)
             require_success(execute(step, place, recipe, together), step, recipe, together)
         notes.write_done(step, started, time.time())

@@ -25,7 +25,7 @@ from data.classes import Classes
 from data.inputs import pseudo_labels
 from data.label_coding import Evidence, evidence, evidence_of, judge
 from data.labels import IGNORE
-from data.pseudo_labels import PseudoLabels
+from data.pseudo_labels import PseudoLabels, shared_files
 from data.sets.choose import classes_of, source_data, target_data, validation_data
 from data.sets.dataset import DataSet, intact_size, same_shape
 from data.sets.files import count_hidden, require_files
@@ -232,16 +232,7 @@ def parts_of(o: Options) -> tuple[list[Part], list[Problem]]:
 
 def _repeated_names(part: Part) -> list[Problem]:
     """Find target training images of one name: their pseudo labels would have one file."""
-    first: dict[str, Path] = {}
-    messages = []
-    for index, path in enumerate(part.data.images if part.title == "target train" else ()):
-        known = first.setdefault(part.data.image_name(index), path)
-        if known != path:
-            messages.append(f"{path}: has the name of {known}")
-    for name, path in first.items():
-        for stem in (name.removesuffix("_color"), name.removesuffix("_conf")):
-            if stem != name and stem in first:
-                messages.append(f"{path}: would share a file of pseudo labels with {first[stem]}")
+    messages = shared_files(part.data) if part.title == "target train" else []
     return [Problem("image names that occur twice", message) for message in messages]
 
 

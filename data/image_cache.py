@@ -52,15 +52,14 @@ class ImageCache:
         kind: which of the file's possible forms; shape (H, …) of the array. None if it is not there and
         cannot be added.
         """
-        digest = hashlib.sha256(f"{file_identity(path)} {kind}".encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode(f"{file_identity(path)} {kind}")).hexdigest()
         entry = self.folder / (digest[:32] + _ENDING)
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # it is not there, or belongs to somebody else
             rows = _read(entry, shape, start, stop)
             if rows is not None:
                 return rows
-            with suppress(OSError):
-                entry.unlink()
-                self._count()
+            entry.unlink()
+            self._count()
         if self._full:
             return None
         whole = make()

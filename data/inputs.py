@@ -104,7 +104,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
         raise ValueError(f"{path}: not {o.n_class} parts of classes (shape {values.shape}); {how}")
     if absent := int((values == 0).sum()):
         about += f" ({absent} classes without a share are raised to {ABSENT:g})"
-    values = np.where(values > 0, values, ABSENT)
+    values = np.where(values > 0, values, ABSENT * total)
     prior = np.maximum(values / values.sum(), np.finfo(np.float32).tiny)
     return torch.from_numpy(prior).float(), about
 

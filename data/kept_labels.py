@@ -7,6 +7,7 @@ written, and new labels are written after it. So the record is true at every mom
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def images_digest(data: DataSet) -> str:
     """Digest of the images' names and lengths in bytes: the same images in another place have the same."""
     digest = hashlib.sha256()
     for image in data.images:
-        digest.update(f"{image.relative_to(data.root)} {image.stat().st_size}\n".encode())
+        digest.update(os.fsencode(f"{image.relative_to(data.root)} {image.stat().st_size}\n"))
     return digest.hexdigest()
 
 

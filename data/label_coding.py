@@ -72,9 +72,10 @@ def _contradicts_palette(
             return False
         palette = np.frombuffer(bytes(image.palette.palette), np.uint8)
     shown = colour_codes(palette[: len(palette) // 3 * 3].reshape(-1, 3))
-    classes = {int(code): i for i, code in enumerate(colour_codes(colours))}
+    codes = colour_codes(colours).tolist()  # of the classes; two may have one colour
     other = [
-        i < len(shown) and classes.get(int(shown[i]), t) != t for i, t in zip(ids, train_ids, strict=True)
+        i < len(shown) and int(shown[i]) in codes and [int(shown[i])] != codes[t : t + 1]
+        for i, t in zip(ids, train_ids, strict=True)
     ]
     return 2 * counts[other].sum() > counts.sum()
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from data.augment.weak import Size
 from data.labels import IGNORE
-from data.sets.dataset import crossings, intact_size, load_rows, nearest_crossings, same_shape
+from data.sets.dataset import DataSet, crossings, intact_size, load_rows, nearest_crossings, same_shape
 from utils.files.image_file import LABEL_FORMATS, opened
 from utils.files.whole import load_array, save_array, save_image
 from utils.grid import grid_size
@@ -29,6 +29,21 @@ HARD_ENDINGS = (".png", "_color.png", *CONFIDENCES)  # the first is written last
 STEPS = 200  # a confidence of 1 in X_conf.png
 SUM_TOLERANCE = 0.01  # for a soft label's probabilities, which float16 rounds
 _LEVELS = (np.arange(STEPS + 1) / STEPS).astype(np.float16)
+
+
+def shared_files(data: DataSet) -> list[str]:
+    """A line for each image whose pseudo labels would have a file of another image's."""
+    first: dict[str, Path] = {}
+    messages = []
+    for index, path in enumerate(data.images):
+        known = first.setdefault(data.image_name(index), path)
+        if known != path:
+            messages.append(f"{path}: has the name of {known}")
+    for name, path in first.items():
+        for stem in (name.removesuffix("_color"), name.removesuffix("_conf")):
+            if stem != name and stem in first:
+                messages.append(f"{path}: would share a file of pseudo labels with {first[stem]}")
+    return messages
 
 
 @dataclass(frozen=True)

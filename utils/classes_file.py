@@ -36,9 +36,9 @@ class Layout:
     """The places of one domain's files below its root, and the meaning of its labels.
 
     images, labels: folders; list: a file of names, or None for all images there are; {split} in any of the
-    three stands for `train` or `val`. image_suffix: the end of an image's name, None for .png, .jpg and
-    .jpeg; label_suffix: what stands in its place in the label's. kind: "ids" or "colours"; values: of each
-    class, None where the file gives none; ignore: those that are no class, None for all others.
+    three stands for `train` or `val`. image_suffix: the end of an image's name, None for any of
+    IMAGE_ENDINGS; label_suffix: what stands in its place in the label's. kind: "ids" or "colours"; values: of
+    each class, None where the file gives none; ignore: those that are no class, None for all others.
     """
 
     images: str

@@ -10,6 +10,7 @@ on a few rows at a time, which stay in the processor's cache.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -124,7 +125,7 @@ class KeptStatistics:
     def get(self, data: DataSet, index: int) -> ColourStatistics:
         """Return the statistics of the whole image as it is read."""
         identity = f"{file_identity(data.images[index])} {data.size_of(index)}"
-        key = hashlib.sha256(identity.encode()).hexdigest()[:24]
+        key = hashlib.sha256(os.fsencode(identity)).hexdigest()[:24]
         if key not in self._found:
             self._read_new()  # another process may have added it
         if key not in self._found:
@@ -134,11 +135,12 @@ class KeptStatistics:
 
     def _read_new(self) -> None:
         """Read the lines that were added since the last time."""
-        if self.path is None or not self.path.is_file() or self.path.stat().st_size > _LIMIT:
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self._read_to)
-            new = file.read()
+        new = b""
+        with suppress(OSError):  # it is not there, or belongs to somebody else
+            if self.path is not None and self.path.stat().st_size <= _LIMIT:
+                with open(self.path, "rb") as file:
+                    file.seek(self._read_to)
+                    new = file.read()
         whole = new.rfind(b"\n") + 1
         self._read_to += whole
         for line in new[:whole].splitlines():

@@ -65,7 +65,8 @@ def _below(images: Path, layout: Layout, labels: Path) -> list[tuple[str, str]]:
         relative = path.relative_to(images).as_posix()
         ending = _ending(relative, suffix)
         is_label = _ends_in(relative, layout.label_suffix) or is_derived(relative, layout.label_suffix)
-        if ending and not (is_label and path.is_relative_to(labels)):
+        among = path.is_relative_to(labels) and labels.is_relative_to(images)  # where labels lie, too
+        if ending and not (is_label and among):
             found.append((relative.removesuffix(ending), ending))
     if not found:
         wanted = ", ".join(endings)

@@ -11,7 +11,8 @@ import pytest
 from cli_tools import run_here
 
 from engine.signals import CAN_CONTINUE
-from utils.recipe import Step, read_recipes
+from utils.files.whole import save_json
+from utils.recipe import Step, read_recipe, read_recipes
 from utils.recipe_notes import DONE, NEW, Notes
 
 TEXT = """
@@ -157,6 +158,19 @@ def test_after_an_interruption_no_other_seed_is_looked_at(place, monkeypatch, ca
     with pytest.raises(SystemExit):
         run_here(COMMAND.replace("--jobs 2", ""), place, monkeypatch)
     assert capfd.readouterr().out.count("done (") == 2  # seed 0's data and first step
+
+
+def test_scores_of_a_checkpoint_that_is_replaced_go(place, monkeypatch):
+    """So that no table has them beside the new one where --only leaves out the tests."""
+    training = '{name: base, script: train, options: {name: base, log_dir: "{folder}"}, test: last}'
+    Path("recipe.yaml").write_text(f"folder: runs/seed{{seed}}\nsteps:\n  - {training}\n")
+    recipe = read_recipe(Path("recipe.yaml"), None, {})
+    for which in ("last", "best"):
+        save_json({}, recipe.result_path("base", which))
+    replace_steps(monkeypatch, {(6523, "base"): "exit 3", ("", "base"): "exit 3"})
+    with pytest.raises(SystemExit):
+        run_here("python reproduce.py --config recipe.yaml --only base", place, monkeypatch)
+    assert not list(Path("runs").rglob("results/*.json"))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])

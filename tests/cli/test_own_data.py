@@ -251,12 +251,13 @@ def test_a_checkpoint_of_other_classes(page, tmp_path, monkeypatch, words, messa
 
 
 def test_a_recipe_with_classes_of_ones_own(desk, monkeypatch, capfd):
-    """Its val has the images of train, which is said."""
+    """Its val has the images of train, which is said where it learns from them."""
     text = (desk / "streets.yaml").read_text()
     layout = "target:\n  images: images/val\n  labels: labels/val\n"
     (desk / "streets.yaml").write_text(text.replace("target:\n", layout))
     options = yaml.safe_load((desk / "toy.yaml").read_text())
-    steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "source_only"}}]
+    steps = [{"name": "base", "script": "train", "options": {"name": "base", "stage": "warm_up"}}]
+    steps[0]["options"]["no_resume"] = True
     recipe = {"folder": "runs", "options": options, "steps": [steps[0] | {"test": "last"}]}
     (desk / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run_here("python reproduce.py --config recipe.yaml", desk, monkeypatch)

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -99,6 +100,20 @@ def test_no_more_than_the_limit_is_kept(source, tmp_path, capsys):
     assert len(entries(tmp_path / "cache")) == 2
     assert capsys.readouterr().err.count("--cache_limit") == 1
     assert int((tmp_path / "cache" / "bytes").read_text()) == 2 * one
+
+
+def test_an_entry_of_somebody_else_is_passed_over(source, tmp_path, monkeypatch):
+    cache = ImageCache(tmp_path / "cache", LIMIT)
+    rows(cache, source)
+    monkeypatch.setattr("data.image_cache._read", Mock(side_effect=PermissionError))
+    np.testing.assert_array_equal(rows(cache, source, seed=1), whole(1)[3:41])
+
+
+def test_statistics_of_somebody_else_are_passed_over(tmp_path, monkeypatch):
+    data, path = pictures(tmp_path), tmp_path / "statistics.txt"
+    KeptStatistics(path).get(data, 0)
+    monkeypatch.setattr("data.augment.colour_transfer.open", Mock(side_effect=PermissionError), raising=False)
+    assert_right(KeptStatistics(path), data)
 
 
 def test_a_wrong_count_is_put_right_at_the_start(source, tmp_path):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import plain_samples as plain
+from data.augment.colour_transfer import KeptStatistics
 from data.augment.weak import WeakRecord
 from data.batches import inference_loader, read
 from data.classes import value_format
 from data.image_cache import ImageCache
-from data.pseudo_labels import PseudoLabels, write_hard, write_soft
+from data.kept_labels import images_digest
+from data.pseudo_labels import PseudoLabels, shared_files, write_hard, write_soft
 from data.samples import Augmentation, SourceSamples, TargetSamples
 from data.sets.dataset import DataSet
 from data.sets.folder import folder, has_labels, read_list
+from generate_pseudo_label import kept_labels
 from utils.classes_file import LAYOUTS
 from utils.grid import grid_size
 
@@ -104,6 +109,34 @@ def test_labels_in_the_folder_of_the_images(tmp_path, labels, suffix):
         make(tmp_path, f"{labels}/{name}{suffix}", mode="L")
     data = target(tmp_path, images=".", labels=labels, label_suffix=suffix)
     assert data.names == ("s/1", "s/2") and all(label.is_file() for label in data.labels)
+
+
+def test_images_below_the_labels(tmp_path):
+    for name in ("1", "2"):
+        make(tmp_path, f"train/rgb/{name}.png")
+        make(tmp_path, f"train/{name}.png", mode="L")
+    data = target(tmp_path, images="{split}/rgb", labels="{split}")
+    assert data.names == ("1", "2") and all(label.is_file() for label in data.labels)
+
+
+def test_a_name_that_is_no_utf_8(tmp_path):
+    name = os.fsdecode(b"stra\xdfe.png")
+    make(tmp_path / "images" / "train", name)
+    data = target(tmp_path)
+    assert data.images[0].name == name and len(images_digest(data)) == 64
+    KeptStatistics(tmp_path / "statistics.txt").get(data, 0)
+    cache = ImageCache(tmp_path / "cache", 10**9)
+    assert cache.rows(data.images[0], "RGB", (8, 8, 3), 0, 8, lambda: data.read_image(0)).shape == (8, 8, 3)
+
+
+def test_two_images_of_one_name_share_their_pseudo_labels(tmp_path):
+    for name in ("a.jpg", "a.png", "b.jpg", "b_conf.jpg"):
+        make(tmp_path / "images" / "train", name)
+    data = target(tmp_path)
+    lines = shared_files(data)
+    assert len(lines) == 2 and "a.png: has the name of" in lines[0] and "b_conf.jpg: would share" in lines[1]
+    with pytest.raises(ValueError, match="rename one of the two images"):
+        kept_labels(SimpleNamespace(o=None), data)
 
 
 def test_a_jpeg_beside_its_label(tmp_path):

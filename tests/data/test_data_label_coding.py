@@ -14,6 +14,7 @@ from PIL import Image
 
 from data.build import inference_data, whole_images
 from data.check import check, check_sample
+from data.label_coding import _contradicts_palette
 from data.mini import write_mini
 from data.pseudo_labels import PseudoLabels
 from utils.distributed import ALONE, Processes
@@ -119,6 +120,14 @@ def test_a_doubt_is_printed_and_no_problem(tree, capsys, change, count, words):
     assert capsys.readouterr().out.count(words) == 2
     text, problems = check(options())
     assert problems == 0 and words in text
+
+
+def test_two_classes_of_one_colour_do_not_contradict_a_palette(tmp_path):
+    path, ids, counts = tmp_path / "x.png", np.array([0, 1]), np.array([6, 4])
+    colours = np.array([[9, 9, 9], [9, 9, 9], [7, 7, 7]], np.uint8)
+    for second, contradicted in (((9, 9, 9), False), ((7, 7, 7), True)):
+        with_palette(np.zeros((H, W)), {0: second, 1: second}).save(path)
+        assert _contradicts_palette(path, ids, counts, ids, colours) == contradicted
 
 
 def test_good_labels_raise_no_doubt(tree, capsys):

@@ -109,6 +109,10 @@ def test_the_script_that_writes_a_file_wants_one(capsys):
         parse("distribution", "", ["--class_distribution", "uniform"])
     assert end.value.code == 2
     assert "--class_distribution uniform: is for train.py" in capsys.readouterr().err
+    for name in ("shares.txt", "shares.json"):  # train.py would read numbers there, not what numpy writes
+        with pytest.raises(SystemExit):
+            parse("distribution", "", ["--class_distribution", name])
+        assert "let it end in .npy" in capsys.readouterr().err
 
 
 # --- refreshing ---------------------------------------------------------------------------------------------

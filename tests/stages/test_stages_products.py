@@ -27,6 +27,13 @@ def test_both_forms_are_read(tmp_path):
         np.testing.assert_allclose(load(tmp_path / name), SHARES, rtol=1e-6)
 
 
+def test_an_absent_class_has_the_same_share_in_any_unit(tmp_path):
+    for scale in (1.0, 100.0, 1e9):
+        np.save(tmp_path / "a.npy", scale * np.array([0.0, *SHARES[1:]]))
+        expected = np.array([1e-6 * SHARES[1:].sum(), *SHARES[1:]])
+        np.testing.assert_allclose(load(tmp_path / "a.npy"), expected / expected.sum(), rtol=1e-6)
+
+
 def test_the_smallest_share_stays_above_nothing(tmp_path):
     np.save(tmp_path / "a.npy", np.array([1e-300, *SHARES[1:]]))
     assert (load(tmp_path / "a.npy") > 0).all()

@@ -8,13 +8,16 @@ import math
 import random
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from utils.files.whole import save_image
 from utils.recipe import Recipe, read_recipe
 from utils.report.comparison import compare, rarest, write_comparison
-from utils.report.recipe import write_tables
+from utils.report.recipe import write_report, write_tables
 
 RECIPE = """
 folder: {tmp}/runs/seed{{seed}}
@@ -128,6 +131,21 @@ def test_tables_of_other_seeds_and_recipes_stay(tested, tmp_path):
     (tmp_path / "other.yaml").write_text(RECIPE.format(tmp=tmp_path))
     written |= {*write_comparison([read_recipe(tmp_path / "other.yaml", seed, {}) for seed in SEEDS])}
     assert len(written) == len({path.absolute() for path in written}) == 16
+
+
+def test_a_report_without_logs_has_no_curves_and_no_pictures_of_old_scores(tested, tmp_path):
+    """As of checkpoints that come from another machine."""
+    image = np.zeros((4, 6, 3), np.uint8)
+    data = SimpleNamespace(
+        images=[1], read_image=lambda i: image, read_label=lambda i: image[..., 0], image_name=lambda i: "x"
+    )
+    widths = []
+    for training in ("first", "fourth"):  # the fourth has been predicted, but not scored since
+        save_image(Image.fromarray(image[..., 0]), tested[0][0].prediction_folder(training) / "x.png")
+        (picture,) = write_report(tested[0][0], data, np.zeros((6, 3), np.uint8))
+        with Image.open(picture) as drawn:
+            widths.append(drawn.width)
+    assert widths[0] == widths[1]
 
 
 def test_one_seed_has_no_deviation(tested, tmp_path):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from utils.files.image_file import opened
 from utils.files.whole import (
     clear_unfinished,
     load_array,
@@ -71,6 +74,40 @@ def test_arrays_of_objects_are_neither_written_nor_read(tmp_path):
     with pytest.raises(ValueError) as raised:
         load_array(tmp_path / "o.npy")
     assert str(tmp_path / "o.npy") in str(raised.value)
+
+
+def test_two_writers_of_one_process_id_do_not_meet(tmp_path):
+    """As on two machines that share a folder."""
+    path = tmp_path / "x"
+    with replace_when_whole(path) as first:
+        first.write(b"first")
+        with replace_when_whole(path) as second:
+            second.write(b"second and longer")
+        assert path.read_bytes() == b"second and longer"
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (MemoryError(), MemoryError, None),
+        (
+            OSError(errno.ESTALE, "Stale file handle"),
+            ValueError,
+            "see to the rights of the file",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file"), ValueError, "write it anew"),
+    ],
+)
+def test_a_disk_or_a_lack_of_memory_is_no_damaged_file(tmp_path, monkeypatch, error, kind, words):
+    np.save(tmp_path / "a.npy", np.arange(20.0))
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(np.lib.format, "open_memmap", Mock(side_effect=error))
+    with pytest.raises(kind, match=words):
+        load_array(tmp_path / "a.npy")
+    if kind is MemoryError:
+        with pytest.raises(MemoryError), opened(tmp_path / "a.png"):
+            raise error
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -3])

@@ -60,6 +60,8 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
         raise ValueError(
             f"{path}: not a readable image ({known}); convert it, or copy or download it again"
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:  # a decoder raises many types on a broken file
         remedy = "copy or download it again"
         if isinstance(error, OSError) and error.errno is not None:

@@ -26,7 +26,8 @@ def replace_when_whole(path: Path, durable: bool = False) -> Iterator[IO[bytes]]
 
     durable: the file and its name are on the disk before the block ends, and outlive a power cut.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    once = os.urandom(4).hex()  # machines that share a folder, and threads, may have the same process id
+    beside = path.with_name(f".{path.name}.{once}.{os.getpid()}.tmp")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +104,14 @@ def load_array(path: Path) -> np.ndarray:
         if mapped.dtype.kind not in "biuf":
             raise ValueError(f"holds {mapped.dtype}")
         return np.array(mapped)
+    except MemoryError:
+        raise
     except Exception as error:  # a broken header may raise anything
+        remedy = "write it anew"
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            remedy = "see to the rights of the file and to the disk"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable .npy file of numbers ({reason}); write it anew") from None
+        raise ValueError(f"{path}: not a readable .npy file of numbers ({reason}); {remedy}") from None
 
 
 def save_image(image: Image.Image, path: Path) -> None:

@@ -48,6 +48,8 @@ def problems(o: Options, script: str) -> Iterator[str]:
         yield "--conf_dtype uint8 needs --flip: without it the released behaviour (Q9) writes raw logits"
     if script == "distribution" and o.named_distribution:
         yield f"--class_distribution {o.named_distribution}: is for train.py; here it is the file to write"
+    if script == "distribution" and o.class_distribution and o.class_distribution.suffix in (".txt", ".json"):
+        yield f"--class_distribution {o.class_distribution}: numpy's format is written; let it end in .npy"
     if script == "test":
         yield from _problems_of_test(o)
 

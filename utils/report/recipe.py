@@ -207,14 +207,19 @@ def write_report(recipe: Recipe, data: Any, colours: np.ndarray) -> list[Path]:
     """
     pictures, curves = (recipe.folder / f"{recipe.prefix}{name}.png" for name in ("pictures", "curves"))
     save_image(_picture_grid(recipe, data, colours), pictures)
-    _write_curves(recipe, curves)
+    logs = {step.name: step.run_folder / "log.jsonl" for step in recipe.trainings}
+    runs = {name: Run(log.parent, lines=read_log(log)) for name, log in logs.items() if log.is_file()}
+    if not runs:  # checkpoints of another machine
+        return [pictures]
+    _write_curves(runs, curves)
     return [pictures, curves]
 
 
 def _picture_grid(recipe: Recipe, data: Any, colours: np.ndarray) -> Image.Image:
     """Draw image, label and the predictions of every training for a few evenly spaced images."""
+    tested = {row.training for row in gather([recipe])}
     folders = {step.name: recipe.prediction_folder(step.name) for step in recipe.trainings}
-    folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    folders = {name: folder for name, folder in folders.items() if folder.is_dir() and name in tested}
     rows = []
     for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
         row = [data.read_image(index), colourise(data.read_label(index), colours)]
@@ -229,10 +234,8 @@ def _picture_grid(recipe: Recipe, data: Any, colours: np.ndarray) -> Image.Image
     return contact_sheet(["image", "label", *folders], rows)
 
 
-def _write_curves(recipe: Recipe, path: Path) -> None:
+def _write_curves(runs: dict[str, Run], path: Path) -> None:
     """Draw losses and mIoU over iterations, one column a training step."""
-    logs = {step.name: step.run_folder / "log.jsonl" for step in recipe.trainings}
-    runs = {name: Run(log.parent, lines=read_log(log)) for name, log in logs.items() if log.is_file()}
     values = []
     with png_axes(path, (4 * len(runs), 6), 2, len(runs)) as grid:
         for (name, run), losses, scores in zip(runs.items(), *grid, strict=True):
