@@ -45,7 +45,7 @@ def main() -> None:
             raise ValueError(f"{o.resume_path}: its features overflow when averaged; take another checkpoint")
         with replace_when_whole(path) as file:
             torch.save(centroids, file)
-        note = f"; {absent} classes were never predicted and stay 0" if absent else ""
+        note = f"; {absent} classes are too rarely predicted and stay 0" if absent else ""
         print(f"wrote prototypes {tuple(centroids.shape)} from {len(data)} images to {path}{note}")
 
 

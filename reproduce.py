@@ -22,6 +22,7 @@ from threading import Lock, RLock
 from typing import TextIO
 
 from data.sets.choose import classes_of, target_data
+from engine.about import ABOUT_FILE
 from engine.resume import RunStates
 from engine.signals import CAN_CONTINUE, passed_on, start_apart
 from stages.build import SIMCLR_FILE
@@ -229,8 +230,10 @@ def output_file(recipe: Recipe) -> Path:
 
 
 def clear_run(step: Step, ours: bool) -> None:
-    """Remove the saved states of an earlier run; ours: whether a recipe made them, else ValueError."""
+    """Let an earlier run not be continued; ours: whether a recipe made it, else ValueError if it could be."""
     states = RunStates(step.run_folder / "state")
+    if ours:
+        (step.run_folder / ABOUT_FILE).unlink(missing_ok=True)  # without states, it shows a finished run
     if not states.iterations():
         return
     if not ours:

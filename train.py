@@ -125,7 +125,7 @@ def train(o: Options, processes: Processes, interruption: Interruption, states: 
             asked_by = interruption.asked_by or "another process"
             log.message(
                 f"{asked_by}: interrupted after iteration {stage.iteration} of {total}; "
-                "the same command with --continue goes on"
+                f"the same command with --continue{' in place of --overwrite' if o.overwrite else ''} goes on"
             )
             return False
     return True

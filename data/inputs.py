@@ -80,7 +80,7 @@ def load_distribution(o: Options) -> tuple[Tensor, str]:
     """Prior (K,) summing to 1, and a line on where it comes from."""
     places = [o.path_soft.parent / "class_distribution.npy", Path("Pseudo/class_distribution.npy")]
     path = o.class_distribution or next((p for p in places if p.is_file()), None)
-    script = "python generate_class_distribution.py --class_balance"
+    script = "python generate_class_distribution.py"
     how = f"make the class distribution with: {script} --resume_path {o.resume_path}{_model_words(o)}"
     how += f" --save_path {places[0].parent}"
     how += f" --class_distribution {o.class_distribution}" if o.class_distribution else ""

@@ -25,7 +25,7 @@ from utils.files.whole import save_json
 from utils.options import Options
 from utils.published import PublishedRun, published_run
 
-FILE = "about.json"
+ABOUT_FILE = "about.json"
 _VAL_IMAGES = 500  # of Cityscapes
 
 
@@ -43,7 +43,7 @@ def write_about(
     images = {name: len(image_names(x)) for name, x in domains if x is not None}
     clusters = isinstance(stage, SelfLabelingStage) and stage.method.self_labeling_weight > 0
     prior = stage.self_labeling.prior.tolist() if clusters else None
-    earlier = _earlier(folder / FILE, stage.iteration)
+    earlier = _earlier(folder / ABOUT_FILE, stage.iteration)
     content = {
         "stage": o.stage,
         "iterations": total,
@@ -56,7 +56,7 @@ def write_about(
         "quirks": list(o.quirks_on.active()),
         "starts": [*earlier.get("starts", []), _start(stage)],
     }
-    save_json(content, folder / FILE)
+    save_json(content, folder / ABOUT_FILE)
 
 
 def published_beside(o: Options, val: DataSet | None) -> PublishedRun | None:

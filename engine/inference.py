@@ -112,7 +112,7 @@ def load_trained(o: Options, processes: Processes) -> Trained:
     require_same_classes(o, content.get("classes"))
     network = deeplabv2(o.backbone, o.n_class, o.bn_clr)
     load_network(network, state, str(o.resume_path))
-    compute, words = computing(o, device)
+    compute, words = computing(o.replaced(recompute=False), device)  # nothing is learned
     if words != "networks in fp32":
         processes.print_once(words)
     iteration = content.get("iter")

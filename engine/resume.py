@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data.batches import image_names
+from engine.about import ABOUT_FILE
 from engine.guard import Guard
 from engine.log import RunLog
 from engine.validation import Validation
 from stages.stage import Stage
-from utils.checkpoint import checkpoint_path, load_file, save_checkpoint
+from utils.checkpoint import checkpoint_path, load_checkpoint, load_file, save_checkpoint
 from utils.distributed import Processes
 from utils.files.lock import locked
 from utils.files.torch_file import check_torch_file
-from utils.files.whole import clear_unfinished
+from utils.files.whole import clear_unfinished, load_json
 from utils.options import Options, default_values
+from utils.options.uses import places_of
 from utils.render import SHEETS
 
 BEGIN_ANEW = "begin the run anew with --overwrite"
@@ -99,11 +101,25 @@ def claim(o: Options, processes: Processes) -> Iterator[RunStates]:
                 f"{folder}: holds a run at iteration {found[-1]}; go on with it by --continue, give another "
                 f"--name, or {BEGIN_ANEW}"
             )
+        if not found and not o.overwrite and _is_finished(o):
+            raise ValueError(
+                f"{folder}: holds a finished run, whose {states.folder.name}/ has been deleted; "
+                f"give another --name, or {BEGIN_ANEW}"
+            )
         yield states
 
 
+def _is_finished(o: Options) -> bool:
+    """True if the run's last checkpoint is of the iteration that the run was to end with."""
+    path, _ = run_files(o, "current")
+    about = load_json(path.with_name(ABOUT_FILE))
+    if not isinstance(about, dict) or not path.is_file():
+        return False
+    return load_checkpoint(path, BEGIN_ANEW).get("iter") == about.get("iterations")
+
+
 def delete_old_run(o: Options, states: RunStates) -> None:
-    """Delete the states, scores and pictures of an old run in the folder, just before training starts.
+    """Delete the files of an old run in the folder, just before training starts.
 
     A checkpoint that no run of ours wrote (a downloaded one) is renamed and not overwritten.
     """
@@ -120,6 +136,7 @@ def delete_old_run(o: Options, states: RunStates) -> None:
             kept = next(name for name in names if not name.exists())
             path.rename(kept)
             print(f"{path}: is not of this run; kept as {kept.name}")
+        path.unlink(missing_ok=True)  # it would pass for the new run's until the first validation
 
 
 def newest_state(o: Options, states: RunStates, processes: Processes, logger: logging.Logger) -> dict | None:
@@ -144,7 +161,8 @@ def newest_state(o: Options, states: RunStates, processes: Processes, logger: lo
     path, content = states.path(newest), states.load(newest)
     # An option that is newer than the run has its default, with which everything is as before.
     before, now = default_values("train") | content["options"], o.decisive()
-    names = [n for n in sorted(content["options"].keys() | now.keys()) if before.get(n) != now.get(n)]
+    used = (name for name in content["options"].keys() | now.keys() if o.stage in places_of(name, "train"))
+    names = [name for name in sorted(used) if before.get(name) != now.get(name)]
     if names:
         changes = ", ".join(f"--{name} {before.get(name)} → {now.get(name)}" for name in names)
         raise ValueError(

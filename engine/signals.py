@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from types import FrameType
@@ -14,6 +15,7 @@ from typing import IO
 from utils.distributed import Processes
 from utils.workers import ENDING_SIGNALS
 
+_ONE_ASKING = 1.0  # seconds; a copy gets a SIGINT from its sender, and from the process that started it
 CAN_CONTINUE = 75  # exit code of a run that was interrupted and saved (EX_TEMPFAIL of sysexits.h: try again)
 Handler = Callable[[int, FrameType | None], None]
 
@@ -30,7 +32,7 @@ class Interruption:
 
     def __init__(self):
         self.asked_by: str | None = None
-        self._interrupts = 0
+        self._interrupted = 0.0  # time of the first SIGINT
 
     def __enter__(self) -> Interruption:
         self._handling = ExitStack()
@@ -46,11 +48,13 @@ class Interruption:
             raise Interrupted
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
+        now = time.monotonic()
+        if number == signal.SIGINT and self._interrupted and now - self._interrupted > _ONE_ASKING:
             with suppress(OSError):
                 os.write(2, b"error: ended at once; what was saved before is whole\n")
             os._exit(128 + signal.SIGINT)
+        if number == signal.SIGINT:
+            self._interrupted = self._interrupted or now
         self.asked_by = signal.Signals(number).name
 
 

@@ -198,8 +198,8 @@ def _self_labeling_settings(o: Options) -> SelfLabelingSettings:
 
 
 def absent_prototypes(prototypes: Tensor, names: Sequence[str]) -> str:
-    """A note for the log on prototypes of 0, of classes never predicted; "" if there are none."""
+    """A note for the log on prototypes of 0, of classes hardly predicted; "" if there are none."""
     absent = [name for name, row in zip(names, prototypes, strict=True) if not row.any()]
     if not absent:
         return ""
-    return f" (never predicted, and so without a direction: {', '.join(absent)}; a longer warm-up helps)"
+    return f" (too rarely predicted to have a direction: {', '.join(absent)}; a longer warm-up helps)"

@@ -111,7 +111,8 @@ class DistillationStage(Stage):
         losses["total"] = losses["CTS"] + method.distillation_weight * losses["distill"]
         if method.regulariser_weight > 0:
             regulariser = confidence_regulariser(student_logits, method.regulariser)
-            losses["total"] = losses["total"] + method.regulariser_weight * regulariser / self.processes.size
+            losses["regular"] = regulariser / self.processes.size
+            losses["total"] = losses["total"] + method.regulariser_weight * losses["regular"]
         self.backward(losses["total"])
         losses = detached({"total": losses["total"]} | losses | {"source": source_loss})
         images, labels = {f"{self.student_view} view": image}, {"pseudo label": label}

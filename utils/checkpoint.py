@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import reprlib
 from pathlib import Path
@@ -23,6 +24,9 @@ NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
 # The parts of a numpy float64 inside a checkpoint; released files hold one as `best_iou`.
 _NUMPY_SCALAR = [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]
 _NUMPY_SCALAR_OLD_NAME = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+
+
+_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def checkpoint_path(folder: Path, source: str, target: str, model: str, which: str) -> Path:
@@ -66,9 +70,10 @@ def load_file(path: Path, remedy: str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises many types on a broken file
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({reason}); download or write it again"
-        ) from None
+        remedy = "download or write it again"
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            remedy = "see to the rights of the file and to the disk"
+        raise ValueError(f"{path}: not a readable checkpoint ({reason}); {remedy}") from None
 
 
 def load_checkpoint(path: Path, remedy: str) -> dict:

@@ -30,7 +30,10 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
         found = _LINE.search(line)
         for name, value in _VALUE.findall(found[2]) if found else ():
             with suppress(ValueError):  # a word that only looks like a number
-                series.setdefault(name, []).append((int(found[1]), float(value)))
+                points = series.setdefault(name, [])
+                while points and points[-1][0] >= int(found[1]):  # of a run that went on from before, or anew
+                    points.pop()
+                points.append((int(found[1]), float(value)))
     if not series:
         raise ValueError(f"{path}: has no line of the form 'Iter [20/90000]  loss: 7.04'")
     return series

@@ -14,7 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from cli_tools import PIPES, PROJECT, begin, draw_mini, end_after, ended, finish, run_here, two_copies
+from cli_tools import (
+    PIPES,
+    PROJECT,
+    begin,
+    checkpoint_name,
+    draw_mini,
+    end_after,
+    ended,
+    finish,
+    run_here,
+    two_copies,
+)
 
 from engine.inference import evaluate
 from engine.signals import CAN_CONTINUE, Interrupted
@@ -170,7 +181,9 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
         "from engine.signals import Interruption\n"
         "with Interruption() as asked:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"  # at once: both come from one Ctrl-C
         "    print(asked.asked_by, flush=True)\n"
+        "    time.sleep(1.1)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(60)\n"
     )
@@ -322,6 +335,24 @@ def test_continue_begins_what_was_not_begun_and_leaves_what_is_finished(world, d
     run_here(command("warm_up", "--continue"), desk, monkeypatch)
     assert f"the run is finished: {ITERATIONS} iterations are done" in capsys.readouterr().out
     assert_whole(desk, world)
+    run_here(command("warm_up", "--continue", "--epsilon", "0.1"), desk, monkeypatch)  # of another stage
+
+    shutil.rmtree(desk / "logs" / "run" / "state")  # as docs/running.md allows
+    files = sorted((path, path.stat().st_mtime) for path in (desk / "logs" / "run").iterdir())
+    for more in ((), ("--continue",)):
+        line = exit_of(command("warm_up", *more), desk, monkeypatch)
+        assert (
+            "logs/run: holds a finished run, whose state/ has been deleted" in line and "--overwrite" in line
+        )
+        (desk / "logs" / "run" / "state").rmdir()
+    kept = {path for path, _ in files} - {desk / "logs" / "run" / "state"}
+    assert files == sorted((path, path.stat().st_mtime) for path in kept)
+
+
+def test_an_overwritten_run_leaves_no_checkpoint(half, monkeypatch):
+    (half / "logs" / "run" / checkpoint_name()).touch()
+    interrupt_after(1, command("warm_up", "--overwrite"), half, monkeypatch)
+    assert not list((half / "logs" / "run").glob("*.pkl")) and states(half) == ["0000001.pt"]
 
 
 def test_another_teacher_is_another_run(desk, monkeypatch):

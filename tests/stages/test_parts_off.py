@@ -13,7 +13,7 @@ from test_stages_paths import METHOD, NONE, Mixed, batches, self_labeling
 from torch import Tensor
 
 from data.sets.choose import classes_of
-from engine.about import FILE, write_about
+from engine.about import ABOUT_FILE, write_about
 from engine.pictures import view_of
 from stages.self_labeling import SelfLabelingSettings, SelfLabelingStage
 from utils.options import parse
@@ -104,7 +104,7 @@ def test_labels_that_are_not_rectified_have_no_confidence_of_rectified_ones() ->
 def test_the_page_shows_a_prior_only_where_one_is_used(weight: float, tmp_path: Path) -> None:
     stage, o = built(replace(METHOD, self_labeling_weight=weight)), parse("train", "", ["--ema"])
     write_about(o, tmp_path, stage, (None, None), None, 3, classes_of(o))
-    prior = json.loads((tmp_path / FILE).read_text())["prior"]
+    prior = json.loads((tmp_path / ABOUT_FILE).read_text())["prior"]
     assert prior == (stage.self_labeling.prior.tolist() if weight else None)
 
 

@@ -201,6 +201,13 @@ def test_distillation_views(strong: bool, quirks: Quirks, student_view: str, tea
     assert not stage.teacher.training
 
 
+def test_all_parts_of_a_distillation_stages_loss_are_logged() -> None:
+    method = DistillationSettings(2.0, regulariser_weight=0.5)
+    losses = DistillationStage(network(), network(), OPTIMISATION, method, NONE).step(*batches()).losses
+    parts = losses["CTS"] + 2 * losses["distill"] + 0.5 * losses["regular"]
+    torch.testing.assert_close(losses["total"], parts)
+
+
 @pytest.mark.parametrize("kind", ["MRKLD", "MRENT"])
 def test_the_regulariser_acts_on_logits_at_a_quarter(kind: str) -> None:
     source, target = batches()

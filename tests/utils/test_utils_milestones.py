@@ -50,6 +50,12 @@ def test_our_log_has_the_released_form(tmp_path):
     assert series["loss"] == [(40, 6.0)] and series["mIoU"] == [(1000, 44.8)]
 
 
+def test_lines_that_a_continued_run_wrote_again_count_once(tmp_path):
+    lines = [f"Iter [{i}/90000]  loss: {v}\n" for i, v in ((20, 7), (40, 6), (60, 5), (40, 4), (60, 3))]
+    (tmp_path / "run.log").write_text("".join(lines))
+    assert read_log(tmp_path / "run.log") == {"loss": [(20, 7.0), (40, 4.0), (60, 3.0)]}
+
+
 @pytest.mark.parametrize("stage", list(RUNS))
 def test_a_picture_with_both(tmp_path, stage):
     run = tmp_path / "run"

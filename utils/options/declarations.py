@@ -122,7 +122,8 @@ GROUPS["run"] = (
            "Start of all random draws; the same seed gives the same run, on GPUs up to rounding.",
            basic=True),
     Option("num_workers", NATURAL, 6,
-           "Number of processes that load images, by default at most one per core. No result depends on it.",
+           "Number of processes that load images, for each GPU; by default at most one per core. No result "
+           "depends on it.",
            MACHINE, basic=True),
     Option("infer_bs", COUNT, 1, "Number of whole images that the network predicts at once.", MACHINE),
     Option("threads", COUNT, None,
@@ -294,7 +295,7 @@ GROUPS["optimisation"] = (
            basic=True),
     Option("train_iters", COUNT, 90000,
            "Number of iterations after which the training, and its falling learning rate, end.", basic=True),
-    Option("epochs", COUNT, 128, "End after this many passes over the target images at the latest."),
+    Option("epochs", COUNT, 128, "End after this many passes over the target images; 128 sets no limit."),
     Option("finetune", SWITCH, False,
            "Train the head at 10 times --lr instead of 5 times, and keep the prototypes as they are.",
            basic=True),
