@@ -16,7 +16,7 @@ from models import deeplabv2
 from models.deeplabv2 import BACKBONES
 from models.weights import load_network, network_shape
 from stages.build import load_simclr
-from utils.checkpoint import NETWORK, load_checkpoint, load_file
+from utils.checkpoint import NETWORK, as_checkpoint, load_file
 from utils.errors import run_script, short
 
 REMEDY = "give the path of a checkpoint or of SimCLR weights"
@@ -30,7 +30,7 @@ def describe(path: Path, backbone: str) -> str:
     content = load_file(path, REMEDY)
     if not isinstance(content, dict) or NETWORK not in content:
         return f"{path}: SimCLR weights: {load_simclr(deeplabv2(backbone, 19), path)}"
-    state = load_checkpoint(path, REMEDY)[NETWORK]["model_state"]
+    state = as_checkpoint(content, path)[NETWORK]["model_state"]
     shape = network_shape(state, str(path))
     load_network(deeplabv2(*shape), state, str(path))
     norm = "with" if shape.pretrain_norm else "without"

@@ -78,7 +78,11 @@ def load_file(path: Path, remedy: str) -> object:
 
 def load_checkpoint(path: Path, remedy: str) -> dict:
     """Open a checkpoint of the released layout; keys lose the prefixes of wrappers."""
-    content = load_file(path, remedy)
+    return as_checkpoint(load_file(path, remedy), path)
+
+
+def as_checkpoint(content: object, path: Path) -> dict:
+    """What `load_checkpoint` makes of the content of a file; ValueError if it is no checkpoint."""
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
     for part in (NETWORK, DISCRIMINATOR):
