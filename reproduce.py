@@ -177,7 +177,7 @@ def run(recipe: Recipe, steps: list[Step], together: Together) -> bool:
                 return False
             started = time.time()
             if step.script == "train" and status.kind != GOES_ON:
-                clear_run(step, ours=status.kind == AGAIN)
+                clear_run(step, ours=status.kind == AGAIN or notes.path("begun", step).is_file())
                 for which in CHECKPOINTS:  # scores of the checkpoint that will be replaced
                     recipe.result_path(step.name, which).unlink(missing_ok=True)
             notes.write_begun(step)

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 from cli_tools import run_here
 
+from engine.about import ABOUT_FILE
 from engine.signals import CAN_CONTINUE
 from utils.files.whole import save_json
 from utils.recipe import Step, read_recipe, read_recipes
@@ -167,10 +168,13 @@ def test_scores_of_a_checkpoint_that_is_replaced_go(place, monkeypatch):
     recipe = read_recipe(Path("recipe.yaml"), None, {})
     for which in ("last", "best"):
         save_json({}, recipe.result_path("base", which))
+    about = recipe.trainings[0].run_folder / ABOUT_FILE
     replace_steps(monkeypatch, {(6523, "base"): "exit 3", ("", "base"): "exit 3"})
-    with pytest.raises(SystemExit):
-        run_here("python reproduce.py --config recipe.yaml --only base", place, monkeypatch)
-    assert not list(Path("runs").rglob("results/*.json"))
+    for there in (True, False):  # a run that this recipe has begun is begun anew where no state is left
+        save_json({}, about)
+        with pytest.raises(SystemExit):
+            run_here("python reproduce.py --config recipe.yaml", place, monkeypatch)
+        assert about.is_file() is there and not list(Path("runs").rglob("results/*.json"))
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "two", "1.5"])
