@@ -4,7 +4,8 @@
 
 Writes a (K, D) tensor beside the checkpoint: prototypes_on_cityscapes_from_deeplabv2, from which
 stage 1 starts; with --source prototypes_on_gta5_from_deeplabv2, from which it starts only if that
-is given as --prototypes.
+is given as --prototypes. With --soft each pixel counts for every class by its probability, so
+that a class which is hardly predicted has a prototype, too; the released code has no such option.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from utils.errors import run_script
 from utils.files.whole import replace_when_whole
 
 PASSES, MIN_PIXELS, MAX_COUNT = 4, 10, 3000
+_TINY = torch.finfo(torch.float32).tiny  # below any sum of probabilities but 0
 
 
 def main() -> None:
@@ -33,13 +35,14 @@ def main() -> None:
         loader = whole_images(o, data, processes, with_labels=o.source)
         own = len(loader.dataset)
         means = torch.zeros(own, o.n_class, trained.network.feat_channels, device=device)
-        present = torch.zeros(own, o.n_class, dtype=torch.bool, device=device)
+        weights = torch.zeros(own, o.n_class, device=device)
         for i, item in enumerate(trained.predict(loader, "prototypes")):
-            means[i], present[i] = class_means(item.output.feats, item.output.logits, item.label)
-        every_mean, every_present = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, present))
+            maps = item.output.feats, item.output.logits
+            means[i], weights[i] = soft_means(*maps) if o.soft else class_means(*maps, item.label)
+        every_mean, every_weight = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, weights))
         if not processes.is_main:
             return
-        centroids, counts = running_centroids(every_mean, every_present)
+        centroids, counts = (weighted_centroids if o.soft else running_centroids)(every_mean, every_weight)
         path, absent = prototype_path(o), int((counts == 0).sum())
         if not centroids.isfinite().all():
             raise ValueError(f"{o.resume_path}: its features overflow when averaged; take another checkpoint")
@@ -67,19 +70,38 @@ def class_means(feats: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Te
     return sums / counts.clamp(min=1)[:, None], counts >= MIN_PIXELS
 
 
+@torch.no_grad()
+def soft_means(feats: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean feature of each class over all pixels of one image, weighted by their probabilities.
+
+    feats (1, D, h, w), logits (1, K, h, w) → (K, D) means and (K,) sums of the weights.
+    """
+    probs = logits[0].float().softmax(dim=0).flatten(1)  # (K, h·w)
+    weights = probs.sum(dim=1)
+    sums = probs @ feats[0].float().flatten(1).t()  # (K, D)
+    return sums / weights[:, None].clamp(min=_TINY), weights
+
+
+def weighted_centroids(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over the images: means (images, K, D), weights (images, K) → (K, D), and sums of weights (K,)."""
+    weights = weights.double()
+    sums, total = torch.einsum("ik,ikd->kd", weights, means.double()), weights.sum(dim=0)
+    return (sums / total[:, None].clamp(min=_TINY)).float(), total
+
+
 def running_centroids(means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Running means over four passes: v ← (v·n + x)/(n + 1), n ← min(n + 1, 3000).
 
-    means (images, K, D), present (images, K) → (K, D), (K,). The images are read once: their class means
-    are the same in every pass.
+    means (images, K, D), present (images, K), 0 or 1 → (K, D), (K,). The images are read once: their class
+    means are the same in every pass.
     """
     centroids = torch.zeros(means.shape[1:])
     counts = torch.zeros(means.shape[1])
     for _ in range(PASSES):
         for mean, found in zip(means, present, strict=True):
             moved = (centroids * counts[:, None] + mean) / (counts[:, None] + 1)
-            centroids = torch.where(found[:, None], moved, centroids)
-            counts = torch.where(found, (counts + 1).clamp(max=MAX_COUNT), counts)
+            centroids = torch.where(found[:, None] > 0, moved, centroids)
+            counts = torch.where(found > 0, (counts + 1).clamp(max=MAX_COUNT), counts)
     return centroids, counts
 
 

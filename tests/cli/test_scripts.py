@@ -30,7 +30,7 @@ from cli_tools import (
     train_stems,
 )
 
-from calc_prototype import class_means
+from calc_prototype import class_means, soft_means, weighted_centroids
 from data.labels import palette
 from utils.options import parse
 
@@ -306,6 +306,32 @@ def test_class_means_equal_plain_loops():
         assert present.tolist() == [n >= 10 for n in counts]
     assert present.tolist() == [True, True, True, False]
     class_means(*(x.to("meta") for x in (feats, logits, label)))  # needs no value on the host
+
+
+def test_soft_prototypes_equal_plain_loops(desk, monkeypatch, capsys):
+    """Over all images, each pixel with the probability of the class; none is 0."""
+    generator = torch.Generator().manual_seed(1)
+    n, k, d, (h, w) = 3, 4, 3, (5, 6)
+    feats, logits = (3 * torch.randn(n, 1, c, h, w, generator=generator) for c in (d, k))
+    sums, mass = np.zeros((k, d)), np.zeros(k)
+    for i, y, x in np.ndindex(n, h, w):
+        scores = np.exp(logits[i, 0, :, y, x].double().numpy())
+        for c in range(k):
+            sums[c] += scores[c] / scores.sum() * feats[i, 0, :, y, x].double().numpy()
+            mass[c] += scores[c] / scores.sum()
+    parts = [soft_means(*maps) for maps in zip(feats, logits, strict=True)]
+    found, total = weighted_centroids(*map(torch.stack, zip(*parts, strict=True)))
+    np.testing.assert_allclose(found, sums / mass[:, None], rtol=1e-5)
+    np.testing.assert_allclose(total, mass, rtol=1e-6)
+    logits[:, :, 2] = -1000.0  # a class whose probability is rounded to 0
+    nothing, total = weighted_centroids(*(x[None] for x in soft_means(feats[0], logits[0])))
+    assert total[2] == 0 and not nothing[2].any() and nothing.isfinite().all()
+    run_here(
+        f"python calc_prototype.py {MODEL} {MINI} {SMALL} --soft --prototypes soft.pth", desk, monkeypatch
+    )
+    written = load(desk / "soft.pth")
+    assert written.shape == (19, 64) and written.abs().sum(dim=1).min() > 0
+    assert "too rarely" not in capsys.readouterr().out
 
 
 def test_prototypes_of_the_source_leave_those_of_the_target_alone(desk, monkeypatch, capsys):

@@ -369,6 +369,9 @@ GROUPS["this script"] = (
            "Part of the written class frequencies that is the same for every class; 1 makes all equal.",
            scripts=("distribution",)),
     Option("soft", SWITCH, False, COMPATIBLE, scripts=("distribution",)),
+    Option("soft", SWITCH, False,
+           "Let each pixel count for every class by its probability: then a class that is hardly predicted "
+           "has a prototype, too.", scripts=("prototypes",)),
     Option("flip", SWITCH, False, COMPATIBLE, scripts=("distribution",)),
     Option("portion", ANY_FLOAT, 0.6, COMPATIBLE, scripts=("distribution",)),
 )

@@ -46,6 +46,8 @@ def problems(o: Options, script: str) -> Iterator[str]:
     uint8 = script == "pseudo_label" and o.conf_dtype == "uint8"
     if uint8 and not (o.flip or o.soft) and quirks.grid_hard_labels:
         yield "--conf_dtype uint8 needs --flip: without it the released behaviour (Q9) writes raw logits"
+    if script == "prototypes" and o.soft and o.source:
+        yield "--soft and --source cannot go together: leave one out"
     if script == "distribution" and o.named_distribution:
         yield f"--class_distribution {o.named_distribution}: is for train.py; here it is the file to write"
     if script == "distribution" and o.class_distribution and o.class_distribution.suffix in (".txt", ".json"):

@@ -40,7 +40,7 @@ _TABLE = (
     ("test", "result save_pred table images save_dir overlay flip scales format zip"),
     ("pseudo_label distribution", "save_path"),
     ("pseudo_label", "soft flip soft_dtype conf_dtype"),
-    ("prototypes", "source src_rootpath"),
+    ("prototypes", "source src_rootpath soft"),
 )
 _USES = {(place, name) for places, names in _TABLE for place in places.split() for name in names.split()}
 # More that an option needs, in those places that use it at all.
