@@ -202,4 +202,5 @@ def absent_prototypes(prototypes: Tensor, names: Sequence[str]) -> str:
     absent = [name for name, row in zip(names, prototypes, strict=True) if not row.any()]
     if not absent:
         return ""
-    return f" (too rarely predicted to have a direction: {', '.join(absent)}; a longer warm-up or calc_prototype.py --soft helps)"
+    remedy = "a longer warm-up or calc_prototype.py --soft helps"
+    return f" (too rarely predicted to have a direction: {', '.join(absent)}; {remedy})"
