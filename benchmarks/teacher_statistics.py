@@ -3,8 +3,8 @@
     python benchmarks/teacher_statistics.py runs/ablation/seed0/logs/none [RUN …]
 
 Each RUN is the folder of a stage 1, with its last state. `ema_update_` copies the student's statistics to
-averaged weights, which they need not fit. Own ones are means over batches of target images. Prints the mIoU on
-val in percent of student and teacher.
+averaged weights, which they need not fit. Own ones are means over batches of target images. Prints the mIoU
+on val in percent of student and teacher.
 """
 
 from __future__ import annotations
