@@ -136,7 +136,8 @@ def delete_old_run(o: Options, states: RunStates) -> None:
             kept = next(name for name in names if not name.exists())
             path.rename(kept)
             print(f"{path}: is not of this run; kept as {kept.name}")
-        path.unlink(missing_ok=True)  # it would pass for the new run's until the first validation
+        elif path.absolute() != o.resume_path.absolute():  # from which this run starts
+            path.unlink(missing_ok=True)  # it would pass for the new run's until the first validation
 
 
 def newest_state(o: Options, states: RunStates, processes: Processes, logger: logging.Logger) -> dict | None:

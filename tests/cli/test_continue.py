@@ -349,6 +349,15 @@ def test_continue_begins_what_was_not_begun_and_leaves_what_is_finished(world, d
     assert files == sorted((path, path.stat().st_mtime) for path in kept)
 
 
+def test_the_checkpoint_that_a_run_starts_from_is_not_deleted(desk, monkeypatch):
+    (start,) = (desk / "logs" / "start").glob("*.pkl")
+    shutil.copytree(start.parent, desk / "logs" / "run")
+    own = desk / "logs" / "run" / start.name
+    more = ("--overwrite", "--resume_path", f"logs/run/{own.name}")
+    interrupt_after(1, command("stage1", *more), desk, monkeypatch)
+    assert own.is_file()
+
+
 def test_an_overwritten_run_leaves_no_checkpoint(half, monkeypatch):
     (half / "logs" / "run" / checkpoint_name()).touch()
     interrupt_after(1, command("warm_up", "--overwrite"), half, monkeypatch)
