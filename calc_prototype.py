@@ -34,15 +34,15 @@ def main() -> None:
         data: DataSet = source_data(o) if o.source else inference_data(o, "train", processes)
         loader = whole_images(o, data, processes, with_labels=o.source)
         own = len(loader.dataset)
-        means = torch.zeros(own, o.n_class, trained.network.feat_channels, device=device)
+        means = torch.zeros(own, o.n_class, trained.network.feat_channels, device=device)  # --soft: sums
         weights = torch.zeros(own, o.n_class, device=device)
         for i, item in enumerate(trained.predict(loader, "prototypes")):
             maps = item.output.feats, item.output.logits
-            means[i], weights[i] = soft_means(*maps) if o.soft else class_means(*maps, item.label)
+            means[i], weights[i] = soft_sums(*maps) if o.soft else class_means(*maps, item.label)
         every_mean, every_weight = (processes.gather_dealt(x.cpu(), len(data)) for x in (means, weights))
         if not processes.is_main:
             return
-        centroids, counts = (weighted_centroids if o.soft else running_centroids)(every_mean, every_weight)
+        centroids, counts = (soft_centroids if o.soft else running_centroids)(every_mean, every_weight)
         path, absent = prototype_path(o), int((counts == 0).sum())
         if not centroids.isfinite().all():
             raise ValueError(f"{o.resume_path}: its features overflow when averaged; take another checkpoint")
@@ -71,22 +71,19 @@ def class_means(feats: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Te
 
 
 @torch.no_grad()
-def soft_means(feats: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean feature of each class over all pixels of one image, weighted by their probabilities.
+def soft_sums(feats: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the features of one image for each class, weighted by the pixels' probabilities.
 
-    feats (1, D, h, w), logits (1, K, h, w) → (K, D) means and (K,) sums of the weights.
+    feats (1, D, h, w), logits (1, K, h, w) → (K, D), and sums of the weights (K,).
     """
     probs = logits[0].float().softmax(dim=0).flatten(1)  # (K, h·w)
-    weights = probs.sum(dim=1)
-    sums = probs @ feats[0].float().flatten(1).t()  # (K, D)
-    return sums / weights[:, None].clamp(min=_TINY), weights
+    return probs @ feats[0].float().flatten(1).t(), probs.sum(dim=1)
 
 
-def weighted_centroids(means: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over the images: means (images, K, D), weights (images, K) → (K, D), and sums of weights (K,)."""
-    weights = weights.double()
-    sums, total = torch.einsum("ik,ikd->kd", weights, means.double()), weights.sum(dim=0)
-    return (sums / total[:, None].clamp(min=_TINY)).float(), total
+def soft_centroids(sums: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over all images: sums (images, K, D), weights (images, K) → (K, D), and total weights (K,)."""
+    sums, total = sums.double().sum(dim=0), weights.double().sum(dim=0)
+    return (sums / total.clamp(min=_TINY)[:, None]).float(), total
 
 
 def running_centroids(means: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:

@@ -232,17 +232,15 @@ def output_file(recipe: Recipe) -> Path:
 def clear_run(step: Step, ours: bool) -> None:
     """Let an earlier run not be continued; ours: whether a recipe made it, else ValueError if it could be."""
     states = RunStates(step.run_folder / "state")
-    if ours:
-        (step.run_folder / ABOUT_FILE).unlink(missing_ok=True)  # without states, it shows a finished run
-    if not states.iterations():
-        return
-    if not ours:
+    if states.iterations() and not ours:
         raise ValueError(
             f"{step.run_folder}: holds a run that this recipe has not begun; "
             f"--from {step.name} begins it anew, and the step after it with --from takes it as it is"
         )
-    with locked(states.folder):
-        states.clear()
+    if ours and step.run_folder.is_dir():
+        with locked(states.folder):
+            states.clear()
+            (step.run_folder / ABOUT_FILE).unlink(missing_ok=True)  # without states it shows a finished run
 
 
 def tables_and_comparison(recipes: list[Recipe]) -> list[Path]:

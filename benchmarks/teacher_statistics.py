@@ -1,4 +1,4 @@
-"""How good stage 1's EMA teacher is in eval mode, with the student's batch-norm statistics and with its own.
+"""Score stage 1's EMA teacher in eval mode, with the student's batch-norm statistics and with its own.
 
     python benchmarks/teacher_statistics.py runs/ablation/seed0/logs/none [RUN …]
 
@@ -60,9 +60,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    print(
-        "| run | student | teacher, student's statistics | teacher, its own |\n| --- | ---: | ---: | ---: |"
-    )
+    print("| run | student | teacher, student's statistics | teacher, its own |")
+    print("| --- | ---: | ---: | ---: |")
     for run in parser.parse_args().runs:
         of_run = {k: v for k, v in load_yaml(run / "options.yaml").items() if k in OPTIONS}
         o = parse("test", "", option_words(of_run, "test"))

@@ -47,10 +47,10 @@ def whole_images(
 def validation_images(o: Options, logger: logging.Logger) -> DataSet | None:
     """Labelled val images to choose checkpoints by; None, which is said, where there are none."""
     data, why = validation_data(o)
-    learned_from = o.tgt_dataset == "folder" and o.stage != "source_only"
+    trains_on_it = o.tgt_dataset == "folder" and o.stage != "source_only"
     if data is None:
         logger.info("no validation, and no 'best' checkpoint: %s", why)
-    elif learned_from and data.images == target_data(o, "train").images:
+    elif trains_on_it and data.images == target_data(o, "train").images:
         logger.info("val has the images of train: 'best' is chosen on those that are trained on")
     return data
 

@@ -72,9 +72,10 @@ def _contradicts_palette(
             return False
         palette = np.frombuffer(bytes(image.palette.palette), np.uint8)
     shown = colour_codes(palette[: len(palette) // 3 * 3].reshape(-1, 3))
-    codes = colour_codes(colours).tolist()  # of the classes; two may have one colour
+    codes = dict(enumerate(colour_codes(colours).tolist()))  # by class; two may have one colour
+    known = {*codes.values()}
     other = [
-        i < len(shown) and int(shown[i]) in codes and [int(shown[i])] != codes[t : t + 1]
+        i < len(shown) and int(shown[i]) in known and int(shown[i]) != codes.get(int(t))
         for i, t in zip(ids, train_ids, strict=True)
     ]
     return 2 * counts[other].sum() > counts.sum()

@@ -115,7 +115,10 @@ def _is_finished(o: Options) -> bool:
     about = load_json(path.with_name(ABOUT_FILE))
     if not isinstance(about, dict) or not path.is_file():
         return False
-    return load_checkpoint(path, BEGIN_ANEW).get("iter") == about.get("iterations")
+    try:
+        return load_checkpoint(path, BEGIN_ANEW).get("iter") == about.get("iterations")
+    except ValueError as error:  # it may be of a finished run all the same
+        raise ValueError(f"{error}, or {BEGIN_ANEW}") from None
 
 
 def delete_old_run(o: Options, states: RunStates) -> None:
@@ -136,8 +139,8 @@ def delete_old_run(o: Options, states: RunStates) -> None:
             kept = next(name for name in names if not name.exists())
             path.rename(kept)
             print(f"{path}: is not of this run; kept as {kept.name}")
-        elif path.absolute() != o.resume_path.absolute():  # from which this run starts
-            path.unlink(missing_ok=True)  # it would pass for the new run's until the first validation
+        elif path.absolute() != o.resume_path.absolute():  # else this run starts from it
+            path.unlink(missing_ok=True)  # until the first validation it would pass for the new run's
 
 
 def newest_state(o: Options, states: RunStates, processes: Processes, logger: logging.Logger) -> dict | None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import reprlib
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.errors import reading_remedy
 from utils.files.torch_file import check_torch_file
 from utils.files.whole import replace_when_whole
 
@@ -24,9 +24,6 @@ NETWORK, DISCRIMINATOR = "ResNet101", "FCDiscriminator"
 # The parts of a numpy float64 inside a checkpoint; released files hold one as `best_iou`.
 _NUMPY_SCALAR = [np._core.multiarray.scalar, np.dtype, np.float64, np.dtypes.Float64DType]
 _NUMPY_SCALAR_OLD_NAME = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
-
-
-_OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 
 
 def checkpoint_path(folder: Path, source: str, target: str, model: str, which: str) -> Path:
@@ -69,10 +66,8 @@ def load_file(path: Path, remedy: str) -> object:
         with torch.serialization.safe_globals([*_NUMPY_SCALAR, _NUMPY_SCALAR_OLD_NAME]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises many types on a broken file
+        remedy = reading_remedy(error, "download or write it again")
         reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        remedy = "download or write it again"
-        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-            remedy = "see to the rights of the file and to the disk"
         raise ValueError(f"{path}: not a readable checkpoint ({reason}); {remedy}") from None
 
 
@@ -82,7 +77,7 @@ def load_checkpoint(path: Path, remedy: str) -> dict:
 
 
 def as_checkpoint(content: object, path: Path) -> dict:
-    """What `load_checkpoint` makes of the content of a file; ValueError if it is no checkpoint."""
+    """Return a file's content as `load_checkpoint` does; ValueError if it is no checkpoint."""
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, a checkpoint is a dict")
     for part in (NETWORK, DISCRIMINATOR):

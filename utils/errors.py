@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import multiprocessing
 import os
@@ -34,6 +35,18 @@ _CAUSES = tuple(
         "more shared memory (docker: --shm-size 8g)",
     }.items()
 )
+
+
+def reading_remedy(error: Exception, otherwise: str) -> str:
+    """Return the remedy for a file that could not be read: the disk's, or `otherwise` for damaged content.
+
+    A file that is too short for a seek, and one that has vanished, are no fault of the disk. A lack of memory
+    is no fault of the file, and is raised again.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    of_the_disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.ENOENT)
+    return "see to the rights of the file and to the disk" if of_the_disk else otherwise
 
 
 def printable(text: str) -> str:

@@ -113,17 +113,17 @@ class Notes:
         earlier = self.recipe.previous(step)
         note = self.read(earlier) if earlier else None
         path = step.options.get("classes")
-        options = {name: str(value) for name, value in step.options.items() if name not in MACHINE_OPTIONS}
-        start = {
+        left_out = MACHINE_OPTIONS | step.idle
+        options = {name: str(value) for name, value in step.options.items() if name not in left_out}
+        return {
             "options": options if step.script else {"words": " ".join(step.words)},
             "classes": read_classes_file(Path(path)).digest if path else None,
             "after": note and note["finished"],
         }
-        return _without(start, step.idle)
 
 
 def _without(start: Any, idle: Collection[str]) -> Any:
-    """What a note says about a step's start, without options that do nothing."""
+    """Return the start of a step that a note holds, without options that do nothing."""
     if not isinstance(start, dict) or not isinstance(start.get("options"), dict):
         return start
     return start | {"options": {key: value for key, value in start["options"].items() if key not in idle}}

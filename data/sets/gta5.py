@@ -12,6 +12,7 @@ from scipy.io import whosmat
 from data.classes import id_format
 from data.sets.dataset import DataSet, read_label_image, require_folder
 from data.sets.files import located
+from utils.errors import reading_remedy
 
 SIZE = (2048, 1024)
 _ARCHIVE = "read_mapping.zip of GTA5's page"
@@ -43,8 +44,9 @@ def _image_count(path: Path) -> int:
     try:
         return _listed_ids(path)
     except Exception as error:  # scipy's reader raises many types on a broken file
+        remedy = reading_remedy(error, "take it from there")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not the file of {_ARCHIVE} ({reason}); take it from there") from None
+        raise ValueError(f"{path}: not the file of {_ARCHIVE} ({reason}); {remedy}") from None
 
 
 def _listed_ids(path: Path) -> int:

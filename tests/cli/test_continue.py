@@ -347,6 +347,10 @@ def test_continue_begins_what_was_not_begun_and_leaves_what_is_finished(world, d
         (desk / "logs" / "run" / "state").rmdir()
     kept = {path for path, _ in files} - {desk / "logs" / "run" / "state"}
     assert files == sorted((path, path.stat().st_mtime) for path in kept)
+    current = desk / "logs" / "run" / checkpoint_name(which="current")
+    current.write_bytes(current.read_bytes()[:-100])  # it may be of a finished run all the same
+    line = exit_of(command("warm_up", "--continue"), desk, monkeypatch)
+    assert f"{current.name}: not a readable checkpoint" in line and line.endswith("with --overwrite")
 
 
 def test_the_checkpoint_that_a_run_starts_from_is_not_deleted(desk, monkeypatch):

@@ -30,7 +30,7 @@ from cli_tools import (
     train_stems,
 )
 
-from calc_prototype import class_means, soft_means, weighted_centroids
+from calc_prototype import class_means, soft_centroids, soft_sums
 from data.labels import palette
 from utils.options import parse
 
@@ -319,12 +319,12 @@ def test_soft_prototypes_equal_plain_loops(desk, monkeypatch, capsys):
         for c in range(k):
             sums[c] += scores[c] / scores.sum() * feats[i, 0, :, y, x].double().numpy()
             mass[c] += scores[c] / scores.sum()
-    parts = [soft_means(*maps) for maps in zip(feats, logits, strict=True)]
-    found, total = weighted_centroids(*map(torch.stack, zip(*parts, strict=True)))
+    parts = [soft_sums(*maps) for maps in zip(feats, logits, strict=True)]
+    found, total = soft_centroids(*map(torch.stack, zip(*parts, strict=True)))
     np.testing.assert_allclose(found, sums / mass[:, None], rtol=1e-5)
     np.testing.assert_allclose(total, mass, rtol=1e-6)
     logits[:, :, 2] = -1000.0  # a class whose probability is rounded to 0
-    nothing, total = weighted_centroids(*(x[None] for x in soft_means(feats[0], logits[0])))
+    nothing, total = soft_centroids(*(x[None] for x in soft_sums(feats[0], logits[0])))
     assert total[2] == 0 and not nothing[2].any() and nothing.isfinite().all()
     run_here(
         f"python calc_prototype.py {MODEL} {MINI} {SMALL} --soft --prototypes soft.pth", desk, monkeypatch

@@ -31,7 +31,7 @@ class Segmenter(nn.Module):
 
 @pytest.fixture
 def names() -> dict:
-    """What the block takes from the loop around it."""
+    """Return all that the block takes from the loop around it."""
     torch.manual_seed(0)
     student, size = Segmenter(), (2, 3, 64, 80)
     teacher = copy.deepcopy(student)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -181,3 +183,19 @@ def test_a_failed_save_keeps_the_last_checkpoint(tmp_path):
         save_checkpoint(released() | {"generator": (i for i in range(3))}, path)
     assert list(tmp_path.iterdir()) == [path]
     assert_released(load_checkpoint(path, "…"))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (MemoryError(), MemoryError, None),
+        (OSError(errno.ESTALE, "Stale file handle"), ValueError, "see to the rights of the file and to the"),
+        (OSError(errno.EINVAL, "Invalid argument"), ValueError, "download or write it again"),  # a short file
+        (EOFError(), ValueError, "download or write it again"),
+    ],
+)
+def test_a_disk_or_a_lack_of_memory_is_no_damaged_checkpoint(tmp_path, monkeypatch, error, kind, words):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pkl")
+    monkeypatch.setattr(torch, "load", Mock(side_effect=error))
+    with pytest.raises(kind, match=words):
+        load_file(tmp_path / "x.pkl", "")

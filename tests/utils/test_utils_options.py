@@ -326,7 +326,7 @@ PARSER_OF |= {"generate_class_distribution": "distribution"}
 
 
 def help_of(capsys, monkeypatch, script: str, word: str, columns: str = "200") -> str:
-    """What a script prints for --help or --help_all."""
+    """Return the text that a script prints for --help or --help_all."""
     monkeypatch.setenv("COLUMNS", columns)
     with pytest.raises(SystemExit) as end:
         parse(script, "Do something.", [word])

@@ -107,9 +107,8 @@ def test_common_options_of_a_part_that_is_off(path, weight):
         f"{{name: a, SL_lambda: {weight}, contrast_lambda: 0, proto_consistW: 0}}}}\n"
     )
     (step,) = read_recipe(path, None, {}).steps
-    assert ("--fbs" in step.words) == isinstance(
-        weight, str
-    )  # a text where a number belongs: nothing is left out
+    # With a text where a number belongs nothing is left out.
+    assert ("--fbs" in step.words) == isinstance(weight, str)
 
 
 def test_seed_and_overrides_win(path, tmp_path):
@@ -271,9 +270,7 @@ def test_from_takes_what_stands_before_it_and_the_command_without_it_goes_on(pat
     data, first, *tests, labels = notes.recipe.steps
     for number, step in enumerate(notes.recipe.steps):
         finished(notes, step, 100.0 * number)
-    moved = Notes(
-        read_recipe(path, None, {"first.lr": 0.5})
-    )  # first, and so all after it, would be done again
+    moved = Notes(read_recipe(path, None, {"first.lr": 0.5}))  # which would repeat first and all after it
     for _ in range(2):
         moved.take(moved.recipe.steps[:4])
         assert kinds(moved) == [DONE] * 5

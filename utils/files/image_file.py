@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from utils.errors import reading_remedy
+
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # Pillow knows more, some of which start other programs
 LABEL_FORMATS = ("PNG",)  # keeps ids as they are
 MAX_PIXELS = 89_478_485  # Pillow's own limit
@@ -60,12 +62,8 @@ def opened(path: Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image
         raise ValueError(
             f"{path}: not a readable image ({known}); convert it, or copy or download it again"
         ) from None
-    except MemoryError:
-        raise
     except Exception as error:  # a decoder raises many types on a broken file
-        remedy = "copy or download it again"
-        if isinstance(error, OSError) and error.errno is not None:
-            remedy = "see to the rights of the file and to the disk"
+        remedy = reading_remedy(error, "copy or download it again")
         raise ValueError(f"{path}: not a readable image ({error}); {remedy}") from None
 
 

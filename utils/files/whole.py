@@ -15,6 +15,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from utils.errors import reading_remedy
+
 _ARRAY_LIMIT = 2**30  # bytes; the soft labels of a whole Cityscapes image in float64 would have a third of it
 _PLAIN = b"\x93NUMPY\x01\x00"  # the start of version 1.0
 _HEADER_LIMIT = 500  # characters; a header of plain numbers has about 100
@@ -104,12 +106,8 @@ def load_array(path: Path) -> np.ndarray:
         if mapped.dtype.kind not in "biuf":
             raise ValueError(f"holds {mapped.dtype}")
         return np.array(mapped)
-    except MemoryError:
-        raise
     except Exception as error:  # a broken header may raise anything
-        remedy = "write it anew"
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-            remedy = "see to the rights of the file and to the disk"
+        remedy = reading_remedy(error, "write it anew")
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable .npy file of numbers ({reason}); {remedy}") from None
 

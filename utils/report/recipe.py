@@ -217,9 +217,12 @@ def write_report(recipe: Recipe, data: Any, colours: np.ndarray) -> list[Path]:
 
 def _picture_grid(recipe: Recipe, data: Any, colours: np.ndarray) -> Image.Image:
     """Draw image, label and the predictions of every training for a few evenly spaced images."""
-    tested = {row.training for row in gather([recipe])}
-    folders = {step.name: recipe.prediction_folder(step.name) for step in recipe.trainings}
-    folders = {name: folder for name, folder in folders.items() if folder.is_dir() and name in tested}
+    folders = {
+        step.name: folder
+        for step in recipe.trainings
+        if (folder := recipe.prediction_folder(step.name)).is_dir()
+        and any(recipe.result_path(step.name, which).is_file() for which in CHECKPOINTS)
+    }
     rows = []
     for index in np.linspace(0, len(data.images) - 1, min(PICTURES, len(data.images))).astype(int):
         row = [data.read_image(index), colourise(data.read_label(index), colours)]
