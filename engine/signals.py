@@ -87,14 +87,15 @@ def passed_on(
 ) -> Iterator[list[int]]:
     """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of them.
 
-    starting: a lock that another thread holds while it starts a child, which otherwise may miss a signal.
+    starting: a lock that another thread holds while it looks at that list and starts a child, which otherwise
+    may miss a signal. Without it a signal that comes before the first child ends this process.
     """
     passed: list[int] = []
 
     def send(number: int, _frame: FrameType | None) -> None:
         with starting or nullcontext():
             passed.append(number)
-            if not children:  # none has been started yet
+            if not children and starting is None:
                 sys.exit(128 + number)
             for child in children:
                 if child.poll() is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -125,6 +127,24 @@ def test_a_signal_reaches_all_children_and_each_seed_says_how_to_go_on(place, mo
         "saved" in (place / "runs/seed0/output.log").read_text() and not (place / "runs/seed2/begun").exists()
     )
     assert kinds()[:2] == [[DONE, "goes on", NEW]] * 2
+
+
+def test_a_signal_before_the_first_child_also_says_how_to_go_on(place, monkeypatch, capfd):
+    replace_steps(monkeypatch, {})
+    original = print
+
+    def print_interrupted(text="", *more, **options):
+        original(text, *more, **options)
+        if "data: " in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+
+    monkeypatch.setattr("builtins.print", print_interrupted)
+    with pytest.raises(SystemExit) as end:
+        run_here(COMMAND.replace("0,1,2 --jobs 2", "0"), place, monkeypatch)
+    assert end.value.code == CAN_CONTINUE
+    assert capfd.readouterr().err.startswith("step data was interrupted; to go on: ")
+    assert not (place / "events.txt").exists()
 
 
 def test_a_step_of_all_seeds_that_fails_is_not_started_again(place, monkeypatch):
