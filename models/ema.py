@@ -15,13 +15,22 @@ def ema_copy(student: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def ema_update_(teacher: nn.Module, student: nn.Module, momentum: float = 0.999) -> None:
+def ema_update_(
+    teacher: nn.Module, student: nn.Module, momentum: float = 0.999, average_buffers: bool = False
+) -> None:
     """Parameters: teacher ← momentum·teacher + (1 − momentum)·student; buffers are copied.
 
-    A call copies the buffers of one dtype: of mixed ones a GPU would copy each by itself.
+    average_buffers: average floating-point buffers too. A teacher in eval mode needs it: the student's
+    batch-norm statistics do not fit averaged weights. A call handles the buffers of one dtype: of mixed ones
+    a GPU would handle each by itself.
     """
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
+    averaged = [(teacher.parameters(), student.parameters())]
     pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
     for dtype in {own.dtype for own, _ in pairs}:
-        same = [(own, other) for own, other in pairs if own.dtype == dtype]
-        torch._foreach_copy_(*map(list, zip(*same, strict=True)))
+        own, other = map(list, zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True))
+        if average_buffers and dtype.is_floating_point:
+            averaged.append((own, other))
+        else:
+            torch._foreach_copy_(own, other)
+    for own, other in averaged:
+        torch._foreach_lerp_(list(own), list(other), 1.0 - momentum)

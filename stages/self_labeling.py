@@ -365,7 +365,8 @@ class SelfLabelingStage(Stage):
         """SGD, then the EMA model and the EMA prototypes follow."""
         super().update()
         if self.method.uses_teacher:
-            ema_update_(self.ema, self.student, EMA_MOMENTUM if self.method.average else 0.0)
+            momentum = EMA_MOMENTUM if self.method.average else 0.0
+            ema_update_(self.ema, self.student, momentum, average_buffers=not self.quirks.ema_train_mode)
         self.self_labeling.update_ema_()
 
     def advance(self, update: bool = True) -> None:

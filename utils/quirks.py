@@ -17,7 +17,7 @@ class Quirks:
     repeated_updates: bool = True
     """Q1. SGD moves block tensors three and projection tensors four times an iteration; right: once."""
     ema_train_mode: bool = True
-    """Q2. The EMA model runs in train mode (batch statistics, dropout); right: eval mode."""
+    """Q2. The EMA model runs in train mode (batch statistics, dropout); right: eval, averaged statistics."""
     kd_probabilities: bool = True
     """Q3. Distillation feeds probabilities where the KL divergence wants logarithms; right: log-softmax."""
     unshuffled_labels: bool = True

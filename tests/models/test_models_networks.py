@@ -107,9 +107,10 @@ def test_ema_copy_is_equal_separate_and_without_gradients(mini):
     assert all(p.requires_grad for p in mini.parameters())
 
 
+@pytest.mark.parametrize("buffers", [None, True])
 @pytest.mark.parametrize("momentum", [None, 0.5, 0.0])
-def test_ema_update_moves_parameters_and_copies_buffers(mini, momentum):
-    """By default as in the paper; frozen parameters of the student are averaged, too."""
+def test_ema_update_moves_parameters_and_copies_or_averages_buffers(mini, momentum, buffers):
+    """By default as in the released code; frozen parameters of the student are averaged, too."""
     teacher, generator = ema_copy(mini), torch.Generator().manual_seed(3)
     for value in mini.state_dict().values():
         if value.is_floating_point():
@@ -118,11 +119,15 @@ def test_ema_update_moves_parameters_and_copies_buffers(mini, momentum):
             value.fill_(7)
     old = copy.deepcopy(teacher.state_dict())
     freeze_batch_norm(mini)
-    ema_update_(teacher, mini, *([] if momentum is None else [momentum]))
+    given = {"momentum": momentum, "average_buffers": buffers}
+    ema_update_(teacher, mini, **{name: value for name, value in given.items() if value is not None})
     momentum = 0.999 if momentum is None else momentum
     student, parameters = mini.state_dict(), dict(mini.named_parameters())
+    assert any("running_mean" in name for name in student) and not any(
+        "running" in name for name in parameters
+    )
     for name, value in teacher.state_dict().items():
-        if name in parameters:
+        if name in parameters or (buffers and value.is_floating_point()):
             expected = momentum * old[name].double() + (1 - momentum) * student[name].double()
             torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-6)
         else:

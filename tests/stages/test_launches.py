@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -26,12 +27,17 @@ def test_the_look_at_finite_numbers() -> None:
     assert launched.names.total() <= 10, launched.names
 
 
-def test_the_ema_update() -> None:
+@pytest.mark.parametrize("average_buffers", [False, True])
+def test_the_ema_update(average_buffers: bool) -> None:
     student = network()
     teacher = ema_copy(student)
     with Operations() as launched:
-        ema_update_(teacher, student)
-    assert launched.names == {"aten._foreach_lerp_.Scalar": 1, "aten._foreach_copy_.default": 2}
+        ema_update_(teacher, student, average_buffers=average_buffers)
+    calls = {
+        "aten._foreach_lerp_.Scalar": 1 + average_buffers,
+        "aten._foreach_copy_.default": 2 - average_buffers,
+    }
+    assert launched.names == calls
 
 
 def test_counting_batches() -> None:

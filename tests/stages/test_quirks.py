@@ -77,6 +77,12 @@ def test_ema_train_mode(name: str) -> None:
     outputs: list[SegmentationOutput] = []
     stage.ema.register_forward_hook(lambda _, __, output: outputs.append(output))
     stage.step(source, target)
+    students, own = (dict(module.named_buffers()) for module in (stage.student, stage.ema))
+    for name, start in alone.named_buffers():
+        averages = not train and start.is_floating_point()
+        expected = 0.999 * start + 0.001 * students[name] if averages else students[name]
+        torch.testing.assert_close(own[name], expected, msg=name)
+        assert not torch.equal(students[name], start)
     with torch.no_grad():
         expected = alone(target.whole)
     torch.testing.assert_close(outputs, [expected])
