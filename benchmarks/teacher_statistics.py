@@ -1,10 +1,10 @@
-"""Score stage 1's EMA teacher in eval mode, with the student's batch-norm statistics and with its own.
+"""Score stage 1's EMA teacher in eval mode, with the batch-norm statistics that it has and with its own.
 
     python benchmarks/teacher_statistics.py runs/ablation/seed0/logs/none [RUN …]
 
-Each RUN is the folder of a stage 1, with its last state. `ema_update_` copies the student's statistics to
-averaged weights, which they need not fit. Own ones are means over batches of target images. Prints the mIoU
-on val in percent of student and teacher.
+Each RUN is the folder of a stage 1, with its last state. The teacher has the student's statistics (with quirk
+Q2) or averages of these, which need not fit its averaged weights. Own ones are means over batches of target
+images. Prints the mIoU on val in percent of student and teacher.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    print("| run | student | teacher, student's statistics | teacher, its own |")
+    print("| run | student | teacher | teacher with statistics of its own |")
     print("| --- | ---: | ---: | ---: |")
     for run in parser.parse_args().runs:
         of_run = {k: v for k, v in load_yaml(run / "options.yaml").items() if k in OPTIONS}
