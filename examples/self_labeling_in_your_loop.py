@@ -45,7 +45,7 @@ def plain(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters:
         target_label = logits.argmax(dim=1)
         loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
         step(optimizer, loss)
-        ema_update_(teacher, model, momentum=0.99)
+        ema_update_(teacher, model, momentum=0.99, average_buffers=True)
         tell(i + 1, iters, loss)
     return teacher
 
@@ -67,7 +67,7 @@ def adapt(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters:
         loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
         loss = loss + 0.1 * part(feats, logits, target_label)  # 7
         step(optimizer, loss)
-        ema_update_(teacher, model, momentum=0.99)
+        ema_update_(teacher, model, momentum=0.99, average_buffers=True)
         part.update_ema_()  # 8
         tell(i + 1, iters, loss)
     return teacher

@@ -24,13 +24,11 @@ def ema_update_(
     batch-norm statistics do not fit averaged weights. A call handles the buffers of one dtype: of mixed ones
     a GPU would handle each by itself.
     """
-    averaged = [(teacher.parameters(), student.parameters())]
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)
     pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
     for dtype in {own.dtype for own, _ in pairs}:
         own, other = map(list, zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True))
         if average_buffers and dtype.is_floating_point:
-            averaged.append((own, other))
+            torch._foreach_lerp_(own, other, 1.0 - momentum)
         else:
             torch._foreach_copy_(own, other)
-    for own, other in averaged:
-        torch._foreach_lerp_(list(own), list(other), 1.0 - momentum)

@@ -189,6 +189,7 @@ def _self_labeling_settings(o: Options) -> SelfLabelingSettings:
         temperature=o.temperature,
         epsilon=o.epsilon,
         sinkhorn_iterations=o.sinkhorn_iterations,
+        prototype_momentum=o.prototype_ema,
         learn_prototypes=not o.finetune,
         rectify=o.proto_rectify,
         cutmix=not o.no_cutmix,

@@ -78,6 +78,7 @@ class SelfLabelingSettings:
     temperature: float = 0.08
     epsilon: float = 0.05
     sinkhorn_iterations: int = 3
+    prototype_momentum: float = EMA_MOMENTUM  # prototype_ema
     learn_prototypes: bool = True  # not finetune
     rectify: bool = True  # proto_rectify; else the soft labels as they are
     cutmix: bool = True  # not no_cutmix
@@ -141,7 +142,7 @@ class SelfLabelingStage(Stage):
             method.temperature,
             method.epsilon,
             method.sinkhorn_iterations,
-            EMA_MOMENTUM,
+            method.prototype_momentum,
             quirks.raw_queue_scores,
             IGNORE,
             absent_classes=True,  # one that is never predicted has a centroid of 0

@@ -123,6 +123,21 @@ def test_prototypes_learn_unless_finetuning() -> None:
         assert torch.equal(before, stage.self_labeling.prototypes.detach()) != learn
 
 
+@pytest.mark.parametrize("momentum", [None, 0.5, 0.0])
+def test_the_ema_prototypes_have_a_momentum_of_their_own(momentum: float | None) -> None:
+    """By default that of the EMA model, 0.999."""
+    chosen = {} if momentum is None else {"prototype_momentum": momentum}
+    stage = self_labeling(method=replace(METHOD, **chosen))
+    part, rate = stage.self_labeling, 1 - (0.999 if momentum is None else momentum)
+    before, weight = part.prototypes_ema.clone(), next(stage.ema.parameters()).clone()
+    stage.step(*batches())
+    learned = part.prototypes.detach()
+    assert not torch.equal(learned, before)
+    torch.testing.assert_close(part.prototypes_ema, (1 - rate) * before + rate * learned)
+    followed = 0.999 * weight + 0.001 * next(stage.student.parameters())
+    torch.testing.assert_close(next(stage.ema.parameters()), followed)
+
+
 class Mixed(BatchDraws):
     """Always CutMix, at a box that no quarter divides."""
 

@@ -273,6 +273,9 @@ GROUPS["method"] = (
     Option("epsilon", POSITIVE, 0.05,
            "Smoothness of the Sinkhorn assignment; a small value makes it nearly hard."),
     Option("sinkhorn_iterations", COUNT, 3, "Number of Sinkhorn iterations for each assignment."),
+    Option("prototype_ema", CONFIDENCE, 0.999,
+           "Momentum of the EMA prototypes, with which pixels are compared. At 0.999 they need thousands of "
+           "iterations to follow.", metavar="MOMENTUM"),
     Option("refresh_distribution", COUNT, None,
            "Every N iterations take the class distribution from what the EMA model predicted since the last "
            "time; without it the distribution stays as it is.", metavar="N"),
