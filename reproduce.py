@@ -82,7 +82,7 @@ def main() -> None:
     if args.dry_run:
         print(*(step.shown() for steps in chosen for step in steps), sep="\n")
         return
-    began, forced = time.time(), args.only is not None or args.start is not None
+    began, forced = time.time(), bool(args.only) or args.start is not None
     for recipe, steps in zip(recipes, chosen, strict=True):
         require_files(recipe, steps, forced)
         if not forced:
@@ -125,7 +125,7 @@ def require_files(recipe: Recipe, steps: list[Step], forced: bool) -> None:
 
 def require_permission(recipe: Recipe, redo: str | None) -> None:
     """Raise ValueError if steps would be done again that --redo does not name."""
-    permitted = [] if redo is None else recipe.chosen(redo, None)
+    permitted = [] if redo is None else recipe.chosen(redo)
     statuses = zip(recipe.steps, Notes(recipe).statuses(recipe.steps), strict=True)
     again = [(step, status.why) for step, status in statuses if status.kind == AGAIN]
     refused = [(step, why) for step, why in again if why != ASKED and step not in permitted]

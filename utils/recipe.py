@@ -117,13 +117,13 @@ class Recipe:
         """The training steps."""
         return [step for step in self.steps if step.script == "train"]
 
-    def chosen(self, start: str | None, only: str | None) -> list[Step]:
-        """Return the steps from `start` on, or `only` this one; without both all of them."""
+    def chosen(self, start: str | None, only: Sequence[str] = ()) -> list[Step]:
+        """Return the steps from `start` on, or `only` these, in the recipe's order; by default all."""
         names = [step.name for step in self.steps]
-        for name in {start, only} - {None, *names}:
+        for name in {start, *only} - {None, *names}:
             raise ValueError(f"no step is called {name!r}; the recipe has {', '.join(names)}")
-        if only is not None:
-            return [self.steps[names.index(only)]]
+        if only:
+            return [step for step in self.steps if step.name in only]
         return list(self.steps[names.index(start) if start else 0 :])
 
     def previous(self, step: Step) -> Step | None:

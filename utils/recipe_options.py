@@ -22,7 +22,13 @@ def recipe_parser(description: str) -> argparse.ArgumentParser:
         metavar="STEP",
         help="do this step and all after it, done or not; what the steps before it make is taken as it is",
     )
-    chosen.add_argument("--only", metavar="STEP", help="do only this step, done or not")
+    chosen.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="do only this step, done or not; several, if given several times",
+    )
     chosen.add_argument(
         "--redo",
         metavar="STEP",

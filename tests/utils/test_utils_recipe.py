@@ -62,9 +62,10 @@ def test_steps_in_order_with_names_filled_in(path, tmp_path):
 def test_a_step_follows_the_last_one_that_makes_files(path):
     data, first, last, best, labels = (recipe := read_recipe(path, None, {})).steps
     assert [recipe.previous(step) for step in recipe.steps] == [None, data, first, first, first]
-    assert recipe.chosen(None, None) == list(recipe.steps)
-    assert recipe.chosen("test_first_best", None) == [best, labels]
-    assert recipe.chosen(None, "test_first_last") == [last]
+    assert recipe.chosen(None) == list(recipe.steps)
+    assert recipe.chosen("test_first_best") == [best, labels]
+    assert recipe.chosen(None, ["test_first_last"]) == [last]
+    assert recipe.chosen(None, ["test_first_best", "test_first_last"]) == [last, best]
 
 
 def test_commands_parse_into_the_recipes_options(path, tmp_path):
