@@ -2,10 +2,12 @@
 
     python -m examples.self_labeling_in_your_loop DATA
     python -m examples.self_labeling_in_your_loop DATA --plain
+    python -m examples.self_labeling_in_your_loop DATA --start CHECKPOINT
 
-Draws small street scenes into DATA (or takes those there), trains torchvision's LR-ASPP on the labelled
-source from random weights, then adapts it to the unlabelled target by an EMA teacher's labels. Prints losses,
-and mIoU on the target's val images before and after. docs/method_as_a_part.md explains, with figures.
+Draws small street scenes into DATA (or takes those there) and trains a small network on the labelled source
+in colours of the target (or takes that of CHECKPOINT). Then adapts it to the unlabelled target by the labels
+of an EMA teacher. Prints losses, and mIoU on the target's val images before and after.
+docs/method_as_a_part.md explains, with figures.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Image, Mask
 
 from data.batches import inference_loader, read
 from data.labels import IGNORE
@@ -27,30 +31,34 @@ from data.sets.cityscapes import cityscapes
 from data.sets.gta5 import gta5
 from engine.inference import evaluate
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy  # 1
-from models import SegmentationOutput, ema_copy, ema_update_
+from models import deeplabv2, ema_copy, ema_update_
+from models.weights import load_network
 from stages.stage import resize_bilinear
+from utils.checkpoint import NETWORK, load_checkpoint
 
 K = 19  # classes
 
 
-def plain(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> Network:
-    """Trains on the labelled source and the teacher's labels of the target; returns the teacher."""
+def plain(model: nn.Module, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> None:
+    """Train on the labelled source and the teacher's labels of the target."""
     teacher = ema_copy(model).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
+    schedule = falling(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
         (target_image,) = draw(batch, target)
         with torch.no_grad():
             _, logits = teacher(target_image)
-        target_label = logits.argmax(dim=1)
-        loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
-        step(optimizer, loss)
-        ema_update_(teacher, model, momentum=0.99, average_buffers=True)
+        target_label = finer(logits).argmax(dim=1)
+        image, label = views(in_colours_of(target_image, image), label)
+        target_image, target_label = views(target_image, target_label)
+        loss = cost(model, image, label) + cost(model, target_image, target_label)
+        step(optimizer, schedule, loss)
+        ema_update_(teacher, model, momentum=0.999, average_buffers=True)
         tell(i + 1, iters, loss)
-    return teacher
 
 
-def adapt(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> Network:
+def adapt(model: nn.Module, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int) -> None:
     """The same with self-labeling."""
     teacher = ema_copy(model).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
@@ -58,73 +66,89 @@ def adapt(model: Network, source: Tensor, labels: Tensor, target: Tensor, iters:
         centroids, prior = class_statistics(*teacher(target))  # 3
     part = ClassBalancedSelfLabeling(centroids, prior, queue_length=8192, ignore_index=IGNORE)  # 4
     optimizer.add_param_group({"params": part.parameters(), "lr": 5e-3})  # 5
+    schedule = falling(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
         (target_image,) = draw(batch, target)
         with torch.no_grad():
             feats, logits = teacher(target_image)
-        target_label = part.rectify(feats, logits.softmax(dim=1))  # 6
-        loss = model.loss(jittered(image), label) + model.loss(jittered(target_image), target_label)
-        loss = loss + 0.1 * part(feats, logits, target_label)  # 7
-        step(optimizer, loss)
-        ema_update_(teacher, model, momentum=0.99, average_buffers=True)
+        target_label = part.rectify(feats, finer(logits).softmax(dim=1))  # 6
+        image, label = views(in_colours_of(target_image, image), label)
+        target_image, target_label = views(target_image, target_label)
+        loss = cost(model, image, label) + cost(model, target_image, target_label)
+        loss = loss + 0.1 * part(feats, logits)  # 7
+        step(optimizer, schedule, loss)
+        ema_update_(teacher, model, momentum=0.999, average_buffers=True)
         part.update_ema_()  # 8
         tell(i + 1, iters, loss)
-    return teacher
 
 
 # --- what any loop has --------------------------------------------------------------------------------------
 
 
-class Network(nn.Module):
-    """torchvision's LR-ASPP on MobileNetv3, which also hands out what its last layer sees."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=K)
-        for module in self.net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1  # with 0.01 the statistics lag too far behind so short a training
-
-    def forward(self, images: Tensor) -> SegmentationOutput:
-        """images (B, 3, H, W) → feats (B, 128, H/8, W/8), logits (B, K, H/8, W/8)."""
-        seen, head = self.net.backbone(images), self.net.classifier
-        feats = head.cbr(seen["high"]) * head.scale(seen["high"])
-        feats = F.interpolate(feats, seen["low"].shape[2:], mode="bilinear")
-        return SegmentationOutput(feats, head.high_classifier(feats) + head.low_classifier(seen["low"]))
-
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy at the labels' size."""
-        return cross_entropy(resize_bilinear(self(images).logits, labels.shape[1:]), labels, IGNORE)
-
-
-def train_on_source(model: Network, source: Tensor, labels: Tensor, iters: int, batch: int) -> None:
-    """Train on labelled source images only, before any adaptation."""
+def train_on_source(
+    model: nn.Module, source: Tensor, labels: Tensor, target: Tensor, iters: int, batch: int
+) -> None:
+    """Train on labelled source images in colours of the target, before any adaptation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    schedule = falling(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
-        loss = model.loss(jittered(image), label)
-        step(optimizer, loss)
+        (target_image,) = draw(batch, target)
+        loss = cost(model, *views(in_colours_of(target_image, image), label))
+        step(optimizer, schedule, loss)
         tell(i + 1, iters, loss)
 
 
-def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def cost(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy at the labels' size."""
+    return cross_entropy(resize_bilinear(model(images).logits, labels.shape[1:]), labels, IGNORE)
+
+
+def falling(optimizer: torch.optim.Optimizer, iters: int) -> LambdaLR:
+    """Learning rates that fall to 0, of the groups that the optimizer has."""
+    return LambdaLR(optimizer, lambda i: (1 - i / iters) ** 0.9)
+
+
+def step(optimizer: torch.optim.Optimizer, schedule: LambdaLR, loss: Tensor) -> None:
     """Backward pass and update."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    schedule.step()
 
 
 def draw(count: int, *tensors: Tensor) -> list[Tensor]:
-    """`count` images, and their labels, at random; half of the batches mirrored."""
-    chosen, mirrored = torch.randint(len(tensors[0]), (count,)), bool(torch.rand(()) < 0.5)
-    return [x[chosen].flip(-1) if mirrored else x[chosen] for x in tensors]
+    """`count` images, and their labels, at random."""
+    chosen = torch.randint(len(tensors[0]), (count,))
+    return [x[chosen] for x in tensors]
 
 
-def jittered(images: Tensor) -> Tensor:
-    """Contrast and brightness of each channel changed at random."""
-    shape = (len(images), 3, 1, 1)
-    return images * (0.6 + 0.8 * torch.rand(shape)) + 0.2 * torch.randn(shape)
+def finer(logits: Tensor) -> Tensor:
+    """Twice as large, so that labels keep thin objects."""
+    return resize_bilinear(logits, tuple(2 * side for side in logits.shape[2:]))
+
+
+def in_colours_of(other: Tensor, images: Tensor) -> Tensor:
+    """Give each image the mean and the deviation, channel by channel, of another one."""
+    mean, other_mean = (x.mean(dim=(2, 3), keepdim=True) for x in (images, other))
+    std, other_std = (x.std(dim=(2, 3), keepdim=True) for x in (images, other))
+    return (images - mean) / std * other_std + other_mean
+
+
+def views(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) and their labels (B, h, w), each scaled, cropped to ¾ and mirrored by itself."""
+    height, width = images.shape[2:]
+    labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest")[:, 0].long()
+    changed = v2.Compose(
+        [
+            v2.RandomResizedCrop((3 * height // 4, 3 * width // 4), (0.25, 1), (width / height,) * 2),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    pairs = [changed(Image(image), Mask(label)) for image, label in zip(images, labels, strict=True)]
+    images, labels = map(torch.stack, zip(*pairs, strict=True))
+    return images.as_subclass(Tensor), labels.as_subclass(Tensor)
 
 
 def tell(done: int, total: int, loss: Tensor) -> None:
@@ -133,9 +157,9 @@ def tell(done: int, total: int, loss: Tensor) -> None:
         print(f"[{done}/{total}] loss {float(loss.detach()):.3f}", flush=True)
 
 
-def miou(model: Network, val: DataLoader) -> float:
+def miou(model: nn.Module, val: DataLoader) -> float:
     """In percent, by the network in eval mode, in which it stays."""
-    return 100 * evaluate(model, val, K, torch.device("cpu"))["miou"]
+    return 100 * evaluate(model.eval(), val, K, torch.device("cpu"))["miou"]
 
 
 def run(o: argparse.Namespace) -> None:
@@ -149,12 +173,16 @@ def run(o: argparse.Namespace) -> None:
     val = inference_loader(val, with_labels=True, workers=0)
 
     torch.manual_seed(o.seed)
-    model = Network()
-    train_on_source(model, source.image, source.label, o.source_iters, o.batch)
+    model = deeplabv2("mini", K)
+    if o.start is None:
+        train_on_source(model, source.image, source.label, target.image, o.source_iters, o.batch)
+    else:
+        trained = load_checkpoint(o.start, "give a checkpoint of train.py --backbone mini")
+        load_network(model, trained[NETWORK]["model_state"], str(o.start))
     print(f"before: mIoU {miou(model, val):.1f}", flush=True)
     how = plain if o.plain else adapt
-    teacher = how(model.train(), source.image, source.label, target.image, o.iters, o.batch)
-    print(f"after: mIoU {miou(teacher, val):.1f}")
+    how(model.train(), source.image, source.label, target.image, o.iters, o.batch)
+    print(f"after: mIoU {miou(model, val):.1f}")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -165,11 +193,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("data", type=Path, help="folder of the drawn scenes; made if it is not there")
     add("--plain", action="store_true", help="the loop without self-labeling, to compare")
+    add("--start", type=Path, help="a checkpoint of train.py --backbone mini, to start from")
     add("--size", default="256,128", type=parse_size, help="W,H of the images (256,128)")
-    add("--images", default=100, type=int, help="images of source and of target (100)")
-    add("--val", default=30, type=int, help="labelled images of the target to score on (30)")
-    add("--source_iters", default=200, type=int, help="iterations on the source alone (200)")
-    add("--iters", default=150, type=int, help="iterations of adaptation (150)")
+    add("--images", default=300, type=int, help="images of source and of target (300)")
+    add("--val", default=60, type=int, help="labelled images of the target to score on (60)")
+    add("--source_iters", default=500, type=int, help="iterations on the source alone (500)")
+    add("--iters", default=450, type=int, help="iterations of adaptation (450)")
     add("--batch", default=4, type=int, help="images of each domain an iteration (4)")
     add("--seed", default=0, type=int, help="of weights and draws (0)")
     options = parser.parse_args(arguments)

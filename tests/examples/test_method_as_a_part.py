@@ -12,7 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.batches import inference_loader
+from data.sets.cityscapes import cityscapes
 from examples import self_labeling_in_your_loop as example
+from models import deeplabv2
+from utils.checkpoint import NETWORK, save_checkpoint
 
 DOCS = Path(__file__).parents[2] / "docs" / "method_as_a_part.md"
 NUMBERS = re.compile(r"# (\d)\b")
@@ -68,7 +72,7 @@ def test_the_numbers_of_the_docs_are_those_of_the_example():
     kept = [line for line in inspect.getsource(example.adapt).splitlines() if not NUMBERS.search(line)]
     plain = inspect.getsource(example.plain).splitlines()
     more = [line for line in plain[2:] if line.replace("_, logits", "feats, logits") not in kept]
-    assert more == ["        target_label = logits.argmax(dim=1)"]  # line 6 stands for it
+    assert more == ["        target_label = finer(logits).argmax(dim=1)"]  # line 6 stands for it
     assert len(kept) == len(plain) - 1
 
 
@@ -78,6 +82,38 @@ def test_the_example_in_small(more, tmp_path, capsys):
     told, complaints = capsys.readouterr()
     scores = [float(x) for x in re.findall(r"(?:before|after): mIoU (\d+\.\d)\n", told)]
     assert len(scores) == 2 and told.count("] loss ") == 5 and not complaints
+
+
+def test_the_example_starts_from_a_checkpoint(tmp_path, capsys):
+    torch.manual_seed(0)
+    start, trained = tmp_path / "start.pkl", deeplabv2("mini", example.K)
+    save_checkpoint({NETWORK: {"model_state": trained.state_dict()}}, start)
+    assert example.main([str(tmp_path / "data"), *SMALL, "--start", str(start)]) == 0
+    val = cityscapes(tmp_path / "data" / "cityscapes", "val", example.K, (192, 96))
+    score = example.miou(trained, inference_loader(val, with_labels=True, workers=0))
+    told = capsys.readouterr().out
+    assert f"before: mIoU {score:.1f}\n" in told and told.count("] loss ") == 3
+
+    save_checkpoint({NETWORK: {"model_state": {}}}, start)
+    assert example.main([str(tmp_path / "data"), *SMALL, "--start", str(start)]) == 2
+    assert str(start) in capsys.readouterr().err
+
+
+def test_what_the_example_does_to_images():
+    """Labels move with their image, and colours are those of the other one."""
+    torch.manual_seed(0)
+    label = torch.randint(0, example.K, (2, 12, 24)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    image = label[:, None].float().expand(-1, 3, -1, -1)
+    shown, seen = example.views(image, label)
+    assert shown.shape == (2, 3, 72, 144) and seen.shape == (2, 72, 144)
+    inside = (shown[:, 0] - seen).abs() < 0.01  # bilinear between two labels elsewhere
+    assert inside.float().mean() > 0.5
+    assert not torch.equal(seen[0], seen[1])
+
+    other = 3 + 2 * torch.randn(2, 3, 96, 192)
+    moved = example.in_colours_of(other, torch.rand(2, 3, 96, 192))
+    assert torch.allclose(moved.mean(dim=(2, 3)), other.mean(dim=(2, 3)), atol=1e-4)
+    assert torch.allclose(moved.std(dim=(2, 3)), other.std(dim=(2, 3)), atol=1e-4)
 
 
 def test_the_example_says_what_it_cannot_do(tmp_path, capsys):
