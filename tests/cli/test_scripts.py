@@ -430,6 +430,7 @@ def test_choosing_steps(recipe, monkeypatch, capsys):
     assert [line.split("  # ")[1] for line in capsys.readouterr().out.splitlines()] == STEPS
     assert names("") == ["train", "test", "test", "generate_class_distribution"]
     assert names("--only test_baseline_last") == ["test"]
+    assert names("--only test_baseline_last --only baseline") == ["train", "test"]
     assert names("--from test_baseline_best") == ["test", "generate_class_distribution"]
     line = refused_here(f"{RUN} --only warmup", recipe, monkeypatch)
     assert "warmup" in line and "test_baseline_best" in line
