@@ -55,7 +55,7 @@ def test_the_block_of_the_docs_runs():
         "update_teacher": follow,
     }
     before = copy.deepcopy(student.state_dict())
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    block, check = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert NUMBERS.findall(block) == list("12345678")
     exec(block, theirs)
     part = theirs["part"]
@@ -64,6 +64,11 @@ def test_the_block_of_the_docs_runs():
     assert not torch.equal(part.prototypes_ema, theirs["centroids"])
     assert all(not torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert 0 < float(theirs["loss"].detach()) < float("inf")
+
+    theirs["images"] = theirs["target_images"]
+    with torch.no_grad():
+        exec(check, theirs)
+    assert [label.shape for label in theirs["labels"]] == 2 * [(4, 16, 20)]
 
 
 def test_the_numbers_of_the_docs_are_those_of_the_example():
