@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -33,8 +32,9 @@ from engine.inference import evaluate
 from loss import ClassBalancedSelfLabeling, class_statistics, cross_entropy  # 1
 from models import deeplabv2, ema_copy, ema_update_
 from models.weights import load_network
-from stages.stage import resize_bilinear
+from stages.stage import resize_bilinear, resize_label
 from utils.checkpoint import NETWORK, load_checkpoint
+from utils.optim import poly_schedule
 
 K = 19  # classes
 
@@ -43,7 +43,7 @@ def plain(model: nn.Module, source: Tensor, labels: Tensor, target: Tensor, iter
     """Train on the labelled source and the teacher's labels of the target."""
     teacher = ema_copy(model).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
-    schedule = falling(optimizer, iters)
+    schedule = poly_schedule(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
         (target_image,) = draw(batch, target)
@@ -66,7 +66,7 @@ def adapt(model: nn.Module, source: Tensor, labels: Tensor, target: Tensor, iter
         centroids, prior = class_statistics(*teacher(target))  # 3
     part = ClassBalancedSelfLabeling(centroids, prior, queue_length=8192, ignore_index=IGNORE)  # 4
     optimizer.add_param_group({"params": part.parameters(), "lr": 5e-3})  # 5
-    schedule = falling(optimizer, iters)
+    schedule = poly_schedule(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
         (target_image,) = draw(batch, target)
@@ -91,7 +91,7 @@ def train_on_source(
 ) -> None:
     """Train on labelled source images in colours of the target, before any adaptation."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = falling(optimizer, iters)
+    schedule = poly_schedule(optimizer, iters)
     for i in range(iters):
         image, label = draw(batch, source, labels)
         (target_image,) = draw(batch, target)
@@ -103,11 +103,6 @@ def train_on_source(
 def cost(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy at the labels' size."""
     return cross_entropy(resize_bilinear(model(images).logits, labels.shape[1:]), labels, IGNORE)
-
-
-def falling(optimizer: torch.optim.Optimizer, iters: int) -> LambdaLR:
-    """Learning rates that fall to 0, of the groups that the optimizer has."""
-    return LambdaLR(optimizer, lambda i: (1 - i / iters) ** 0.9)
 
 
 def step(optimizer: torch.optim.Optimizer, schedule: LambdaLR, loss: Tensor) -> None:
@@ -139,7 +134,7 @@ def in_colours_of(other: Tensor, images: Tensor) -> Tensor:
 def views(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images (B, 3, H, W) and their labels (B, h, w), each scaled, cropped to ¾ and mirrored by itself."""
     height, width = images.shape[2:]
-    labels = F.interpolate(labels[:, None].float(), (height, width), mode="nearest")[:, 0].long()
+    labels = resize_label(labels, (height, width))
     changed = v2.Compose(
         [
             v2.RandomResizedCrop((3 * height // 4, 3 * width // 4), (0.25, 1), (width / height,) * 2),
@@ -159,11 +154,13 @@ def tell(done: int, total: int, loss: Tensor) -> None:
 
 def miou(model: nn.Module, val: DataLoader) -> float:
     """In percent, by the network in eval mode, in which it stays."""
-    return 100 * evaluate(model.eval(), val, K, torch.device("cpu"))["miou"]
+    return 100 * evaluate(model, val, K, torch.device("cpu"))["miou"]
 
 
 def run(o: argparse.Namespace) -> None:
     """Data, source training, adaptation."""
+    remedy = "give a checkpoint of train.py --backbone mini"
+    start = None if o.start is None else load_checkpoint(o.start, remedy)
     write_mini(o.data, o.size, 0, o.images, o.images, o.val)
     source = gta5(o.data / "GTA5", K, o.size)
     target, val = (cityscapes(o.data / "cityscapes", split, K, o.size) for split in ("train", "val"))
@@ -174,11 +171,10 @@ def run(o: argparse.Namespace) -> None:
 
     torch.manual_seed(o.seed)
     model = deeplabv2("mini", K)
-    if o.start is None:
+    if start is None:
         train_on_source(model, source.image, source.label, target.image, o.source_iters, o.batch)
     else:
-        trained = load_checkpoint(o.start, "give a checkpoint of train.py --backbone mini")
-        load_network(model, trained[NETWORK]["model_state"], str(o.start))
+        load_network(model, start[NETWORK]["model_state"], str(o.start))
     print(f"before: mIoU {miou(model, val):.1f}", flush=True)
     how = plain if o.plain else adapt
     how(model.train(), source.image, source.label, target.image, o.iters, o.batch)
