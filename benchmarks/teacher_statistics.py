@@ -23,6 +23,7 @@ from data.sets.choose import target_data
 from engine.inference import evaluate
 from engine.resume import RunStates
 from models import DeepLabV2, deeplabv2
+from utils.errors import run_script
 from utils.files.yaml_file import load_yaml
 from utils.options import Options, option_words, parse
 
@@ -33,6 +34,8 @@ OPTIONS = ("tgt_rootpath", "img_size", "n_class", "backbone", "bn_clr")
 def networks(run: Path, o: Options) -> tuple[DeepLabV2, DeepLabV2]:
     """Student and teacher of a run's last state, in eval mode."""
     states = RunStates(run / "state")
+    if not states.iterations():
+        raise FileNotFoundError(f"{run}: has no state of a training; give the folder of a run, LOG_DIR/NAME")
     modules = states.load(states.iterations()[-1])["stage"]["modules"]
     found = []
     for name in ("student", "ema"):
@@ -67,7 +70,7 @@ def main() -> None:
         o = parse("test", "", option_words(of_run, "test"))
         train, val = (target_data(o, split) for split in ("train", "val"))
         loader = inference_loader(val, with_labels=True, workers=0)
-        few = train.only(range(BATCH * BATCHES))
+        few = train.only(range(min(len(train), BATCH * BATCHES)))
         (target,) = read(inference_loader(few, with_labels=False, workers=0, batch=len(few)))
 
         def score(network: nn.Module, loader=loader, n_class: int = o.n_class) -> str:
@@ -80,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
