@@ -20,7 +20,7 @@ from utils.report.curves import plot, png_axes
 from utils.report.recipe import gather, mean_and_deviation, stem_for
 from utils.report.tables import comma_separated, markdown, percent
 
-_SEED_COLOUR, _MEAN_COLOUR = "#7a8694", "#d1480f"
+_MEAN_COLOUR = "#111111"
 
 
 class Measured(NamedTuple):
@@ -221,14 +221,16 @@ def _as_values(found: Comparison) -> Iterator[dict]:
 
 
 def _draw(found: Comparison, path: Path) -> None:
-    """Draw the rows from top to bottom: a point for each seed, joined by lines, and a bar at the mean."""
+    """Draw the rows from the top down: a line of its own colour for each seed, and a bar at each mean."""
     height = 1.2 + 0.42 * len(found.rows)
     with png_axes(path, (10, height), 1, len(found.measures)) as grid:
         for i, axes in enumerate(grid[0]):
             for seed in found.seeds:
                 values = [100 * row.values[seed][i] if seed in row.values else np.nan for row in found.rows]
-                plot(axes, list(zip(values, range(len(values)), strict=True)), color=_SEED_COLOUR, marker="o")
+                plot(axes, list(zip(values, range(len(values)), strict=True)), f"seed {seed}", marker="o")
                 axes.lines[-1].set(linewidth=0.8, markersize=4, alpha=0.8)
+            if i == 0:
+                axes.legend(fontsize=8)
             for y, row in enumerate(found.rows):
                 mean = 100 * _statistics(row.of(i))[0]
                 axes.vlines(mean, y - 0.3, y + 0.3, color=_MEAN_COLOUR, linewidth=3, zorder=3)
