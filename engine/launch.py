@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from engine.signals import ENDING_SIGNALS, passed_on, start_apart
+from engine.signals import ENDING_SIGNALS, passed_on, send_to, start_apart
 from utils.distributed import Processes, is_started_alone, started_apart
 from utils.errors import one_line
 from utils.files.lock import locked
@@ -200,10 +200,13 @@ def start_copies(count: int, argv: Sequence[str]) -> int:
     copies: list[subprocess.Popen] = []
     grace = 0.0
     try:
-        with passed_on(copies):
+        with passed_on(copies) as signals:
             for rank in range(count):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 copies.append(start_apart([sys.executable, *argv], os.environ | shared | own))
+                if signals:
+                    send_to(copies, signals[-1])  # the newest copy may have missed it
+                    break
             while not any(codes := [copy.poll() for copy in copies]):
                 if None not in codes:
                     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -85,21 +84,24 @@ def start_apart(
 def passed_on(
     children: Sequence[subprocess.Popen], starting: AbstractContextManager | None = None
 ) -> Iterator[list[int]]:
-    """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of them.
+    """Pass signals on to the children (`start_apart`), which decide what to do; yields the list of signals.
 
-    starting: a lock that another thread holds while it looks at that list and starts a child, which otherwise
-    may miss a signal. Without it a signal that comes before the first child ends this process.
+    A child that is not in the list yet misses a signal, so look at the list of signals after adding it.
+    starting: a lock instead, which another thread holds while it looks at that list and adds a child.
     """
     passed: list[int] = []
 
     def send(number: int, _frame: FrameType | None) -> None:
         with starting or nullcontext():
             passed.append(number)
-            if not children and starting is None:
-                sys.exit(128 + number)
-            for child in children:
-                if child.poll() is None:
-                    child.send_signal(number)
+            send_to(children, number)
 
     with _handled(send):
         yield passed
+
+
+def send_to(children: Sequence[subprocess.Popen], number: int) -> None:
+    """Send a signal to the children that still run."""
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)

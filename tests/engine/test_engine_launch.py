@@ -1,6 +1,10 @@
-"""Number of the visible GPUs that take part in a run."""
+"""Number of the visible GPUs that take part in a run, and signals that come while copies are started."""
 
 from __future__ import annotations
+
+import signal
+import subprocess
+import time
 
 import pytest
 import torch
@@ -56,3 +60,29 @@ def test_training_takes_as_many_gpus_as_divide_the_batch(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     assert used(started, script, words) == count
     assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("when", [0, 1, 2])
+def test_a_signal_between_the_starts_of_two_copies_reaches_all(monkeypatch, when):
+    """The signal comes before the first copy, or after a copy's start, when it is not yet in the list."""
+    began: list[subprocess.Popen] = []
+    monkeypatch.setattr(launch, "_GRACE", 0.1)
+
+    def start(words: list[str], environment: dict[str, str]) -> subprocess.Popen:
+        if when == 0:
+            signal.raise_signal(signal.SIGTERM)
+        began.append(subprocess.Popen(words, env=environment))
+        if when == len(began):
+            signal.raise_signal(signal.SIGTERM)
+        return began[-1]
+
+    monkeypatch.setattr(launch, "start_apart", start)
+    since = time.monotonic()
+    try:
+        assert launch.start_copies(2, ["-c", "import time; time.sleep(60)"]) == 128 + signal.SIGTERM
+        assert time.monotonic() - since < 30
+        assert [copy.poll() for copy in began] == [-signal.SIGTERM] * max(1, when)
+    finally:
+        for copy in began:
+            copy.kill()
+            copy.wait()
