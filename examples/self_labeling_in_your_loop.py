@@ -159,8 +159,10 @@ def miou(model: nn.Module, val: DataLoader) -> float:
 
 def run(o: argparse.Namespace) -> None:
     """Data, source training, adaptation."""
-    remedy = "give a checkpoint of train.py --backbone mini"
-    start = None if o.start is None else load_checkpoint(o.start, remedy)
+    start = deeplabv2("mini", K)
+    if o.start is not None:
+        saved = load_checkpoint(o.start, "give a checkpoint of train.py --backbone mini")
+        load_network(start, saved[NETWORK]["model_state"], str(o.start))
     write_mini(o.data, o.size, 0, o.images, o.images, o.val)
     source = gta5(o.data / "GTA5", K, o.size)
     target, val = (cityscapes(o.data / "cityscapes", split, K, o.size) for split in ("train", "val"))
@@ -171,10 +173,10 @@ def run(o: argparse.Namespace) -> None:
 
     torch.manual_seed(o.seed)
     model = deeplabv2("mini", K)
-    if start is None:
+    if o.start is None:
         train_on_source(model, source.image, source.label, target.image, o.source_iters, o.batch)
     else:
-        load_network(model, start[NETWORK]["model_state"], str(o.start))
+        model.load_state_dict(start.state_dict())
     print(f"before: mIoU {miou(model, val):.1f}", flush=True)
     how = plain if o.plain else adapt
     how(model.train(), source.image, source.label, target.image, o.iters, o.batch)

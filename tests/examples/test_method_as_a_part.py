@@ -99,7 +99,8 @@ def test_the_example_starts_from_a_checkpoint(tmp_path, capsys):
     assert f"before: mIoU {score:.1f}\n" in told and told.count("] loss ") == 3
 
     save_checkpoint({NETWORK: {"model_state": {}}}, start)
-    assert example.main([str(tmp_path / "data"), *SMALL, "--start", str(start)]) == 2
+    assert example.main([str(tmp_path / "none"), *SMALL, "--start", str(start)]) == 2
+    assert not (tmp_path / "none").exists()  # refused before anything is drawn
     assert str(start) in capsys.readouterr().err
 
 
