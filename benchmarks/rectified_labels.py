@@ -5,7 +5,7 @@
 
 Labels the target's train images, whose true labels must be there. The prototypes are those of
 `loss.class_statistics`, one for each class. Prints mIoU and mean accuracy of the labels in percent, for each
-temperature of the rectification. All features are in memory at once. Takes the options of test.py.
+temperature of the rectification. All features are in memory at once. The options of test.py come last.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from data.batches import inference_loader
+from data.labels import IGNORE
 from data.sets.choose import target_data
 from engine.inference import load_trained
-from loss import ClassBalancedSelfLabeling, class_statistics
+from loss import class_statistics, cosines_to_prototypes, rectified_label
 from stages.stage import resize_bilinear
 from utils.distributed import ALONE
 from utils.errors import run_script
@@ -38,12 +39,13 @@ def label_scores(checkpoint: str, options: list[str]) -> list[dict]:
     loader = inference_loader(target_data(trained.o, "train"), with_labels=True, workers=0)
     found = list(trained.predict(loader, "labels"))
     feats, logits = (torch.cat([item.output[i] for item in found]) for i in (0, 1))
-    statistics = class_statistics(feats, logits)
-    parts = [ClassBalancedSelfLabeling(*statistics, temperature=tau) for tau in TEMPERATURES]
-    counts = [ConfusionMatrix(trained.o.n_class, logits.device) for _ in range(1 + len(parts))]
+    prototypes, _ = class_statistics(feats, logits)
+    counts = [ConfusionMatrix(trained.o.n_class, logits.device) for _ in (None, *TEMPERATURES)]
     for item in found:
-        soft = resize_bilinear(item.output.logits, item.label.shape).softmax(dim=1)
-        labels = [soft.argmax(dim=1), *(part.rectify(item.output.feats, soft) for part in parts)]
+        feats, logits = (resize_bilinear(x, item.label.shape) for x in item.output)
+        cosines, soft = cosines_to_prototypes(feats, prototypes), logits.softmax(dim=1)
+        omegas = [(cosines / tau).softmax(dim=1) for tau in TEMPERATURES]
+        labels = [soft.argmax(dim=1), *(rectified_label(omega, soft, 0.0, IGNORE) for omega in omegas)]
         for count, label in zip(counts, labels, strict=True):
             count.update(item.label[None], label)
     return [count.scores() for count in counts]

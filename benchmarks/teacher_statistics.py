@@ -70,7 +70,7 @@ def main() -> None:
         o = parse("test", "", option_words(of_run, "test"))
         train, val = (target_data(o, split) for split in ("train", "val"))
         loader = inference_loader(val, with_labels=True, workers=0)
-        few = train.only(range(min(len(train), BATCH * BATCHES)))
+        few = train.first(BATCH * BATCHES)
         (target,) = read(inference_loader(few, with_labels=False, workers=0, batch=len(few)))
 
         def score(network: nn.Module, loader=loader, n_class: int = o.n_class) -> str:
