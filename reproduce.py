@@ -14,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,8 +100,11 @@ def main() -> None:
         if args.start is not None:
             print(f"if this is interrupted, go on with: {command_to_go_on()}", flush=True)
         with ThreadPoolExecutor(args.jobs) as pool:
-            for recipe, steps in zip(recipes, chosen, strict=True):
-                pool.submit(work, recipe, steps, together)
+            running = [pool.submit(work, *pair, together) for pair in zip(recipes, chosen, strict=True)]
+            # Signals are handled in this thread. One that comes as the wait begins, or that another thread
+            # takes, does not wake it.
+            while wait(running, timeout=0.2).not_done:
+                pass
         if together.failures:
             raise together.failures[0]
         if len(recipes) > 1:

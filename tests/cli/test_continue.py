@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import resource
@@ -247,6 +248,19 @@ def test_a_recipe_goes_on_by_the_command_that_it_prints(world, desk, released):
     assert refused.returncode == 1 and "student (lr" in refused.stderr and "--redo student" in refused.stderr
     assert "its_labels (follows student)" in refused.stderr and refused.stdout == ""
     assert {path: path.stat().st_mtime_ns for path in desk.rglob("*.pkl")} == kept
+
+
+def test_a_signal_that_another_thread_takes_interrupts_a_recipe(world, desk):
+    """The kernel may choose any thread of the process; only the main one runs Python's handlers."""
+    (desk / "small.yaml").write_text(yaml.safe_dump(recipe_of_two_stages(True)))
+    shutil.copy(desk / START, desk / START.replace("current", "best"))
+    child = begin(["reproduce.py", "--config", "small.yaml"], desk, **PIPES)
+    wait_for("Iter [3/", child)
+    threads = {int(task.name) for task in Path(f"/proc/{child.pid}/task").iterdir()}
+    assert ctypes.CDLL(None).tgkill(child.pid, max(threads - {child.pid}), signal.SIGTERM) == 0
+    _, complaints = child.communicate(timeout=60)
+    assert child.returncode == CAN_CONTINUE, complaints
+    assert "step student was interrupted" in complaints
 
 
 def environment_of(pid: int) -> list[str]:
